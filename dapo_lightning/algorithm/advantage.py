@@ -1,0 +1,50 @@
+"""Rewards of a group -> advantages (Eq. 9)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GroupNormalized:
+    """(R - mean) / (std + epsilon) within each group (Eq. 9).
+
+    The paper states neither epsilon nor the degrees of freedom.  Here std is the population's (ddof 0): the
+    group is all there is to normalise, so that its advantages have variance exactly 1 for every G (with
+    ddof 1 a group of two would get +-0.71 instead of +-1).  epsilon is 1e-6: far below the smallest
+    std that rewards of +-1 can have.  A group without variance gets advantage exactly 0.
+    """
+
+    epsilon: float = 1e-6
+
+    def __call__(self, rewards_PG: Tensor) -> Tensor:
+        """[P, G] rewards -> [P, G] advantages."""
+        centered_PG = _centered(rewards_PG)
+        return centered_PG / (centered_PG.square().mean(dim=1, keepdim=True).sqrt() + self.epsilon)
+
+
+@dataclass(frozen=True)
+class MeanCentered:
+    """R - mean: no division by the spread, so hard and easy prompts are not blown up (as in Dr. GRPO)."""
+
+    def __call__(self, rewards_PG: Tensor) -> Tensor:
+        """[P, G] rewards -> [P, G] advantages."""
+        return _centered(rewards_PG)
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """R_i - mean of the other G - 1 rewards (RLOO): an unbiased baseline; equals G/(G-1) * MeanCentered."""
+
+    def __call__(self, rewards_PG: Tensor) -> Tensor:
+        """[P, G] rewards -> [P, G] advantages."""
+        size = rewards_PG.shape[1]
+        return _centered(rewards_PG) * (size / (size - 1))
+
+
+def _centered(rewards_PG: Tensor) -> Tensor:
+    """R - mean; exactly 0 in a group of equal rewards, where rounding could leave a difference to blow up."""
+    constant_P1 = (rewards_PG == rewards_PG[:, :1]).all(dim=1, keepdim=True)
+    return (rewards_PG - rewards_PG.mean(dim=1, keepdim=True)).masked_fill(constant_P1, 0.0)

@@ -1,0 +1,94 @@
+"""Which groups are trained on, and why not (section 3.2, "Dynamic Sampling", Eq. 11)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dapo_lightning.types import Group, Verdict
+
+
+@dataclass(frozen=True)
+class Static:
+    """One round, every group is trained on: naive GRPO. All-correct and all-wrong groups have zero
+    advantage, so they dilute the batch."""
+
+    def verdict(self, group: Group) -> Verdict:
+        """Keeps every group; the reason tells what it is worth."""
+        return Verdict(keep=True, reason=_usefulness(group))
+
+    def next_round(self, missing: int, num_seen: int, num_kept: int, rounds_done: int) -> int:
+        """How many prompts to sample next: all of them in the first round, then none."""
+        return missing if rounds_done == 0 else 0
+
+    def at_end(self, missing: int, reasons: dict[str, int]) -> str | None:
+        """Never short of groups: there is nothing to say."""
+        return None
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """Samples prompts until enough groups have 0 < number correct < G.
+
+    The rule reads RAW correctness, never the shaped reward: a length penalty gives all-wrong groups a
+    variance, and training on those ruins the policy.
+
+    Args:
+        max_rounds: how many times prompts may be drawn for one DAPO step.
+        at_cap: what to do when max_rounds did not fill the batch: "error", or "train_partial".
+
+    Raises:
+        ValueError: for values without meaning.
+    """
+
+    max_rounds: int
+    at_cap: str
+
+    def __post_init__(self) -> None:
+        if self.max_rounds < 1:
+            raise ValueError(f"sampling.max_rounds={self.max_rounds}: at least one round is needed.")
+        if self.at_cap not in ("error", "train_partial"):
+            raise ValueError(f"sampling.at_cap={self.at_cap!r}: choose 'error' or 'train_partial'.")
+
+    def verdict(self, group: Group) -> Verdict:
+        """Keeps a group that has both correct and wrong completions."""
+        reason = _usefulness(group)
+        return Verdict(keep=reason == "useful", reason=reason)
+
+    def next_round(self, missing: int, num_seen: int, num_kept: int, rounds_done: int) -> int:
+        """How many prompts to sample next, given what this step's earlier rounds yielded.
+
+        As many as the keep rate seen so far says are needed, at most four times what is missing: a rate
+        measured on few groups is noise, and an unlucky round must not order a flood.
+        """
+        if missing <= 0 or rounds_done >= self.max_rounds:
+            return 0
+        keep_rate = num_kept / num_seen if num_seen else 1.0
+        return min(4 * missing, math.ceil(missing / keep_rate) if keep_rate else 4 * missing)
+
+    def at_end(self, missing: int, reasons: dict[str, int]) -> str | None:
+        """What to tell the user if the batch is short of groups; None if it is full.
+
+        Raises:
+            SamplingError: if it is short and at_cap is "error".
+        """
+        if missing <= 0:
+            return None
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+        message = f"dynamic sampling: still {missing} useful groups short after {self.max_rounds} rounds ({counts})"
+        if self.at_cap == "error":
+            raise SamplingError(
+                f"{message}. Raise sampling.max_rounds, use prompts that are neither too easy nor too hard, "
+                "or set sampling.at_cap=train_partial."
+            )
+        return f"{message}; training on what there is."
+
+
+class SamplingError(RuntimeError):
+    """Dynamic sampling could not fill a batch within its rounds."""
+
+
+def _usefulness(group: Group) -> str:
+    if group.num_correct == 0:
+        return "all_wrong"
+    return "all_correct" if group.num_correct == group.size else "useful"

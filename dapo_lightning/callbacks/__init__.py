@@ -1,0 +1,1 @@
+"""What happens around the DAPO steps: checkpoints, samples, warnings."""

@@ -1,0 +1,79 @@
+"""Checkpoints that a kill cannot spoil."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+log = logging.getLogger(__name__)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, flushes to disk, renames: a checkpoint is there whole or not at all.
+
+    (Lightning's own writes through the system's temporary folder; from another disk, its last move is a copy.)
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(".partial")
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+
+
+class AtomicCheckpoint(Checkpoint):
+    """Saves `step=NNNNNN.ckpt` between DAPO steps: every so many, at the end, and before an error ends the run.
+
+    Args:
+        every: DAPO steps between checkpoints.
+        keep: how many of the newest to keep.
+    """
+
+    def __init__(self, folder: str, every: int, keep: int):
+        if every < 1 or keep < 1:
+            raise ValueError(f"callbacks.checkpoint: every={every} and keep={keep} must be at least 1.")
+        self.folder, self.every, self.keep = Path(folder), every, keep
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Saves before the next step rather than after the last: evaluations that were due are then in it."""
+        steps = pl_module.history.dapo_steps
+        if steps and steps % self.every == 0:
+            self._save(trainer, steps)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._save(trainer, pl_module.history.dapo_steps)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Saves what was done before the failing step, unless its update had begun."""
+        if trainer.state.fn == "fit" and trainer.world_size == 1 and not pl_module.updating:
+            self._save(trainer, pl_module.history.dapo_steps)
+            log.info("saved %s; continue with resume=<run folder>", latest(self.folder))
+
+    def _save(self, trainer: L.Trainer, steps: int) -> None:
+        path = self.folder / f"step={steps:06d}.ckpt"
+        if not path.exists():
+            trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            for old in _all(self.folder)[: -self.keep]:
+                old.unlink(missing_ok=True)
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint in a folder, if there is any."""
+    found = _all(folder)
+    return found[-1] if found else None
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step=*.ckpt"))

@@ -1,0 +1,60 @@
+"""Completions sampled along the way, to be read: a JSONL file and TensorBoard's text tab."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from dapo_lightning.types import Group
+
+
+class SampleCompletions(L.Callback):
+    """Every so many DAPO steps, writes the first completions of the first groups that were trained on.
+
+    Args:
+        every: DAPO steps between samples; the first step is always sampled.
+    """
+
+    def __init__(self, path: str, every: int, num_groups: int, num_completions: int):
+        self.path, self.every = Path(path), every
+        self.num_groups, self.num_completions = num_groups, num_completions
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step = pl_module.history.dapo_steps
+        if not trainer.is_global_zero or not (step == 1 or step % self.every == 0):
+            return
+        rows = self._rows(step, outputs["groups"])
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("completions", _markdown(rows), step)
+
+    def _rows(self, step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
+        return [
+            {
+                "step": step,
+                "prompt": group.draw.prompt.text,
+                "answer": group.draw.prompt.answer,
+                "completion": group.texts[i],
+                "score": group.grades[i].score,
+                "correct": group.grades[i].correct,
+                "num_tokens": group.completions[i].num_tokens,
+                "truncated": group.completions[i].truncated,
+            }
+            for group in groups[: self.num_groups]
+            for i in range(min(self.num_completions, group.size))
+        ]
+
+
+def _markdown(rows: Sequence[dict[str, Any]]) -> str:
+    lines = ["| prompt | completion | answer | score |", "|---|---|---|---|"]
+    for row in rows:
+        cells = [f"`{row['prompt']}`", f"`{row['completion']}`", row["answer"], f"{row['score']:+.2f}"]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,50 @@
+"""Tells of collapse while there is still time to stop."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import lightning as L
+
+log = logging.getLogger(__name__)
+
+
+class HealthWarnings(L.Callback):
+    """Warns once per run when entropy, and once when accuracy, has collapsed.
+
+    Args:
+        min_entropy_share: warn when entropy falls below this share of the first step's.
+        max_accuracy_drop: warn when accuracy, smoothed over about ten steps, is this far below its best.
+    """
+
+    def __init__(self, min_entropy_share: float, max_accuracy_drop: float):
+        self.min_entropy_share, self.max_accuracy_drop = min_entropy_share, max_accuracy_drop
+        self._state = {"first_entropy": 0.0, "smooth": 0.0, "best": 0.0, "warned_entropy": 0.0, "warned_accuracy": 0.0}
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        state, step = self._state, pl_module.history.dapo_steps
+        entropy, accuracy = outputs["metrics"]["entropy"], outputs["metrics"]["accuracy"]
+        if step == 1:
+            state |= {"first_entropy": entropy, "smooth": accuracy}
+        state["smooth"] += 0.1 * (accuracy - state["smooth"])
+        state["best"] = max(state["best"], state["smooth"])
+        if entropy < self.min_entropy_share * state["first_entropy"] and not state["warned_entropy"]:
+            state["warned_entropy"] = 1.0
+            log.warning(
+                "step %d: entropy collapsed from %.3f to %.3f; groups will soon hold nothing to learn from. "
+                "Raise clip.upper or temperature, or lower optimizer.lr.",
+                step, state["first_entropy"], entropy,
+            )  # fmt: skip
+        if state["smooth"] < state["best"] - self.max_accuracy_drop and not state["warned_accuracy"]:
+            state["warned_accuracy"] = 1.0
+            log.warning(
+                "step %d: accuracy fell from %.2f to %.2f. Lower optimizer.lr, or continue from an earlier checkpoint.",
+                step, state["best"], state["smooth"],
+            )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._state)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._state.update(state_dict)

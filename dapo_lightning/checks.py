@@ -1,0 +1,80 @@
+"""Combinations that make no sense, refused before anything is loaded. Each message says what to do.
+
+What concerns one technique alone is refused by that technique itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """The configuration has no meaning as it stands."""
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Checks the plain keys and the trainer group of a resolved configuration.
+
+    Raises:
+        ConfigError: naming the key and the remedy.
+    """
+    _check_positive(config)
+    _check_batches(config)
+    _check_trainer(config["trainer"])
+
+
+def _check_positive(config: Mapping[str, Any]) -> None:
+    for name in ("num_steps", "num_prompts_per_step", "num_gradient_steps", "micro_batch_tokens"):
+        if config[name] < 1:
+            raise ConfigError(f"{name}={config[name]}: must be at least 1.")
+    for name in ("every", "num_prompts", "num_completions"):
+        if config["evaluation"][name] < 1:
+            raise ConfigError(f"evaluation.{name}={config['evaluation'][name]}: must be at least 1.")
+    if config["num_completions_per_prompt"] < 2:
+        raise ConfigError(
+            f"num_completions_per_prompt={config['num_completions_per_prompt']}: the advantage compares completions "
+            "of one prompt with each other, so a group needs at least two (the paper: 16)."
+        )
+
+
+def _check_batches(config: Mapping[str, Any]) -> None:
+    prompts, steps = config["num_prompts_per_step"], config["num_gradient_steps"]
+    if prompts % steps:
+        raise ConfigError(
+            f"num_prompts_per_step={prompts} cannot be split into num_gradient_steps={steps} equal mini-batches of "
+            "whole groups: make the one a multiple of the other."
+        )
+    trainer = config["trainer"]
+    if not isinstance(trainer["devices"], int):  # "auto": known only once Lightning has looked
+        return
+    ranks = trainer["devices"] * trainer["num_nodes"]
+    if prompts % (steps * ranks):
+        raise ConfigError(
+            f"num_prompts_per_step={prompts} cannot be shared equally by {ranks} processes in "
+            f"num_gradient_steps={steps} mini-batches: use a multiple of {steps * ranks}."
+        )
+
+
+def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    if str(trainer["strategy"]).startswith("fsdp"):
+        raise ConfigError(
+            f"trainer.strategy={trainer['strategy']}: FSDP1 cannot clip gradients or accumulate them by hand, which the "
+            "DAPO step does. Use trainer=ddp_cpu or a DDP strategy."
+        )
+    if str(trainer["precision"]).startswith("16"):
+        raise ConfigError(
+            f"trainer.precision={trainer['precision']}: loss scaling hides gradient norms from the step. "
+            "Use trainer.precision=bf16-mixed or 32-true."
+        )
+    tasks = os.environ.get("SLURM_NTASKS")
+    # An interactive shell has a task count, too, but its one process is ours to launch from.
+    if tasks and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive") and isinstance(trainer["devices"], int):
+        ranks = trainer["devices"] * trainer["num_nodes"]
+        if int(tasks) > ranks:
+            raise ConfigError(
+                f"SLURM started {tasks} tasks, but trainer.devices={trainer['devices']} on num_nodes="
+                f"{trainer['num_nodes']} makes {ranks} ranks: the others would train the same thing into the same folder. "
+                "Set trainer.devices to the tasks per node, and a strategy."
+            )

@@ -1,0 +1,238 @@
+"""The DAPO step as a LightningModule: fill a draw, prepare the experience, update the policy."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from dapo_lightning import reporting
+from dapo_lightning.algorithm import Algorithm
+from dapo_lightning.data.draw import GroupDraw
+from dapo_lightning.experience import MiniBatch, Row, micro_batches, placeholder, prepare, shaped_rewards
+from dapo_lightning.logprobs import completion_logps
+from dapo_lightning.metrics import GroupRecord, evaluation_metrics
+from dapo_lightning.ranks import Ranks
+from dapo_lightning.sampler import GroupSampler
+from dapo_lightning.surrogate import TokenSums, surrogate_loss
+from dapo_lightning.types import Generation, Group, PromptDraw
+
+log = logging.getLogger(__name__)
+
+MAX_SKIPPED_IN_A_ROW = 5  # non-finite steps that may follow each other before the run is given up
+
+
+class NotFiniteError(RuntimeError):
+    """Rewards, losses or gradients stayed NaN or infinite."""
+
+
+class DAPOModule(L.LightningModule):
+    """Owns the policy (and its reference copy, if the KL option needs one) and performs the DAPO step.
+
+    Args:
+        sampler: samples groups with the policy that is trained.
+        algorithm: one choice for each technique.
+        optimizer: parameters -> optimizer.
+        num_completions: completions per prompt in training (G).
+        num_gradient_steps: mini-batches per rollout.
+        micro_batch_tokens: padded tokens per forward pass; bounds memory, cannot change the result.
+        max_gradient_norm: gradients are scaled down to it.
+        num_warmup_steps: DAPO steps over which the learning rate rises linearly to its value.
+        evaluation: how held-out completions are sampled, and how many per prompt.
+        logps_are_exact: whether the log-probs recorded at sampling equal those of a forward pass, and so may serve
+            as old log-probs; otherwise they are recomputed (half precision: other kernels, other rounding).
+    """
+
+    def __init__(
+        self,
+        sampler: GroupSampler,
+        algorithm: Algorithm,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        generation: Generation,
+        num_completions: int,
+        num_gradient_steps: int,
+        micro_batch_tokens: int,
+        max_gradient_norm: float,
+        num_warmup_steps: int,
+        evaluation: Generation,
+        num_evaluation_completions: int,
+        logps_are_exact: bool,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.policy: PreTrainedModel = sampler.policy.model
+        self.sampler, self.algorithm, self.generation = sampler, algorithm, generation
+        self.num_completions, self.num_gradient_steps = num_completions, num_gradient_steps
+        self.micro_batch_tokens, self.max_gradient_norm = micro_batch_tokens, max_gradient_norm
+        self.evaluation, self.num_evaluation_completions = evaluation, num_evaluation_completions
+        self.logps_are_exact = logps_are_exact
+        self._optimizer, self._num_warmup_steps = optimizer, num_warmup_steps
+        # In a tuple, so that torch does not see it: not trained, not in checkpoints.
+        self._reference = (sampler.policy.reference_copy(),) if algorithm.kl.needs_reference else ()
+        self.history = reporting.History()
+        self.updating = False  # True while weights are between two DAPO steps: nothing to save then
+        self._records: list[GroupRecord] = []
+
+    # ------------------------------------------------------------------ the step
+
+    def training_step(self, draw: GroupDraw, batch_idx: int) -> dict[str, Any]:
+        """One DAPO step: one rollout, `num_gradient_steps` gradient steps."""
+        ranks, history = Ranks.current(), self.history
+        clock_before, self._records = dict(self.sampler.clock.seconds), []
+        filled = draw.fill(self._sample, ranks)
+        if filled.warning:
+            log.warning("step %d: %s", history.dapo_steps + 1, filled.warning)
+        records = ranks.gather(self._records)
+
+        sums, outcomes = TokenSums(), []
+        self.updating = True
+        with self.sampler.clock("update"):
+            if self._rewards_are_finite(filled.groups):
+                mini_batches = prepare(filled.groups, self.algorithm, self.num_gradient_steps, ranks)
+                mini_batches = [self._with_logps(mini_batch) for mini_batch in mini_batches]
+                for mini_batch in mini_batches:
+                    outcome = self._gradient_step(mini_batch, ranks)
+                    sums += outcome.sums
+                    outcomes.append(outcome)
+            scheduler = self.lr_schedulers()
+            learning_rate = scheduler.get_last_lr()[0]
+            scheduler.step()
+        history.dapo_steps += 1
+        self.updating = False
+
+        seconds = {name: total - clock_before.get(name, 0.0) for name, total in self.sampler.clock.seconds.items()}
+        metrics = reporting.step_metrics(records, filled, sums, outcomes, seconds, learning_rate, self.num_completions)
+        history.add_step(metrics, records, seconds)
+        self._log_step(metrics)
+        return {"groups": filled.groups, "metrics": metrics}
+
+    def _sample(self, draws: Sequence[PromptDraw]) -> list[Group]:
+        groups = self.sampler(draws, self.num_completions, self.generation, "train")
+        for group in groups:
+            penalties = self.algorithm.overlong.penalty(group.lengths_G()).tolist()
+            self._records.append(GroupRecord.of(group, penalties))
+        return groups
+
+    def _rewards_are_finite(self, groups: Sequence[Group]) -> bool:
+        bad = [group for group in groups if not shaped_rewards(group, self.algorithm).isfinite().all()]
+        if bad:
+            self._skip(f"the reward of {bad[0].draw.prompt.source} is not finite ({bad[0].scores_G().tolist()})")
+        return not bad
+
+    @torch.no_grad()
+    def _with_logps(self, mini_batch: MiniBatch) -> MiniBatch:
+        """Attaches old log-probs and, if the KL option asks, those of the reference."""
+        rows = mini_batch.rows
+        if self.logps_are_exact:
+            rows = [replace(row, old_logps=row.completion.logps) for row in rows]
+        else:
+            rows = [replace(row, old_logps=logps) for row, logps in zip(rows, self._logps(self.policy, rows), strict=True)]
+        if self._reference:
+            logps_of_rows = self._logps(self._reference[0].to(self.device), rows)
+            rows = [replace(row, reference_logps=logps) for row, logps in zip(rows, logps_of_rows, strict=True)]
+        return replace(mini_batch, rows=rows)
+
+    def _logps(self, model: PreTrainedModel, rows: Sequence[Row]) -> list[Tensor]:
+        """Log-probs [T] of each row's completion, in the order of the rows."""
+        found: dict[int, Tensor] = {}
+        for part in micro_batches(rows, self.micro_batch_tokens):
+            prompts, completions = [row.prompt_tokens for row in part], [row.completion.tokens for row in part]
+            logps_BT, _ = completion_logps(model, prompts, completions, self.generation.temperature)
+            for row, logps_T in zip(part, logps_BT.cpu(), strict=True):
+                found[id(row)] = logps_T[: row.completion.num_tokens]
+        return [found[id(row)] for row in rows]
+
+    def _gradient_step(self, mini_batch: MiniBatch, ranks: Ranks) -> reporting.GradientStep:
+        """Forward and backward of every micro-batch, then one optimizer step, unless something is not finite."""
+        if mini_batch.num_tokens == 0:  # all masked, or no group kept: the loss is 0
+            return reporting.GradientStep(TokenSums(), 0.0, skipped=True)
+        parts = micro_batches(mini_batch.rows, self.micro_batch_tokens)
+        num_parts = ranks.max(len(parts))
+        parts += [[self._placeholder()]] * (num_parts - len(parts))
+        local = TokenSums()
+        for index, rows in enumerate(parts):
+            with self._gradient_sync(last=index == num_parts - 1):
+                loss, part_sums = surrogate_loss(self.policy, rows, self.algorithm, self.generation.temperature)
+                self.manual_backward(loss * ranks.size)  # the strategy averages over ranks; the weights want the sum
+            local += part_sums
+        sums = reporting.sum_over_ranks(local, ranks)
+        norm = float(nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_gradient_norm))
+        optimizer = self.optimizers()
+        is_finite = math.isfinite(sums.loss) and math.isfinite(norm)
+        if is_finite:
+            optimizer.step()
+            self.history.gradient_steps += 1
+            self.history.skipped_in_a_row = 0
+        optimizer.zero_grad()
+        if not is_finite:
+            self._skip(f"loss {sums.loss} with gradient norm {norm} is not finite")
+        return reporting.GradientStep(sums, norm, skipped=not is_finite)
+
+    def _placeholder(self) -> Row:
+        row = placeholder(self.sampler.policy.end_tokens[0])
+        return replace(row, reference_logps=row.old_logps) if self._reference else row
+
+    def _gradient_sync(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients are exchanged once per gradient step, in the last backward."""
+        wrapped = self.trainer.strategy.model
+        if last or not isinstance(wrapped, DistributedDataParallel):
+            return nullcontext()
+        return wrapped.no_sync()
+
+    def _skip(self, reason: str) -> None:
+        history = self.history
+        history.skipped_steps += 1
+        history.skipped_in_a_row += 1
+        log.warning("step %d: %s; skipped.", history.dapo_steps + 1, reason)
+        if history.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise NotFiniteError(
+                f"{history.skipped_in_a_row} updates in a row were skipped; the last because {reason}. "
+                "Lower optimizer.lr, or look at the reward function and at the last checkpoint."
+            )
+
+    # ------------------------------------------------------------------ evaluation
+
+    def on_validation_epoch_start(self) -> None:
+        self._records = []
+
+    def validation_step(self, draws: list[PromptDraw], batch_idx: int) -> dict[str, Any]:
+        """Samples held-out prompts; noise has a stream of its own, the same at every evaluation."""
+        with self.sampler.clock("evaluate"):
+            groups = self.sampler(draws, self.num_evaluation_completions, self.evaluation, "validation")
+        self._records += [GroupRecord.of(group, [0.0] * group.size) for group in groups]
+        return {"groups": groups}
+
+    def on_validation_epoch_end(self) -> None:
+        metrics = evaluation_metrics(Ranks.current().gather(self._records))
+        self.history.evaluations[self.history.dapo_steps] = metrics
+        named = {f"validation/{name}": value for name, value in metrics.items()}
+        self.log_dict(named | {"step": float(self.history.dapo_steps)}, rank_zero_only=True)
+
+    # ------------------------------------------------------------------ Lightning's questions
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._optimizer(self.policy.parameters())
+        rises = max(1, self._num_warmup_steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / rises))
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history.state_dict(self.sampler.clock)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history.load_state_dict(checkpoint["history"], self.sampler.clock)
+
+    def _log_step(self, metrics: dict[str, float]) -> None:
+        bar = {"reward": "reward/mean", "acc": "accuracy", "entropy": "entropy", "length": "length/mean"}
+        self.log_dict({short: metrics[name] for short, name in bar.items()}, prog_bar=True, logger=False)
+        self.log_dict(metrics | {"step": float(self.history.dapo_steps)}, rank_zero_only=True)

@@ -1,0 +1,141 @@
+"""The policy: a Hugging Face causal LM with its tokenizer, and where it comes from."""
+
+from __future__ import annotations
+
+import copy
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tokenizers
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from dapo_lightning.data import Dataset
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Model and tokenizer, as one."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    def encode(self, prompt: str) -> tuple[int, ...]:
+        """Text -> token ids, with whatever the tokenizer puts in front."""
+        return tuple(self.tokenizer(prompt)["input_ids"])
+
+    def decode(self, tokens: Tensor) -> str:
+        """Token ids -> text, special tokens left out."""
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Every token that ends a completion: the tokenizer's, and all of the generation config's."""
+        configured = self.model.generation_config.eos_token_id
+        configured = configured if isinstance(configured, list) else [configured]
+        ends = {token for token in [self.tokenizer.eos_token_id, *configured] if token is not None}
+        if not ends:
+            raise ValueError(
+                "the policy has no end-of-sequence token, so every completion would be truncated: "
+                "set eos_token in its tokenizer or eos_token_id in its generation config."
+            )
+        return tuple(sorted(ends))
+
+    def reference_copy(self) -> PreTrainedModel:
+        """A frozen copy of the model as it is now."""
+        return copy.deepcopy(self.model).eval().requires_grad_(False)
+
+    def save(self, folder: Path) -> None:
+        """Writes what `AutoModelForCausalLM` and `AutoTokenizer` load."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+WarmStartFunction = Callable[[Policy, Dataset, str, Path], None]
+
+
+@dataclass(frozen=True)
+class TinyPolicy:
+    """A Llama of a few million parameters that reads characters: it learns on two CPU cores, and is to the rest of
+    the code what a 32B model is.
+
+    Args:
+        warm_start: how it becomes able to answer at all: a supervised warm start, the folder of a policy to take
+            the weights from, or None for random weights.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    max_positions: int
+    seed: int
+    warm_start: WarmStartFunction | str | None
+
+    def load(self, dataset: Dataset, cache: Path) -> Policy:
+        """Builds the policy and gives it its first skills; a warm start is kept under `cache`."""
+        policy = Policy(self._model(), character_tokenizer())
+        if isinstance(self.warm_start, str):
+            _copy_weights(self.warm_start, policy.model)
+        elif self.warm_start is not None:
+            self.warm_start(policy, dataset, repr(self), cache)
+        policy.model.eval()  # no dropout: with it, the ratio would not be 1 where nothing has changed
+        return policy
+
+    def _model(self) -> PreTrainedModel:
+        tokenizer = character_tokenizer()
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=self.num_heads,
+            num_key_value_heads=self.num_heads,
+            max_position_embeddings=self.max_positions,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return LlamaForCausalLM(config)
+
+
+def character_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per printable ASCII character, plus <pad>, <eos> and <unk>."""
+    symbols: Sequence[str] = ["<pad>", "<eos>", "<unk>", *string.printable[:95], "\n"]
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({symbol: index for index, symbol in enumerate(symbols)}, unk_token="<unk>")
+    )
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    backend.decoder = tokenizers.decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    )
+
+
+def _copy_weights(folder: str, model: PreTrainedModel) -> None:
+    if not (Path(folder) / "config.json").is_file():
+        raise ValueError(
+            f"policy.warm_start={folder}: holds no config.json. Give the policy/ folder of a finished run, "
+            "or null for random weights."
+        )
+    source = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    try:
+        model.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"policy.warm_start={folder}: its weights do not fit the policy as configured ({error}). "
+            "Give both the same policy.* sizes."
+        ) from None

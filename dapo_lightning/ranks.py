@@ -1,0 +1,48 @@
+"""What one process must ask of the others: three collectives on small Python objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of this run. With one process, every method returns what it was given."""
+
+    rank: int = 0
+    size: int = 1
+
+    @staticmethod
+    def current() -> Ranks:
+        """The process group that Lightning's strategy has set up, if any."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return Ranks()
+        return Ranks(dist.get_rank(), dist.get_world_size())
+
+    def mine(self, items: Sequence[T]) -> Sequence[T]:
+        """This rank's share of a sequence that all ranks know, dealt like cards."""
+        return items[self.rank :: self.size]
+
+    def gather(self, items: Sequence[T]) -> list[T]:
+        """The items of all ranks, rank by rank, on every rank."""
+        if self.size == 1:
+            return list(items)
+        parts: list[list[T]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(parts, list(items))
+        return [item for part in parts for item in part]
+
+    def max(self, value: int) -> int:
+        """The largest of the ranks' values."""
+        return max(self.gather([value]))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Elementwise sum over ranks of small statistics."""
+        return torch.stack(self.gather([values.cpu()])).sum(dim=0)

@@ -1,0 +1,135 @@
+"""What a DAPO step reports, and what a run remembers of its steps."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from dapo_lightning.clock import Clock
+from dapo_lightning.data.draw import Filled
+from dapo_lightning.metrics import GroupRecord, completion_metrics
+from dapo_lightning.ranks import Ranks
+from dapo_lightning.surrogate import TokenSums
+
+
+@dataclass(frozen=True)
+class GradientStep:
+    """One gradient step: what its tokens did, the gradient norm before clipping, whether it was skipped."""
+
+    sums: TokenSums
+    gradient_norm: float
+    skipped: bool
+
+
+@dataclass
+class History:
+    """Counters of a run; saved in checkpoints, so that a resumed run reports the whole.
+
+    `evaluations`: DAPO steps done -> held-out metrics.
+    """
+
+    dapo_steps: int = 0
+    gradient_steps: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    groups_generated: int = 0
+    groups_useful: int = 0
+    tokens_generated: int = 0
+    tokens_trained: int = 0
+    evaluations: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    def add_step(self, metrics: dict[str, float], records: Sequence[GroupRecord], seconds: dict[str, float]) -> None:
+        """Counts what one DAPO step generated and trained on."""
+        self.groups_generated += len(records)
+        self.groups_useful += round(metrics["groups/useful"] * len(records))
+        self.tokens_generated += sum(sum(record.num_tokens) for record in records)
+        self.tokens_trained += round(metrics["tokens/trained"])
+
+    def state_dict(self, clock: Clock) -> dict[str, Any]:
+        return asdict(self) | {"seconds": dict(clock.seconds)}
+
+    def load_state_dict(self, state: dict[str, Any], clock: Clock) -> None:
+        state = dict(state)
+        clock.seconds.update(state.pop("seconds"))
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def sum_over_ranks(sums: TokenSums, ranks: Ranks) -> TokenSums:
+    """The sums of all ranks, on every rank."""
+    return sum(ranks.gather([sums]), TokenSums())
+
+
+def peak_memory_mb() -> float:
+    """Peak memory of this process so far: of the GPU if there is one, else resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def step_metrics(
+    records: Sequence[GroupRecord],
+    filled: Filled,
+    sums: TokenSums,
+    gradient_steps: Sequence[GradientStep],
+    seconds: dict[str, float],
+    learning_rate: float,
+    num_completions: int,
+) -> dict[str, float]:
+    """Everything that is logged for one DAPO step.
+
+    Rollout metrics are over all completions generated, kept or not, so that the filter does not bias them. Update
+    metrics are means over the tokens of all its gradient steps; the sampling gap is that of the first, whose
+    weights are those that sampled.
+    """
+    num_groups = filled.num_groups_generated
+    num_trained = len(filled.groups) * num_completions
+    num_generated_tokens = sum(sum(record.num_tokens) for record in records)
+    metrics = completion_metrics(records)
+    metrics |= {f"groups/{reason}": filled.reasons.get(reason, 0) / num_groups for reason in REASONS}
+    metrics |= {
+        "groups/kept": len(filled.groups) / num_groups,
+        "sampling/rounds": float(filled.num_rounds),
+        "sampling/generated_per_trained": num_groups * num_completions / max(1, num_trained),
+        "tokens/generated": float(num_generated_tokens),
+        "tokens/trained": sums.tokens,
+        "learning_rate": learning_rate,
+        "memory/peak_mb": peak_memory_mb(),
+    }
+    for name in ("generate", "grade", "update"):
+        metrics[f"seconds/{name}"] = seconds.get(name, 0.0)
+    metrics["tokens_per_second/generate"] = num_generated_tokens / max(1e-9, metrics["seconds/generate"])
+    metrics["tokens_per_second/grade"] = num_generated_tokens / max(1e-9, metrics["seconds/grade"])
+    metrics["tokens_per_second/update"] = sums.tokens / max(1e-9, metrics["seconds/update"])
+    return metrics | _update_metrics(sums, gradient_steps)
+
+
+REASONS = ("useful", "all_correct", "all_wrong")
+
+
+def _update_metrics(sums: TokenSums, gradient_steps: Sequence[GradientStep]) -> dict[str, float]:
+    taken = [step for step in gradient_steps if not step.skipped]
+    metrics = {"gradient/steps": float(len(taken)), "gradient/skipped": float(len(gradient_steps) - len(taken))}
+    if not sums.tokens:
+        return metrics
+    metrics |= {
+        "loss": sums.loss / len(gradient_steps),
+        "ratio/mean": sums.ratio / sums.tokens,
+        "ratio/max": sums.ratio_max,
+        "clip/upper_fraction": sums.clipped_above / sums.tokens,
+        "clip/lower_fraction": sums.clipped_below / sums.tokens,
+        "kl/old": sums.kl_old / sums.tokens,
+        "kl/reference": sums.kl_reference / sums.tokens,
+        "gradient/norm": max(step.gradient_norm for step in gradient_steps),
+    }
+    first = next(step.sums for step in gradient_steps if step.sums.tokens)
+    metrics["sampling/logp_gap"] = first.sampling_gap / first.tokens
+    if sums.clipped_above:
+        metrics["clip/upper_probability"] = sums.probability_clipped_above / sums.clipped_above
+    return metrics
+
+

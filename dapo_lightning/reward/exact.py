@@ -1,0 +1,34 @@
+"""The final answer, compared as a string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dapo_lightning.types import Grade, Prompt
+
+
+@dataclass(frozen=True)
+class Exact:
+    """correct iff the text after the last `marker` equals the prompt's answer, white space at the ends aside.
+
+    Scores are the paper's rule-based reward (Eq. 7): 1 if correct, -1 if not.
+    """
+
+    marker: str
+    correct: float = 1.0
+    wrong: float = -1.0
+
+    def __post_init__(self) -> None:
+        if self.correct <= self.wrong:
+            raise ValueError(f"reward.correct={self.correct} must exceed reward.wrong={self.wrong}.")
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Grade]:
+        """One grade per completion, in order."""
+        return [self._grade(prompt, text) for prompt, text in zip(prompts, completions, strict=True)]
+
+    def _grade(self, prompt: Prompt, text: str) -> Grade:
+        _, found, rest = text.rpartition(self.marker)
+        answer = rest.strip() if found else None
+        correct = answer == prompt.answer.strip()
+        return Grade(score=self.correct if correct else self.wrong, correct=correct, answer=answer)

@@ -1,0 +1,139 @@
+"""Batched decoding over a Hugging Face cache: each prompt is read once for its G completions, and rows
+leave the batch when they end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from dapo_lightning.logprobs import left_pad, positions
+from dapo_lightning.rollout.sample import sample_tokens
+from dapo_lightning.types import Completion, Generation
+
+
+@dataclass(frozen=True)
+class Decode:
+    """The default rollout.
+
+    Log-probs and entropies are recorded while sampling, from the same logits: no further forward pass.
+
+    Args:
+        max_rows: completions decoded at once; bounds the memory of the KV cache.
+    """
+
+    max_rows: int = 512
+
+    def __post_init__(self) -> None:
+        if self.max_rows < 1:
+            raise ValueError(f"rollout.max_rows={self.max_rows}: at least one row must be decoded at a time.")
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        noise_PGT: Tensor,
+        generation: Generation,
+        end_tokens: Sequence[int],
+    ) -> list[tuple[Completion, ...]]:
+        """P tokenised prompts and their noise -> the G completions of each prompt."""
+        num_completions = noise_PGT.shape[1]
+        at_once = max(1, self.max_rows // num_completions)
+        groups: list[tuple[Completion, ...]] = []
+        for start in range(0, len(prompts), at_once):
+            part = slice(start, start + at_once)
+            rows = _decode(model, prompts[part], noise_PGT[part], generation, end_tokens)
+            groups += [tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions)]
+        return groups
+
+
+def _decode(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    noise_PGT: Tensor,
+    generation: Generation,
+    end_tokens: Sequence[int],
+) -> list[Completion]:
+    """Rows are in prompt order, B = P * G."""
+    device = model.get_input_embeddings().weight.device
+    num_completions, max_tokens = noise_PGT.shape[1:]
+    noise_BT = noise_PGT.flatten(0, 1).to(device)
+    ends = torch.tensor(list(end_tokens), device=device)
+    out = _Recorder(noise_BT.shape[0], max_tokens, device)
+
+    prompt_PS, mask_PS = left_pad(prompts, device)
+    cache = DynamicCache(config=model.config)
+    logits_PV = _forward(model, prompt_PS, mask_PS, positions(mask_PS), cache)
+    cache.batch_repeat_interleave(num_completions)
+    logits_BV = logits_PV.repeat_interleave(num_completions, dim=0)
+    mask_BS = mask_PS.repeat_interleave(num_completions, dim=0)
+    rows_B = torch.arange(noise_BT.shape[0], device=device)  # where each row of the batch is recorded
+    alive_B = torch.ones_like(rows_B, dtype=torch.bool)
+
+    for step in range(max_tokens):
+        tokens_B, logps_B, entropies_B = sample_tokens(
+            logits_BV, noise_BT[rows_B, step], generation.temperature, generation.top_p
+        )
+        out.record(step, rows_B[alive_B], tokens_B[alive_B], logps_B[alive_B], entropies_B[alive_B])
+        alive_B &= ~torch.isin(tokens_B, ends)
+        num_alive = int(alive_B.sum())
+        if num_alive == 0 or step == max_tokens - 1:
+            break
+        if num_alive <= _COMPACT_BELOW * len(rows_B):  # copying the cache costs; do it when it pays
+            keep = alive_B.nonzero().squeeze(1)
+            cache.batch_select_indices(keep)
+            rows_B, mask_BS, tokens_B, alive_B = rows_B[keep], mask_BS[keep], tokens_B[keep], alive_B[keep]
+        mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(rows_B), 1)], dim=1)
+        logits_BV = _forward(model, tokens_B[:, None], mask_BS, positions(mask_BS)[:, -1:], cache)
+    out.truncated_B[rows_B[alive_B]] = True
+    return out.completions()
+
+
+_COMPACT_BELOW = 0.8  # share of rows still alive at which finished rows are dropped from the cache
+
+
+def _forward(model: PreTrainedModel, tokens: Tensor, mask: Tensor, position_ids: Tensor, cache: DynamicCache) -> Tensor:
+    """Logits that predict the next token of each row, [B, V]."""
+    return model(
+        input_ids=tokens,
+        attention_mask=mask,
+        position_ids=position_ids,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+
+
+class _Recorder:
+    """What was sampled, [B, T], filled column by column."""
+
+    def __init__(self, num_rows: int, max_tokens: int, device: torch.device):
+        self.tokens_BT = torch.zeros(num_rows, max_tokens, dtype=torch.long, device=device)
+        self.logps_BT = torch.zeros(num_rows, max_tokens, device=device)
+        self.entropies_BT = torch.zeros(num_rows, max_tokens, device=device)
+        self.num_tokens_B = torch.zeros(num_rows, dtype=torch.long, device=device)
+        self.truncated_B = torch.zeros(num_rows, dtype=torch.bool, device=device)
+
+    def record(self, step: int, rows: Tensor, tokens: Tensor, logps: Tensor, entropies: Tensor) -> None:
+        self.tokens_BT[rows, step] = tokens
+        self.logps_BT[rows, step] = logps
+        self.entropies_BT[rows, step] = entropies
+        self.num_tokens_B[rows] = step + 1
+
+    def completions(self) -> list[Completion]:
+        tokens_BT, logps_BT, entropies_BT = self.tokens_BT.cpu(), self.logps_BT.cpu(), self.entropies_BT.cpu()
+        return [
+            Completion(
+                tokens=tokens_BT[row, :length].clone(),
+                logps=logps_BT[row, :length].clone(),
+                entropies=entropies_BT[row, :length].clone(),
+                truncated=truncated,
+            )
+            for row, (length, truncated) in enumerate(
+                zip(self.num_tokens_B.tolist(), self.truncated_B.tolist(), strict=True)
+            )
+        ]

@@ -1,0 +1,31 @@
+"""Logits -> one token per row, its log-prob, and the entropy of the policy there."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sample_tokens(logits_BV: Tensor, noise_B: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Inverse-CDF sampling from softmax(logits / temperature), narrowed to its nucleus if top_p < 1.
+
+    Returns:
+        tokens_B, logps_B and entropies_B in fp32; log-prob and entropy are those of the policy before narrowing.
+    """
+    logps_BV = (logits_BV.float() / temperature).log_softmax(dim=1)
+    probabilities_BV = logps_BV.exp()
+    entropies_B = -(probabilities_BV * logps_BV).nan_to_num(0.0).sum(dim=1)
+    drawn_BV = _nucleus(probabilities_BV, top_p) if top_p < 1 else probabilities_BV
+    cumulative_BV = drawn_BV.cumsum(dim=1)
+    total_B1 = cumulative_BV[:, -1:]
+    tokens_B1 = torch.searchsorted(cumulative_BV, noise_B[:, None] * total_B1, right=True)
+    # Rounding may push noise * total up to total itself: the last token with any mass is then the answer.
+    tokens_B1 = torch.minimum(tokens_B1, torch.searchsorted(cumulative_BV, total_B1))
+    return tokens_B1.squeeze(1), logps_BV.gather(1, tokens_B1).squeeze(1), entropies_B
+
+
+def _nucleus(probabilities_BV: Tensor, top_p: float) -> Tensor:
+    """Zeroes all but the most probable tokens: the smallest set whose mass reaches top_p."""
+    sorted_BV, order_BV = probabilities_BV.sort(dim=1, descending=True)
+    before_BV = sorted_BV.cumsum(dim=1) - sorted_BV
+    return probabilities_BV.scatter(1, order_BV, sorted_BV.where(before_BV < top_p, 0.0))

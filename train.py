@@ -1,0 +1,173 @@
+"""Runs an experiment: `python train.py loss=token_level clip.upper=1.28`. The only file that knows Hydra."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from dapo_lightning.algorithm import Algorithm
+from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest
+from dapo_lightning.checks import ConfigError, check
+from dapo_lightning.data.datamodule import PromptDataModule
+from dapo_lightning.logger import MetricsFile
+from dapo_lightning.module import DAPOModule
+from dapo_lightning.sampler import GroupSampler
+from dapo_lightning.study.curves import draw_curves
+from dapo_lightning.study.summary import as_text, summarize, write_summary
+from dapo_lightning.types import Generation
+
+log = logging.getLogger(__name__)
+
+
+def run_folder(resume: str | None, experiment: str | None) -> str:
+    """A new folder for a new run, the old one for a run that is resumed."""
+    return resume or f"outputs/{experiment or 'custom'}/{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
+
+
+OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(config: DictConfig) -> float | None:
+    """Trains, and returns the held-out avg@k at the end (what a sweeper may maximise)."""
+    try:
+        return run(resumed(config) if config.resume else config)
+    except InstantiationException as error:  # Hydra's wrapping hides the sentence that helps
+        sys.exit(f"error: {error.__cause__ or error}")
+    except ValueError as error:
+        if log.isEnabledFor(logging.DEBUG):
+            raise
+        sys.exit(f"error: {error}")
+
+
+def resumed(config: DictConfig) -> DictConfig:
+    """The configuration of the run to resume; only `num_steps` may be changed."""
+    folder = Path(config.resume)
+    if not (folder / "config.yaml").is_file() or latest(folder / "checkpoints") is None:
+        raise ConfigError(f"resume={folder}: holds no config.yaml with a checkpoint. Name the folder of a run.")
+    overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
+    refused = [override for override in overrides if not override.startswith("num_steps=")]
+    if refused:
+        raise ConfigError(
+            f"resume keeps the configuration of its run, so {' '.join(refused)} would have no effect: leave it out, "
+            "or start a new run with policy.warm_start=<run folder>/policy. Only num_steps can be changed."
+        )
+    saved = OmegaConf.load(folder / "config.yaml")
+    return OmegaConf.merge(saved, OmegaConf.from_dotlist(overrides), {"resume": str(folder)})
+
+
+def run(config: DictConfig) -> float:
+    """Builds everything, evaluates, trains, evaluates, and leaves a run folder."""
+    check(OmegaConf.to_container(config, resolve=True))
+    folder = Path(config.run_folder)
+    checkpoint = latest(folder / "checkpoints") if config.resume else None
+    L.seed_everything(config.seed, verbose=False)
+    module, data = build(config)
+    trainer = build_trainer(config, checkpoint)
+    if trainer.is_global_zero and not config.resume:
+        save_config(config, folder)
+
+    started = time.perf_counter()
+    if checkpoint is None:
+        trainer.validate(module, data, verbose=False)
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
+    if module.history.dapo_steps not in module.history.evaluations:
+        trainer.validate(module, data, verbose=False)
+    log.info("trained and evaluated in %.0f s", time.perf_counter() - started)
+    return finish(config, module, trainer, folder)
+
+
+def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
+    """The module and the data module; what is cheap to check comes first."""
+    techniques = {name: instantiate(config[name]) for name in ("clip", "loss", "overlong", "sampling", "advantage", "kl")}
+    algorithm = Algorithm(**techniques)
+    generation = Generation(config.max_new_tokens, config.temperature, config.top_p)
+    evaluation = Generation(config.max_new_tokens, config.evaluation.temperature, config.evaluation.top_p)
+    reward, rollout, dataset = instantiate(config.reward), instantiate(config.rollout), instantiate(config.data)
+    data = PromptDataModule(
+        dataset,
+        algorithm.sampling,
+        num_prompts_per_step=config.num_prompts_per_step,
+        num_steps=config.num_steps,
+        num_validation_prompts=config.evaluation.num_prompts,
+        seed=config.seed,
+    )
+    started = time.perf_counter()
+    policy = instantiate(config.policy).load(dataset, Path("outputs/warm_start"))
+    sampler = GroupSampler(policy, rollout, reward, config.seed)
+    sampler.clock.seconds["warm_start"] = time.perf_counter() - started
+    module = DAPOModule(
+        sampler,
+        algorithm,
+        instantiate(config.optimizer),
+        generation,
+        num_completions=config.num_completions_per_prompt,
+        num_gradient_steps=config.num_gradient_steps,
+        micro_batch_tokens=config.micro_batch_tokens,
+        max_gradient_norm=config.max_gradient_norm,
+        num_warmup_steps=config.num_warmup_steps,
+        evaluation=evaluation,
+        num_evaluation_completions=config.evaluation.num_completions,
+        logps_are_exact=config.trainer.precision == "32-true",
+    )
+    return module, data
+
+
+def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
+    """Lightning's Trainer; one epoch of `num_steps` batches, each a DAPO step."""
+    loggers = instantiate(config.logger)
+    if checkpoint is not None:
+        steps = int(checkpoint.stem.removeprefix("step="))
+        config.logger.tensorboard.purge_step = steps + 1
+        loggers = instantiate(config.logger)
+        for logger in loggers.values():
+            if isinstance(logger, MetricsFile):
+                logger.keep_until(steps)
+    return L.Trainer(
+        **OmegaConf.to_container(config.trainer, resolve=True),
+        max_epochs=1,
+        val_check_interval=min(config.evaluation.every, config.num_steps),
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        logger=list(loggers.values()),
+        callbacks=list(instantiate(config.callbacks).values()),
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=config.run_folder,
+        enable_model_summary=False,
+    )
+
+
+def save_config(config: DictConfig, folder: Path) -> None:
+    """The resolved configuration, with the group options it came from as `choices`."""
+    choices = {k: v for k, v in HydraConfig.get().runtime.choices.items() if "hydra/" not in k}
+    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(resolved | {"choices": choices}), folder / "config.yaml")
+
+
+def finish(config: DictConfig, module: DAPOModule, trainer: L.Trainer, folder: Path) -> float:
+    """Export, summary, curves: written by one process, after the last step."""
+    after = module.history.evaluations[max(module.history.evaluations)]
+    if trainer.is_global_zero:
+        module.sampler.policy.save(folder / "policy")
+        saved = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        summary = summarize(module.history, dict(module.sampler.clock.seconds), saved["choices"], saved, folder)
+        write_summary(summary, folder / "summary.json")
+        draw_curves(folder)
+        print(as_text(summary))
+    return after[f"avg@{config.evaluation.num_completions}"]
+
+
+if __name__ == "__main__":
+    main()
