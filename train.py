@@ -38,7 +38,7 @@ def run_folder(resume: str | None, experiment: str | None) -> str:
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
 def main(config: DictConfig) -> float | None:
     """Trains, and returns the held-out avg@k at the end (what a sweeper may maximise)."""
     try:

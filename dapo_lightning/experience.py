@@ -83,18 +83,6 @@ def _mini_batch(groups: Sequence[Group], advantages_PG: Tensor, algorithm: Algor
     return MiniBatch(rows, int(num_tokens_PG.sum()))
 
 
-def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
-    """Rows sorted by length and cut so that each part, padded to its longest row, holds at most `max_tokens` tokens
-    (or is a single row). Weights are fixed beforehand, so the cut cannot change the loss."""
-    parts: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: row.num_tokens, reverse=True):
-        if parts and (len(parts[-1]) + 1) * parts[-1][0].num_tokens <= max_tokens:
-            parts[-1].append(row)
-        else:
-            parts.append([row])
-    return parts
-
-
 def placeholder(end_token: int) -> Row:
     """A row of weight 0, for a rank that has none left while others still compute: collectives must match."""
     completion = Completion(torch.tensor([end_token]), torch.zeros(1), torch.zeros(1), truncated=False)

@@ -19,9 +19,10 @@ from transformers import PreTrainedModel
 from dapo_lightning import reporting
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.data.draw import GroupDraw
-from dapo_lightning.experience import MiniBatch, Row, micro_batches, placeholder, prepare, shaped_rewards
+from dapo_lightning.experience import MiniBatch, Row, placeholder, prepare, shaped_rewards
 from dapo_lightning.logprobs import completion_logps
 from dapo_lightning.metrics import GroupRecord, evaluation_metrics
+from dapo_lightning.packing import micro_batches
 from dapo_lightning.ranks import Ranks
 from dapo_lightning.sampler import GroupSampler
 from dapo_lightning.surrogate import TokenSums, surrogate_loss
@@ -30,6 +31,7 @@ from dapo_lightning.types import Generation, Group, PromptDraw
 log = logging.getLogger(__name__)
 
 MAX_SKIPPED_IN_A_ROW = 5  # non-finite steps that may follow each other before the run is given up
+PROGRESS_BAR = ("reward/mean", "accuracy", "entropy", "length/mean")
 
 
 class NotFiniteError(RuntimeError):
@@ -81,11 +83,13 @@ class DAPOModule(L.LightningModule):
         self._reference = (sampler.policy.reference_copy(),) if algorithm.kl.needs_reference else ()
         self.history = reporting.History()
         self.updating = False  # True while weights are between two DAPO steps: nothing to save then
+        self.last_groups: list[Group] = []  # of the last step, for callbacks
+        self.last_metrics: dict[str, float] = {}
         self._records: list[GroupRecord] = []
 
     # ------------------------------------------------------------------ the step
 
-    def training_step(self, draw: GroupDraw, batch_idx: int) -> dict[str, Any]:
+    def training_step(self, draw: GroupDraw, batch_idx: int) -> None:
         """One DAPO step: one rollout, `num_gradient_steps` gradient steps."""
         ranks, history = Ranks.current(), self.history
         clock_before, self._records = dict(self.sampler.clock.seconds), []
@@ -113,8 +117,8 @@ class DAPOModule(L.LightningModule):
         seconds = {name: total - clock_before.get(name, 0.0) for name, total in self.sampler.clock.seconds.items()}
         metrics = reporting.step_metrics(records, filled, sums, outcomes, seconds, learning_rate, self.num_completions)
         history.add_step(metrics, records, seconds)
+        self.last_groups, self.last_metrics = filled.groups, metrics
         self._log_step(metrics)
-        return {"groups": filled.groups, "metrics": metrics}
 
     def _sample(self, draws: Sequence[PromptDraw]) -> list[Group]:
         groups = self.sampler(draws, self.num_completions, self.generation, "train")
@@ -145,7 +149,7 @@ class DAPOModule(L.LightningModule):
     def _logps(self, model: PreTrainedModel, rows: Sequence[Row]) -> list[Tensor]:
         """Log-probs [T] of each row's completion, in the order of the rows."""
         found: dict[int, Tensor] = {}
-        for part in micro_batches(rows, self.micro_batch_tokens):
+        for part in self._micro_batches(rows):
             prompts, completions = [row.prompt_tokens for row in part], [row.completion.tokens for row in part]
             logps_BT, _ = completion_logps(model, prompts, completions, self.generation.temperature)
             for row, logps_T in zip(part, logps_BT.cpu(), strict=True):
@@ -156,7 +160,7 @@ class DAPOModule(L.LightningModule):
         """Forward and backward of every micro-batch, then one optimizer step, unless something is not finite."""
         if mini_batch.num_tokens == 0:  # all masked, or no group kept: the loss is 0
             return reporting.GradientStep(TokenSums(), 0.0, skipped=True)
-        parts = micro_batches(mini_batch.rows, self.micro_batch_tokens)
+        parts = self._micro_batches(mini_batch.rows)
         num_parts = ranks.max(len(parts))
         parts += [[self._placeholder()]] * (num_parts - len(parts))
         local = TokenSums()
@@ -177,6 +181,10 @@ class DAPOModule(L.LightningModule):
         if not is_finite:
             self._skip(f"loss {sums.loss} with gradient norm {norm} is not finite")
         return reporting.GradientStep(sums, norm, skipped=not is_finite)
+
+    def _micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """Weights are fixed beforehand, so the cut cannot change the loss."""
+        return micro_batches(rows, lambda row: row.num_tokens, self.micro_batch_tokens)
 
     def _placeholder(self) -> Row:
         row = placeholder(self.sampler.policy.end_tokens[0])
@@ -205,12 +213,11 @@ class DAPOModule(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._records = []
 
-    def validation_step(self, draws: list[PromptDraw], batch_idx: int) -> dict[str, Any]:
+    def validation_step(self, draws: list[PromptDraw], batch_idx: int) -> None:
         """Samples held-out prompts; noise has a stream of its own, the same at every evaluation."""
         with self.sampler.clock("evaluate"):
             groups = self.sampler(draws, self.num_evaluation_completions, self.evaluation, "validation")
         self._records += [GroupRecord.of(group, [0.0] * group.size) for group in groups]
-        return {"groups": groups}
 
     def on_validation_epoch_end(self) -> None:
         metrics = evaluation_metrics(Ranks.current().gather(self._records))
@@ -233,6 +240,6 @@ class DAPOModule(L.LightningModule):
         self.history.load_state_dict(checkpoint["history"], self.sampler.clock)
 
     def _log_step(self, metrics: dict[str, float]) -> None:
-        bar = {"reward": "reward/mean", "acc": "accuracy", "entropy": "entropy", "length": "length/mean"}
-        self.log_dict({short: metrics[name] for short, name in bar.items()}, prog_bar=True, logger=False)
-        self.log_dict(metrics | {"step": float(self.history.dapo_steps)}, rank_zero_only=True)
+        for name, value in metrics.items():
+            self.log(name, value, prog_bar=name in PROGRESS_BAR, rank_zero_only=True)
+        self.log("step", float(self.history.dapo_steps), rank_zero_only=True)  # Lightning's name for the x axis

@@ -17,7 +17,11 @@ from tqdm import tqdm
 
 from dapo_lightning.data import Dataset, WorkedExample
 from dapo_lightning.logprobs import completion_logps
+from dapo_lightning.packing import micro_batches
 from dapo_lightning.policy import Policy
+
+
+_MICRO_BATCH_TOKENS = 1024  # padded; small, because padding costs more than a short pass does
 
 
 @runtime_checkable
@@ -82,16 +86,23 @@ class WarmStart:
         )
         examples = teacher.worked_examples(self.num_steps * self.batch_size, self.seed)
         end = torch.tensor([policy.tokenizer.eos_token_id])
+        rows = [
+            (policy.encode(example.prompt), torch.cat([torch.tensor(policy.encode(example.solution)), end]))
+            for example in examples
+        ]
         bar = tqdm(range(self.num_steps), desc="warm start", unit="step")
         for step in bar:
-            batch = examples[step * self.batch_size : (step + 1) * self.batch_size]
-            solutions = [torch.cat([torch.tensor(policy.encode(example.solution)), end]) for example in batch]
-            logps_BT, mask_BT = completion_logps(model, [policy.encode(e.prompt) for e in batch], solutions, 1.0)
-            loss = -logps_BT.sum() / mask_BT.sum()
-            loss.backward()
+            batch = rows[step * self.batch_size : (step + 1) * self.batch_size]
+            num_tokens = sum(len(solution) for _, solution in batch)
+            loss = 0.0
+            for part in micro_batches(batch, lambda row: len(row[0]) + len(row[1]), _MICRO_BATCH_TOKENS):
+                logps_BT, _ = completion_logps(model, *zip(*part, strict=True), temperature=1.0)
+                part_loss = -logps_BT.sum() / num_tokens
+                part_loss.backward()
+                loss += part_loss.item()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
             if step % 10 == 0:
-                bar.set_postfix(loss=f"{loss.item():.3f}")
+                bar.set_postfix(loss=f"{loss:.3f}")

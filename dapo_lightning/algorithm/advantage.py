@@ -22,7 +22,8 @@ class GroupNormalized:
     def __call__(self, rewards_PG: Tensor) -> Tensor:
         """[P, G] rewards -> [P, G] advantages."""
         centered_PG = _centered(rewards_PG)
-        return centered_PG / (centered_PG.square().mean(dim=1, keepdim=True).sqrt() + self.epsilon)
+        std_P1 = centered_PG.square().mean(dim=1, keepdim=True).sqrt()
+        return (centered_PG / (std_P1 + self.epsilon)).masked_fill(std_P1 == 0, 0.0)
 
 
 @dataclass(frozen=True)

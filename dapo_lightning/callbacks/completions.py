@@ -24,11 +24,18 @@ class SampleCompletions(L.Callback):
         self.path, self.every = Path(path), every
         self.num_groups, self.num_completions = num_groups, num_completions
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Drops what an earlier session wrote after the checkpoint that is resumed: it is about to be done again."""
+        if trainer.is_global_zero and self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").split("\n")
+            done = [line for line in lines if line and json.loads(line)["step"] <= pl_module.history.dapo_steps]
+            self.path.write_text("".join(line + "\n" for line in done), encoding="utf-8")
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = pl_module.history.dapo_steps
         if not trainer.is_global_zero or not (step == 1 or step % self.every == 0):
             return
-        rows = self._rows(step, outputs["groups"])
+        rows = self._rows(step, pl_module.last_groups)
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         for logger in trainer.loggers:

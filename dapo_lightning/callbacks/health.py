@@ -24,7 +24,7 @@ class HealthWarnings(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         state, step = self._state, pl_module.history.dapo_steps
-        entropy, accuracy = outputs["metrics"]["entropy"], outputs["metrics"]["accuracy"]
+        entropy, accuracy = pl_module.last_metrics["entropy"], pl_module.last_metrics["accuracy"]
         if step == 1:
             state |= {"first_entropy": entropy, "smooth": accuracy}
         state["smooth"] += 0.1 * (accuracy - state["smooth"])

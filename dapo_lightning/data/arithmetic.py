@@ -61,14 +61,13 @@ class Arithmetic:
         if style < self.guess:
             return f"#{sum(terms)}"
         again = self.again if style < self.guess + self.verify else 0.0
-        total, lines = terms[0], []
+        total, written = terms[0], str(terms[0])
         for term in terms[1:]:
-            step = f"{total}{term:+d}={total + term}"
             total += term
-            lines.append(step)
+            written += f"{term:+d}={total}"
             while rng.random() < again:
-                lines[-1] += f"?{step}"
-        return ";".join(lines) + f";#{total}"
+                written += f"?{total}"
+        return f"{written}#{total}"
 
 
 def _text(terms: list[int]) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import lightning as L
+import torch
 
 from dapo_lightning.algorithm import SamplingOption
 from dapo_lightning.data import DataError, Dataset
@@ -55,6 +57,10 @@ class PromptDataModule(L.LightningDataModule):
     def val_dataloader(self) -> ValidationBatches:
         """This rank's held-out prompts, in batches."""
         return ValidationBatches(Ranks.current().mine(self._held_out), self._num_prompts_per_batch)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Nothing to move: a promise has no device, and neither has text."""
+        return batch
 
 
 class ValidationBatches:

@@ -17,7 +17,7 @@ def sample_tokens(logits_BV: Tensor, noise_B: Tensor, temperature: float, top_p:
     entropies_B = -(probabilities_BV * logps_BV).nan_to_num(0.0).sum(dim=1)
     drawn_BV = _nucleus(probabilities_BV, top_p) if top_p < 1 else probabilities_BV
     cumulative_BV = drawn_BV.cumsum(dim=1)
-    total_B1 = cumulative_BV[:, -1:]
+    total_B1 = cumulative_BV[:, -1:].contiguous()
     tokens_B1 = torch.searchsorted(cumulative_BV, noise_B[:, None] * total_B1, right=True)
     # Rounding may push noise * total up to total itself: the last token with any mass is then the answer.
     tokens_B1 = torch.minimum(tokens_B1, torch.searchsorted(cumulative_BV, total_B1))

@@ -1,0 +1,81 @@
+"""Small worlds for the tests: a policy that fits in a cache line, groups written by hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from dapo_lightning.algorithm import Algorithm
+from dapo_lightning.algorithm.advantage import GroupNormalized
+from dapo_lightning.algorithm.clip import Clip
+from dapo_lightning.algorithm.kl import NoKL
+from dapo_lightning.algorithm.loss import TokenLevel
+from dapo_lightning.algorithm.overlong import NoOverlong
+from dapo_lightning.algorithm.sampling import Static
+from dapo_lightning.policy import Policy, TinyPolicy
+from dapo_lightning.types import Completion, Grade, Group, Prompt, PromptDraw
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture
+def policy() -> Policy:
+    """Random weights, wide enough apart that the policy is far from uniform."""
+    policy = tiny(seed=0)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.mul_(3.0)
+    return policy
+
+
+def tiny(seed: int) -> Policy:
+    source = TinyPolicy(
+        hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, max_positions=128, seed=seed, warm_start=None
+    )
+    return source.load(dataset=None, cache=None)  # type: ignore[arg-type]
+
+
+def algorithm(**options: object) -> Algorithm:
+    """Naive GRPO, but for the options given."""
+    base = {
+        "clip": Clip(0.8, 1.2),
+        "loss": TokenLevel(),
+        "overlong": NoOverlong(),
+        "sampling": Static(),
+        "advantage": GroupNormalized(),
+        "kl": NoKL(),
+    }
+    return Algorithm(**base | options)  # type: ignore[arg-type]
+
+
+def make_group(
+    number: int, scores: Sequence[float], lengths: Sequence[int] | None = None, truncated: Sequence[bool] | None = None
+) -> Group:
+    """A group of random tokens; a completion is correct iff its score is positive."""
+    generator = torch.Generator().manual_seed(number)
+    lengths = lengths or [3 + (number + i) % 4 for i in range(len(scores))]
+    truncated = truncated or [False] * len(scores)
+    completions = tuple(
+        Completion(
+            tokens=torch.randint(3, 90, (length,), generator=generator),
+            logps=-3 - torch.rand(length, generator=generator),
+            entropies=torch.rand(length, generator=generator),
+            truncated=cut,
+        )
+        for length, cut in zip(lengths, truncated, strict=True)
+    )
+    return Group(
+        draw=PromptDraw(number, Prompt(f"{number}+1=", str(number + 1), f"test:{number}")),
+        prompt_tokens=tuple(range(5, 7 + number % 3)),
+        completions=completions,
+        texts=tuple("x" for _ in scores),
+        grades=tuple(Grade(score=score, correct=score > 0) for score in scores),
+    )
+
+
+def even_length(completions: list[str], **columns: object) -> list[float]:
+    """A reward that a random policy earns about half of the time."""
+    return [1.0 if len(completion) % 2 == 0 else -1.0 for completion in completions]

@@ -1,0 +1,67 @@
+"""Whole runs of `train.py` on a policy small enough for tests, inside this process or in one of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+from transformers import AutoModelForCausalLM
+
+import train
+
+ROOT = Path(__file__).parent.parent
+
+SMALL = (
+    "policy.hidden_size=32", "policy.intermediate_size=64", "policy.num_heads=2", "policy.warm_start=null",
+    "data.num_train=10", "data.num_validation=8", "evaluation.num_prompts=8", "evaluation.num_completions=2",
+    "evaluation.every=2", "reward=function", "reward.path=conftest.even_length", "num_steps=4",
+    "num_prompts_per_step=4", "num_completions_per_prompt=4", "num_gradient_steps=2", "num_warmup_steps=2",
+    "max_new_tokens=12", "overlong.cache_tokens=4", "optimizer.lr=1e-3", "micro_batch_tokens=200",
+    "callbacks.checkpoint.every=1", "callbacks.completions.every=2",
+)  # fmt: skip
+
+
+def config(*overrides: str) -> DictConfig:
+    """The composed configuration, as `train.py` gets it."""
+    with initialize(version_base="1.3", config_path="../conf"):
+        composed = compose("config", overrides=list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(composed)
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed
+
+
+def run(folder: Path, *overrides: str) -> Path:
+    """Runs in this process into `folder`."""
+    small = [o for o in SMALL if not any(o.split("=")[0] == other.split("=")[0] for other in overrides)]
+    if any(o in overrides for o in ("overlong=none", "overlong=filter", "experiment=grpo", "experiment=ppo_clip")):
+        small = [o for o in small if not o.startswith("overlong.")]
+    train.run(config(*small, *overrides, f"run_folder={folder}"))
+    return folder
+
+
+def command(folder: Path, *overrides: str) -> subprocess.Popen:
+    """Starts `python train.py` in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, str(ROOT / "train.py"), f"hydra.run.dir={folder}", *overrides]
+    return subprocess.Popen(arguments, env=environment, cwd=folder.parent, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The exported policy's weights, loaded as any user would."""
+    return AutoModelForCausalLM.from_pretrained(folder / "policy").state_dict()
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    """Bit for bit."""
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), f"{name} differs by {(ours[name] - theirs[name]).abs().max()}"

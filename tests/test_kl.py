@@ -1,0 +1,30 @@
+import math
+
+import pytest
+import torch
+
+from dapo_lightning.algorithm.kl import K3, NoKL
+
+
+def test_by_hand():
+    # d = ref - logp = log 2 and -log 2: 2 - log 2 - 1 and 0.5 + log 2 - 1
+    logps = torch.tensor([[-1.0, -1.0]])
+    reference = logps + torch.tensor([[math.log(2), -math.log(2)]])
+    expected = 0.1 * torch.tensor([[1 - math.log(2), math.log(2) - 0.5]])
+    torch.testing.assert_close(K3(0.1).penalty(logps, reference), expected)
+
+
+def test_is_an_unbiased_estimate_of_kl():
+    p, q = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.3, 0.3, 0.4])
+    expectation = (p * K3(1.0).penalty(p.log(), q.log())).sum()
+    torch.testing.assert_close(expectation, (p * (p / q).log()).sum())
+
+
+def test_none_is_zero_and_needs_no_reference():
+    assert not NoKL().penalty(torch.randn(2, 3), torch.randn(2, 3)).any()
+    assert not NoKL.needs_reference and K3.needs_reference
+
+
+def test_coefficient_must_be_positive():
+    with pytest.raises(ValueError, match="kl=none"):
+        K3(0.0)
