@@ -53,6 +53,8 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def save(self) -> None:
+        if not self._rows:
+            return
         columns = {name: None for row in self._rows.values() for name in row}
         partial = self._path.with_suffix(".partial")
         partial.parent.mkdir(parents=True, exist_ok=True)

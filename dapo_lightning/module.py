@@ -98,25 +98,24 @@ class DAPOModule(L.LightningModule):
             log.warning("step %d: %s", history.dapo_steps + 1, filled.warning)
         records = ranks.gather(self._records)
 
-        sums, outcomes = TokenSums(), []
+        outcomes: list[reporting.GradientStep] = []
         self.updating = True
         with self.sampler.clock("update"):
             if self._rewards_are_finite(filled.groups):
                 mini_batches = prepare(filled.groups, self.algorithm, self.num_gradient_steps, ranks)
                 mini_batches = [self._with_logps(mini_batch) for mini_batch in mini_batches]
                 for mini_batch in mini_batches:
-                    outcome = self._gradient_step(mini_batch, ranks)
-                    sums += outcome.sums
-                    outcomes.append(outcome)
+                    outcomes.append(self._gradient_step(mini_batch, ranks))
             scheduler = self.lr_schedulers()
             learning_rate = scheduler.get_last_lr()[0]
             scheduler.step()
-        history.dapo_steps += 1
         self.updating = False
 
+        sums = sum((outcome.sums for outcome in outcomes), TokenSums())
         seconds = {name: total - clock_before.get(name, 0.0) for name, total in self.sampler.clock.seconds.items()}
-        metrics = reporting.step_metrics(records, filled, sums, outcomes, seconds, learning_rate, self.num_completions)
-        history.add_step(metrics, records, seconds)
+        metrics = reporting.step_metrics(records, filled, sums, outcomes, seconds, learning_rate)
+        history.add_step(records, filled, sums)
+        metrics |= {"steps/dapo": float(history.dapo_steps), "steps/gradient": float(history.gradient_steps)}
         self.last_groups, self.last_metrics = filled.groups, metrics
         self._log_step(metrics)
 

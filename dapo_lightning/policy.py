@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,7 @@ WarmStartFunction = Callable[[Policy, Dataset, str, Path], None]
 
 @dataclass(frozen=True)
 class TinyPolicy:
-    """A Llama of a few million parameters that reads characters: it learns on two CPU cores, and is to the rest of
+    """A Llama of a few million parameters that reads numbers and characters: it learns on two CPU cores, and is to the rest of
     the code what a 32B model is.
 
     Args:
@@ -79,12 +79,13 @@ class TinyPolicy:
     num_layers: int
     num_heads: int
     max_positions: int
+    initializer_range: float
     seed: int
     warm_start: WarmStartFunction | str | None
 
     def load(self, dataset: Dataset, cache: Path) -> Policy:
         """Builds the policy and gives it its first skills; a warm start is kept under `cache`."""
-        policy = Policy(self._model(), character_tokenizer())
+        policy = Policy(self._model(), tiny_tokenizer())
         if isinstance(self.warm_start, str):
             _copy_weights(self.warm_start, policy.model)
         elif self.warm_start is not None:
@@ -93,7 +94,7 @@ class TinyPolicy:
         return policy
 
     def _model(self) -> PreTrainedModel:
-        tokenizer = character_tokenizer()
+        tokenizer = tiny_tokenizer()
         config = LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.hidden_size,
@@ -102,6 +103,7 @@ class TinyPolicy:
             num_attention_heads=self.num_heads,
             num_key_value_heads=self.num_heads,
             max_position_embeddings=self.max_positions,
+            initializer_range=self.initializer_range,
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
@@ -112,13 +114,17 @@ class TinyPolicy:
             return LlamaForCausalLM(config)
 
 
-def character_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per printable ASCII character, plus <pad>, <eos> and <unk>."""
-    symbols: Sequence[str] = ["<pad>", "<eos>", "<unk>", *string.printable[:95], "\n"]
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per number below 100, per signed digit, and per printable ASCII character; <pad>, <eos>, <unk>."""
+    numbers = [str(number) for number in range(100)] + [f"0{digit}" for digit in range(10)]
+    signed = [sign + digit for sign in "+-" for digit in string.digits]
+    characters = [character for character in string.printable[:95] if not character.isdigit()]
+    symbols = ["<pad>", "<eos>", "<unk>", *numbers, *signed, *characters, "\n"]
     backend = tokenizers.Tokenizer(
         tokenizers.models.WordLevel({symbol: index for index, symbol in enumerate(symbols)}, unk_token="<unk>")
     )
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    pieces = tokenizers.Regex(r"[+-]\d|\d{1,2}|[\s\S]")
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(pieces, "isolated")
     backend.decoder = tokenizers.decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"

@@ -42,12 +42,13 @@ class History:
     tokens_trained: int = 0
     evaluations: dict[int, dict[str, float]] = field(default_factory=dict)
 
-    def add_step(self, metrics: dict[str, float], records: Sequence[GroupRecord], seconds: dict[str, float]) -> None:
-        """Counts what one DAPO step generated and trained on."""
+    def add_step(self, records: Sequence[GroupRecord], filled: Filled, sums: TokenSums) -> None:
+        """Counts one DAPO step: what it generated and trained on."""
+        self.dapo_steps += 1
         self.groups_generated += len(records)
-        self.groups_useful += round(metrics["groups/useful"] * len(records))
+        self.groups_useful += filled.reasons.get("useful", 0)
         self.tokens_generated += sum(sum(record.num_tokens) for record in records)
-        self.tokens_trained += round(metrics["tokens/trained"])
+        self.tokens_trained += round(sums.tokens)
 
     def state_dict(self, clock: Clock) -> dict[str, Any]:
         return asdict(self) | {"seconds": dict(clock.seconds)}
@@ -78,7 +79,6 @@ def step_metrics(
     gradient_steps: Sequence[GradientStep],
     seconds: dict[str, float],
     learning_rate: float,
-    num_completions: int,
 ) -> dict[str, float]:
     """Everything that is logged for one DAPO step.
 
@@ -87,14 +87,13 @@ def step_metrics(
     weights are those that sampled.
     """
     num_groups = filled.num_groups_generated
-    num_trained = len(filled.groups) * num_completions
     num_generated_tokens = sum(sum(record.num_tokens) for record in records)
     metrics = completion_metrics(records)
     metrics |= {f"groups/{reason}": filled.reasons.get(reason, 0) / num_groups for reason in REASONS}
     metrics |= {
         "groups/kept": len(filled.groups) / num_groups,
         "sampling/rounds": float(filled.num_rounds),
-        "sampling/generated_per_trained": num_groups * num_completions / max(1, num_trained),
+        "sampling/generated_per_trained": num_groups / max(1, len(filled.groups)),
         "tokens/generated": float(num_generated_tokens),
         "tokens/trained": sums.tokens,
         "learning_rate": learning_rate,
@@ -123,9 +122,10 @@ def _update_metrics(sums: TokenSums, gradient_steps: Sequence[GradientStep]) -> 
         "clip/upper_fraction": sums.clipped_above / sums.tokens,
         "clip/lower_fraction": sums.clipped_below / sums.tokens,
         "kl/old": sums.kl_old / sums.tokens,
-        "kl/reference": sums.kl_reference / sums.tokens,
-        "gradient/norm": max(step.gradient_norm for step in gradient_steps),
+        "gradient/norm": sum(step.gradient_norm for step in gradient_steps) / len(gradient_steps),
     }
+    if sums.kl_reference:
+        metrics["kl/reference"] = sums.kl_reference / sums.tokens
     first = next(step.sums for step in gradient_steps if step.sums.tokens)
     metrics["sampling/logp_gap"] = first.sampling_gap / first.tokens
     if sums.clipped_above:

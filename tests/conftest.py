@@ -33,8 +33,9 @@ def policy() -> Policy:
 
 def tiny(seed: int) -> Policy:
     source = TinyPolicy(
-        hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, max_positions=128, seed=seed, warm_start=None
-    )
+        hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, max_positions=512, initializer_range=0.05,
+        seed=seed, warm_start=None,
+    )  # fmt: skip
     return source.load(dataset=None, cache=None)  # type: ignore[arg-type]
 
 

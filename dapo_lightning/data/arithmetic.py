@@ -1,74 +1,117 @@
-"""Running totals: procedural arithmetic that a tiny policy can learn on two cores."""
+"""Running totals: procedural arithmetic that a tiny policy can learn on two cores.
+
+`7a+5b-3=` asks for the total of 7, +5 and -3; the letters number the terms, so that finding the next one is a look-up
+and not counting. `7a+5=12b-3=9#9` is a right completion: what stands after the last `#` is the answer.
+
+The worked examples are all correct, but written in several ways: plain steps, steps with idle checks (`a+5=12?12?12`),
+an early jump to the answer, or the answer at once. A tiny policy cannot do the last two in its head, and idle
+checks run into the token budget. So what it has to unlearn are habits, choices that it makes at random after the
+warm start, and there is work for every technique: easy prompts that come out all right and hard ones that come out all
+wrong, a long tail of lengths, a useful way of writing that starts out rare.
+"""
 
 from __future__ import annotations
 
 import random
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dapo_lightning.data import WorkedExample
 from dapo_lightning.types import Prompt
 
+Terms = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """"7+5-3=" asks for the total of `min_terms` to `max_terms` single digits; "#9" answers."""
+    """Sums of `min_terms` to `max_terms` signed digits whose running total stays within 0..max_total.
+
+    Args:
+        num_train, num_validation: distinct prompts; the two sets are disjoint, and no held-out prompt is ever shown as
+            a worked example.
+        plain_share: the first worked examples, as a share of all, are plain steps only: the skill before the habits.
+        direct, checked: of the later ones, how many give the answer at once, and how many check idly.
+        jump: probability, after each step, of jumping to the answer.
+        check: probability of yet another idle check.
+    """
 
     min_terms: int
     max_terms: int
+    max_total: int
     num_train: int
     num_validation: int
     seed: int
-    guess: float
-    verify: float
-    again: float
+    plain_share: float
+    direct: float
+    checked: float
+    jump: float
+    check: float
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.min_terms <= self.max_terms <= 20:
+            raise ValueError(f"data.min_terms={self.min_terms} and data.max_terms={self.max_terms}: 2 to 20, in order.")
+        if not 9 <= self.max_total <= 99:
+            raise ValueError(f"data.max_total={self.max_total}: 9 to 99.")
+        if not 0 <= self.direct + self.checked <= 1 or not 0 <= self.jump <= 1 or not 0 <= self.check < 1:
+            raise ValueError("data.direct + data.checked, data.jump and data.check are probabilities (check below 1).")
 
     def train_prompts(self) -> Sequence[Prompt]:
+        """`num_train` distinct prompts."""
         return self._prompts()[self.num_validation :]
 
     def validation_prompts(self) -> Sequence[Prompt]:
+        """`num_validation` distinct prompts, none of them in the train set."""
         return self._prompts()[: self.num_validation]
 
-    def _prompts(self) -> list[Prompt]:
-        rng = random.Random(self.seed)
-        seen: dict[str, Prompt] = {}
-        while len(seen) < self.num_train + self.num_validation:
-            terms = self._terms(rng)
-            text = _text(terms)
-            seen.setdefault(text, Prompt(text=text, answer=str(sum(terms)), source=f"arithmetic:{len(seen)}"))
-        return list(seen.values())
-
-    def _terms(self, rng: random.Random) -> list[int]:
-        terms = [rng.randint(1, 9)]
-        for _ in range(rng.randint(self.min_terms, self.max_terms) - 1):
-            term = rng.randint(1, 9)
-            minus = rng.random() < 0.4 and sum(terms) >= term
-            terms.append(-term if minus else term)
-        return terms
-
     def worked_examples(self, count: int, seed: int) -> list[WorkedExample]:
-        rng = random.Random(seed + 1)
+        """Correct solutions of prompts that are not held out, plain ones first."""
+        rng = random.Random(f"worked examples {seed}")
         held_out = {prompt.text for prompt in self.validation_prompts()}
         examples: list[WorkedExample] = []
         while len(examples) < count:
             terms = self._terms(rng)
-            if _text(terms) not in held_out:
-                examples.append(WorkedExample(_text(terms), self._solution(terms, rng)))
+            if _question(terms) not in held_out:
+                plain = len(examples) < self.plain_share * count
+                examples.append(WorkedExample(_question(terms), self._solution(terms, plain, rng)))
         return examples
 
-    def _solution(self, terms: list[int], rng: random.Random) -> str:
-        style = rng.random()
-        if style < self.guess:
+    def _prompts(self) -> list[Prompt]:
+        rng = random.Random(f"prompts {self.seed}")
+        prompts: dict[str, Prompt] = {}
+        wanted = self.num_train + self.num_validation
+        for _ in range(100 * wanted):
+            terms = self._terms(rng)
+            text = _question(terms)
+            prompts.setdefault(text, Prompt(text, str(sum(terms)), f"arithmetic:{len(prompts)}"))
+            if len(prompts) == wanted:
+                return list(prompts.values())
+        raise ValueError(f"data: there are too few sums of this size for {wanted} distinct prompts; lower data.num_train.")
+
+    def _terms(self, rng: random.Random) -> Terms:
+        terms = [rng.randint(0, 9)]
+        for _ in range(rng.randint(self.min_terms, self.max_terms) - 1):
+            total = sum(terms)
+            terms.append(rng.randint(max(-9, -total), min(9, self.max_total - total)))
+        return tuple(terms)
+
+    def _solution(self, terms: Terms, plain: bool, rng: random.Random) -> str:
+        style = 1.0 if plain else rng.random()
+        if style < self.direct and len(terms) > 2:  # two terms are never answered at once: some prompts start all right
             return f"#{sum(terms)}"
-        again = self.again if style < self.guess + self.verify else 0.0
-        total, written = terms[0], str(terms[0])
-        for term in terms[1:]:
+        check = self.check if style < self.direct + self.checked else 0.0
+        total = terms[0]
+        written = str(total)
+        for label, term in zip(string.ascii_lowercase, terms[1:], strict=False):
             total += term
-            written += f"{term:+d}={total}"
-            while rng.random() < again:
+            written += f"{label}{term:+d}={total}"
+            while rng.random() < check:
                 written += f"?{total}"
-        return f"{written}#{total}"
+            if not plain and rng.random() < self.jump:
+                break
+        return f"{written}#{sum(terms)}"
 
 
-def _text(terms: list[int]) -> str:
-    return "".join(f"{term:+d}" for term in terms).lstrip("+") + "="
+def _question(terms: Terms) -> str:
+    labelled = zip(string.ascii_lowercase, terms[1:], strict=False)
+    return str(terms[0]) + "".join(f"{label}{term:+d}" for label, term in labelled) + "="

@@ -35,7 +35,8 @@ def draw_curves(run_folder: Path) -> Path:
                 _plot(axis, rows, name)
         axis.set(title=title, xlabel="DAPO steps")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
+        if axis.lines:
+            axis.legend(fontsize="small")
     path = run_folder / "curves.png"
     figure.savefig(path, dpi=100)
     plt.close(figure)

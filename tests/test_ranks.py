@@ -1,0 +1,45 @@
+"""Two processes train what one process trains."""
+
+import json
+
+import pytest
+import torch
+from runs import SMALL, command, weights
+
+RUN = [*SMALL, "num_steps=3", "evaluation.every=3", "num_prompts_per_step=8", "data.num_train=40", "max_new_tokens=60"]
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+
+
+@pytest.mark.parametrize("sampling", ["static", "dynamic"])
+@pytest.mark.parametrize("loss", ["token_level", "token_level_per_prompt", "sample_level"])
+def test_two_processes_equal_one(tmp_path, sampling, loss):
+    """With dynamic sampling the ranks' prompts yield unequal numbers of useful groups."""
+    overrides = [*RUN, f"sampling={sampling}", f"loss={loss}"]
+    finish(command(tmp_path / "one", *overrides))
+    finish(command(tmp_path / "two", *overrides, "trainer=ddp_cpu"))
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    moved = max(float((one[name] - start).abs().max()) for name, start in _start().items())
+    apart = max(float((one[name] - two[name]).abs().max()) for name in one)
+    # Sums in another order; Adam turns relative differences of tiny gradients into absolute ones of its step (1e-3).
+    assert apart < 0.01 * moved, (apart, moved)
+    for name in ("before", "after", "tokens", "gradient_steps", "useful_group_share"):
+        ours, theirs = (json.loads((tmp_path / f / "summary.json").read_text())[name] for f in ("one", "two"))
+        assert ours == pytest.approx(theirs, rel=1e-4), name
+
+
+def _start():
+    from conftest import tiny
+
+    return dict(tiny(seed=0).model.state_dict()) | {}
+
+
+def test_shares_cover_everything_once():
+    from dapo_lightning.ranks import Ranks
+
+    shares = [Ranks(rank, 3).mine(range(10)) for rank in range(3)]
+    assert sorted(i for share in shares for i in share) == list(range(10))
+    assert torch.equal(Ranks().sum(torch.ones(2)), torch.ones(2)) and Ranks().max(3) == 3

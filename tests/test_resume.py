@@ -1,0 +1,93 @@
+"""Stop and resume: `kill -9` at some moment, continue, and end with the same weights, bit for bit."""
+
+import json
+import re
+import time
+
+import pytest
+import torch
+from runs import SMALL, assert_same_weights, command
+
+from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest
+from dapo_lightning.logger import read_metrics
+
+RUN = [*SMALL, "num_steps=8", "callbacks.checkpoint.every=2", "evaluation.every=3"]  # 10 prompts: across epochs
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def kill_at(process, folder, step):
+    """SIGKILL once metrics.csv has a row for `step`."""
+    deadline = time.time() + 200
+    while time.time() < deadline:
+        if (folder / "metrics.csv").exists() and read_metrics(folder / "metrics.csv")[-1]["step"] >= step:
+            process.kill()
+            process.communicate()
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    raise AssertionError("the run made no progress")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("resume") / "straight"
+    finish(command(folder, *RUN))
+    return folder
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_killed_and_resumed_equals_straight_bit_for_bit(straight, tmp_path, step):
+    folder = tmp_path / "killed"
+    first = command(folder, *RUN)
+    kill_at(first, folder, step + 2)
+    reached = latest(folder / "checkpoints")
+    assert reached is not None
+    finish(command(folder, f"resume={folder}"))
+    assert_same_weights(straight, folder)
+
+    ours, theirs = read_metrics(folder / "metrics.csv"), read_metrics(straight / "metrics.csv")
+    timing = re.compile(r"second|memory")
+    for one, other in zip(ours, theirs, strict=True):
+        assert {k: v for k, v in one.items() if not timing.search(k)} == {
+            k: v for k, v in other.items() if not timing.search(k)
+        }
+    assert (folder / "completions.jsonl").read_text() == (straight / "completions.jsonl").read_text()
+    before, after = (json.loads((f / "summary.json").read_text()) for f in (straight, folder))
+    for name in ("before", "after", "evaluations", "dapo_steps", "gradient_steps", "tokens", "useful_group_share"):
+        assert before[name] == after[name], name
+
+
+def test_resuming_a_finished_run_adds_steps_or_changes_nothing(straight, tmp_path):
+    output = finish(command(straight, f"resume={straight}"))
+    assert "8 DAPO steps" in output
+
+
+@pytest.mark.parametrize(
+    ("override", "says"), [("clip.upper=1.3", "clip.upper=1.3 would have no effect"), ("resume=nowhere", "nowhere")]
+)
+def test_what_resume_cannot_honour_is_refused(straight, override, says):
+    overrides = [override] if override.startswith("resume") else [f"resume={straight}", override]
+    process = command(straight, *overrides)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 1 and says in output and "Traceback" not in output
+
+
+def test_a_kill_during_the_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    writer, path = AtomicCheckpointIO(), tmp_path / "step=000001.ckpt"
+    writer.save_checkpoint({"value": 1}, path)
+
+    def dies_half_way(checkpoint, file):
+        file.write(b"half a checkpoint")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", dies_half_way)
+    for target in (path, tmp_path / "step=000002.ckpt"):
+        with pytest.raises(KeyboardInterrupt):
+            writer.save_checkpoint({"value": 2}, target)
+    assert latest(tmp_path) == path
+    assert torch.load(path) == {"value": 1}
