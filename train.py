@@ -6,6 +6,7 @@ import datetime
 import logging
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ def run_folder(resume: str | None, experiment: str | None) -> str:
     """A new folder for a new run, the old one for a run that is resumed."""
     return resume or f"outputs/{experiment or 'custom'}/{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
 
+
+for harmless in ("in eval mode", "LeafSpec", "before `optimizer.step", "does not have many workers"):
+    warnings.filterwarnings("ignore", message=f".*{harmless}")  # the policy has no dropout; skipped steps are counted
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
 

@@ -40,12 +40,14 @@ class WarmStart:
         num_steps: gradient steps.
         batch_size: worked examples per step; none is shown twice.
         learning_rate: the highest, reached after warm-up.
+        max_solution_tokens: longer solutions are cut there, without an end token, as sampling would cut them.
         seed: which worked examples.
     """
 
     num_steps: int
     batch_size: int
     learning_rate: float
+    max_solution_tokens: int
     seed: int
 
     def __call__(self, policy: Policy, dataset: Dataset, description: str, cache: Path) -> None:
@@ -87,8 +89,8 @@ class WarmStart:
         examples = teacher.worked_examples(self.num_steps * self.batch_size, self.seed)
         end = torch.tensor([policy.tokenizer.eos_token_id])
         rows = [
-            (policy.encode(example.prompt), torch.cat([torch.tensor(policy.encode(example.solution)), end]))
-            for example in examples
+            (policy.encode(e.prompt), torch.cat([torch.tensor(policy.encode(e.solution)), end])[: self.max_solution_tokens])
+            for e in examples
         ]
         bar = tqdm(range(self.num_steps), desc="warm start", unit="step")
         for step in bar:

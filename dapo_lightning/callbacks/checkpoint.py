@@ -63,7 +63,7 @@ class AtomicCheckpoint(Checkpoint):
     def _save(self, trainer: L.Trainer, steps: int) -> None:
         path = self.folder / f"step={steps:06d}.ckpt"
         if not path.exists():
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
         if trainer.is_global_zero:
             for old in _all(self.folder)[: -self.keep]:
                 old.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 import string
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,8 +29,9 @@ class Arithmetic:
     """Sums of `min_terms` to `max_terms` signed digits whose running total stays within 0..max_total.
 
     Args:
-        num_train, num_validation: distinct prompts; the two sets are disjoint, and no held-out prompt is ever shown as
-            a worked example.
+        num_train, num_validation: prompts, drawn alike from two disjoint classes of sums: a tenth of all sums, by a hash
+            of their text, is held out, and never shown as a worked example either. There are few short sums, so a set
+            holds them more than once.
         plain_share: the first worked examples, as a share of all, are plain steps only: the skill before the habits.
         direct, checked: of the later ones, how many give the answer at once, and how many check idly.
         jump: probability, after each step, of jumping to the answer.
@@ -57,43 +59,38 @@ class Arithmetic:
             raise ValueError("data.direct + data.checked, data.jump and data.check are probabilities (check below 1).")
 
     def train_prompts(self) -> Sequence[Prompt]:
-        """`num_train` distinct prompts."""
-        return self._prompts()[self.num_validation :]
+        """`num_train` prompts."""
+        return self._prompts("train", self.num_train)
 
     def validation_prompts(self) -> Sequence[Prompt]:
-        """`num_validation` distinct prompts, none of them in the train set."""
-        return self._prompts()[: self.num_validation]
+        """`num_validation` prompts, none of them in the train set."""
+        return self._prompts("validation", self.num_validation)
 
     def worked_examples(self, count: int, seed: int) -> list[WorkedExample]:
         """Correct solutions of prompts that are not held out, plain ones first."""
         rng = random.Random(f"worked examples {seed}")
-        held_out = {prompt.text for prompt in self.validation_prompts()}
-        examples: list[WorkedExample] = []
-        while len(examples) < count:
-            terms = self._terms(rng)
-            if _question(terms) not in held_out:
-                plain = len(examples) < self.plain_share * count
-                examples.append(WorkedExample(_question(terms), self._solution(terms, plain, rng)))
-        return examples
+        questions = (self._terms(rng, held_out=False) for _ in range(count))
+        return [
+            WorkedExample(_question(terms), self._solution(terms, number < self.plain_share * count, rng))
+            for number, terms in enumerate(questions)
+        ]
 
-    def _prompts(self) -> list[Prompt]:
-        rng = random.Random(f"prompts {self.seed}")
-        prompts: dict[str, Prompt] = {}
-        wanted = self.num_train + self.num_validation
-        for _ in range(100 * wanted):
-            terms = self._terms(rng)
-            text = _question(terms)
-            prompts.setdefault(text, Prompt(text, str(sum(terms)), f"arithmetic:{len(prompts)}"))
-            if len(prompts) == wanted:
-                return list(prompts.values())
-        raise ValueError(f"data: there are too few sums of this size for {wanted} distinct prompts; lower data.num_train.")
+    def _prompts(self, split: str, count: int) -> list[Prompt]:
+        rng = random.Random(f"{split} {self.seed}")
+        questions = (self._terms(rng, held_out=split == "validation") for _ in range(count))
+        return [
+            Prompt(_question(terms), str(sum(terms)), f"arithmetic:{split}:{number}")
+            for number, terms in enumerate(questions)
+        ]
 
-    def _terms(self, rng: random.Random) -> Terms:
-        terms = [rng.randint(0, 9)]
-        for _ in range(rng.randint(self.min_terms, self.max_terms) - 1):
-            total = sum(terms)
-            terms.append(rng.randint(max(-9, -total), min(9, self.max_total - total)))
-        return tuple(terms)
+    def _terms(self, rng: random.Random, held_out: bool) -> Terms:
+        while True:
+            terms = [rng.randint(0, 9)]
+            for _ in range(rng.randint(self.min_terms, self.max_terms) - 1):
+                total = sum(terms)
+                terms.append(rng.randint(max(-9, -total), min(9, self.max_total - total)))
+            if (zlib.crc32(_question(terms).encode()) % 10 == 0) == held_out:
+                return tuple(terms)
 
     def _solution(self, terms: Terms, plain: bool, rng: random.Random) -> str:
         style = 1.0 if plain else rng.random()
@@ -112,6 +109,6 @@ class Arithmetic:
         return f"{written}#{sum(terms)}"
 
 
-def _question(terms: Terms) -> str:
+def _question(terms: Sequence[int]) -> str:
     labelled = zip(string.ascii_lowercase, terms[1:], strict=False)
     return str(terms[0]) + "".join(f"{label}{term:+d}" for label, term in labelled) + "="
