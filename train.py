@@ -67,7 +67,9 @@ def resumed(config: DictConfig) -> DictConfig:
             f"resume keeps the configuration of its run, so {' '.join(refused)} would have no effect: leave it out, "
             "or start a new run with policy.warm_start=<run folder>/policy. Only num_steps can be changed."
         )
-    saved = OmegaConf.load(folder / "config.yaml")
+    text = (folder / "config.yaml").read_text()
+    old_folder = OmegaConf.create(text).run_folder
+    saved = OmegaConf.create(text.replace(old_folder, str(folder.resolve())))  # the run may have been moved
     return OmegaConf.merge(saved, OmegaConf.from_dotlist(overrides), {"resume": str(folder)})
 
 
@@ -94,7 +96,9 @@ def run(config: DictConfig) -> float:
 
 def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     """The module and the data module; what is cheap to check comes first."""
-    techniques = {name: instantiate(config[name]) for name in ("clip", "loss", "overlong", "sampling", "advantage", "kl")}
+    techniques = {
+        name: instantiate(config[name]) for name in ("clip", "loss", "overlong", "sampling", "advantage", "kl")
+    }
     algorithm = Algorithm(**techniques)
     generation = Generation(config.max_new_tokens, config.temperature, config.top_p)
     evaluation = Generation(config.max_new_tokens, config.evaluation.temperature, config.evaluation.top_p)
@@ -153,7 +157,13 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
 
 
 def save_config(config: DictConfig, folder: Path) -> None:
-    """The resolved configuration, with the group options it came from as `choices`."""
+    """The resolved configuration, with the group options it came from as `choices`.
+
+    Raises:
+        ConfigError: if the folder already holds a run.
+    """
+    if (folder / "config.yaml").exists():
+        raise ConfigError(f"{folder} already holds a run: continue it with resume={folder}, or choose another folder.")
     choices = {k: v for k, v in HydraConfig.get().runtime.choices.items() if "hydra/" not in k}
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     folder.mkdir(parents=True, exist_ok=True)

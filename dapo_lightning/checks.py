@@ -60,7 +60,7 @@ def _check_batches(config: Mapping[str, Any]) -> None:
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
     if str(trainer["strategy"]).startswith("fsdp"):
         raise ConfigError(
-            f"trainer.strategy={trainer['strategy']}: FSDP1 cannot clip gradients or accumulate them by hand, which the "
+            f"trainer.strategy={trainer['strategy']}: FSDP1 cannot clip gradients or accumulate them by hand, as the "
             "DAPO step does. Use trainer=ddp_cpu or a DDP strategy."
         )
     if str(trainer["precision"]).startswith("16"):
@@ -68,13 +68,11 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
             f"trainer.precision={trainer['precision']}: loss scaling hides gradient norms from the step. "
             "Use trainer.precision=bf16-mixed or 32-true."
         )
-    tasks = os.environ.get("SLURM_NTASKS")
-    # An interactive shell has a task count, too, but its one process is ours to launch from.
-    if tasks and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive") and isinstance(trainer["devices"], int):
-        ranks = trainer["devices"] * trainer["num_nodes"]
-        if int(tasks) > ranks:
-            raise ConfigError(
-                f"SLURM started {tasks} tasks, but trainer.devices={trainer['devices']} on num_nodes="
-                f"{trainer['num_nodes']} makes {ranks} ranks: the others would train the same thing into the same folder. "
-                "Set trainer.devices to the tasks per node, and a strategy."
-            )
+    tasks = int(os.environ.get("SLURM_NTASKS", 1))
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")  # its one process launches the others
+    if isinstance(trainer["devices"], int) and not interactive and tasks > trainer["devices"] * trainer["num_nodes"]:
+        raise ConfigError(
+            f"SLURM started {tasks} tasks, but trainer.devices={trainer['devices']} on num_nodes="
+            f"{trainer['num_nodes']} makes fewer ranks: the others would train the same thing into the same folder. "
+            "Set trainer.devices to the tasks per node, and a strategy."
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -43,7 +44,10 @@ class MiniBatch:
 
 
 def prepare(
-    groups: Sequence[Group], algorithm: Algorithm, num_gradient_steps: int, ranks: Ranks = Ranks()  # noqa: B008
+    groups: Sequence[Group],
+    algorithm: Algorithm,
+    num_gradient_steps: int,
+    ranks: Ranks = Ranks(),  # noqa: B008
 ) -> list[MiniBatch]:
     """Overlong shaping, advantages, and the weight of every row.
 
@@ -55,10 +59,7 @@ def prepare(
     rewards_PG = torch.stack([shaped_rewards(group, algorithm) for group in groups])
     advantages_PG = algorithm.advantage(rewards_PG)
     bounds = [round(i * len(groups) / num_gradient_steps) for i in range(num_gradient_steps + 1)]
-    return [
-        _mini_batch(groups[low:high], advantages_PG[low:high], algorithm, ranks)
-        for low, high in zip(bounds, bounds[1:], strict=False)
-    ]
+    return [_mini_batch(groups[low:high], advantages_PG[low:high], algorithm, ranks) for low, high in pairwise(bounds)]
 
 
 def shaped_rewards(group: Group, algorithm: Algorithm) -> Tensor:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from dapo_lightning import reporting
 from dapo_lightning.algorithm import Algorithm
+from dapo_lightning.clock import Clock
 from dapo_lightning.data.draw import GroupDraw
 from dapo_lightning.experience import MiniBatch, Row, placeholder, prepare, shaped_rewards
 from dapo_lightning.logprobs import completion_logps
@@ -79,6 +80,7 @@ class DAPOModule(L.LightningModule):
         self.evaluation, self.num_evaluation_completions = evaluation, num_evaluation_completions
         self.logps_are_exact = logps_are_exact
         self._optimizer, self._num_warmup_steps = optimizer, num_warmup_steps
+        self._evaluator = replace(sampler, clock=Clock())  # its time counts as evaluation, not as generate and grade
         # In a tuple, so that torch does not see it: not trained, not in checkpoints.
         self._reference = (sampler.policy.reference_copy(),) if algorithm.kl.needs_reference else ()
         self.history = reporting.History()
@@ -86,8 +88,6 @@ class DAPOModule(L.LightningModule):
         self.last_groups: list[Group] = []  # of the last step, for callbacks
         self.last_metrics: dict[str, float] = {}
         self._records: list[GroupRecord] = []
-
-    # ------------------------------------------------------------------ the step
 
     def training_step(self, draw: GroupDraw, batch_idx: int) -> None:
         """One DAPO step: one rollout, `num_gradient_steps` gradient steps."""
@@ -109,12 +109,12 @@ class DAPOModule(L.LightningModule):
             scheduler = self.lr_schedulers()
             learning_rate = scheduler.get_last_lr()[0]
             scheduler.step()
-        self.updating = False
 
         sums = sum((outcome.sums for outcome in outcomes), TokenSums())
         seconds = {name: total - clock_before.get(name, 0.0) for name, total in self.sampler.clock.seconds.items()}
         metrics = reporting.step_metrics(records, filled, sums, outcomes, seconds, learning_rate)
         history.add_step(records, filled, sums)
+        self.updating = False
         metrics |= {"steps/dapo": float(history.dapo_steps), "steps/gradient": float(history.gradient_steps)}
         self.last_groups, self.last_metrics = filled.groups, metrics
         self._log_step(metrics)
@@ -139,7 +139,9 @@ class DAPOModule(L.LightningModule):
         if self.logps_are_exact:
             rows = [replace(row, old_logps=row.completion.logps) for row in rows]
         else:
-            rows = [replace(row, old_logps=logps) for row, logps in zip(rows, self._logps(self.policy, rows), strict=True)]
+            rows = [
+                replace(row, old_logps=logps) for row, logps in zip(rows, self._logps(self.policy, rows), strict=True)
+            ]
         if self._reference:
             logps_of_rows = self._logps(self._reference[0].to(self.device), rows)
             rows = [replace(row, reference_logps=logps) for row, logps in zip(rows, logps_of_rows, strict=True)]
@@ -207,15 +209,13 @@ class DAPOModule(L.LightningModule):
                 "Lower optimizer.lr, or look at the reward function and at the last checkpoint."
             )
 
-    # ------------------------------------------------------------------ evaluation
-
     def on_validation_epoch_start(self) -> None:
         self._records = []
 
     def validation_step(self, draws: list[PromptDraw], batch_idx: int) -> None:
         """Samples held-out prompts; noise has a stream of its own, the same at every evaluation."""
         with self.sampler.clock("evaluate"):
-            groups = self.sampler(draws, self.num_evaluation_completions, self.evaluation, "validation")
+            groups = self._evaluator(draws, self.num_evaluation_completions, self.evaluation, "validation")
         self._records += [GroupRecord.of(group, [0.0] * group.size) for group in groups]
 
     def on_validation_epoch_end(self) -> None:
@@ -223,8 +223,6 @@ class DAPOModule(L.LightningModule):
         self.history.evaluations[self.history.dapo_steps] = metrics
         named = {f"validation/{name}": value for name, value in metrics.items()}
         self.log_dict(named | {"step": float(self.history.dapo_steps)}, rank_zero_only=True)
-
-    # ------------------------------------------------------------------ Lightning's questions
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(self.policy.parameters())

@@ -66,8 +66,8 @@ WarmStartFunction = Callable[[Policy, Dataset, str, Path], None]
 
 @dataclass(frozen=True)
 class TinyPolicy:
-    """A Llama of a few million parameters that reads numbers and characters: it learns on two CPU cores, and is to the rest of
-    the code what a 32B model is.
+    """A Llama of a few million parameters that reads numbers and characters: it learns on two
+    CPU cores, and is to the rest of the code what a 32B model is.
 
     Args:
         warm_start: how it becomes able to answer at all: a supervised warm start, the folder of a policy to take

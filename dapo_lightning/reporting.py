@@ -131,5 +131,3 @@ def _update_metrics(sums: TokenSums, gradient_steps: Sequence[GradientStep]) -> 
     if sums.clipped_above:
         metrics["clip/upper_probability"] = sums.probability_clipped_above / sums.clipped_above
     return metrics
-
-

@@ -51,6 +51,7 @@ class GroupSampler:
         grades = tuple(self.reward([draw.prompt] * len(texts), texts))
         if len(grades) != len(texts):
             raise RewardError(
-                f"{type(self.reward).__name__} on {draw.prompt.source}: {len(grades)} grades for {len(texts)} completions."
+                f"{type(self.reward).__name__} on {draw.prompt.source}: "
+                f"{len(grades)} grades for {len(texts)} completions."
             )
         return Group(draw, prompt, completions, texts, grades)

@@ -20,7 +20,6 @@ from dapo_lightning.logprobs import completion_logps
 from dapo_lightning.packing import micro_batches
 from dapo_lightning.policy import Policy
 
-
 _MICRO_BATCH_TOKENS = 1024  # padded; small, because padding costs more than a short pass does
 
 
@@ -89,7 +88,10 @@ class WarmStart:
         examples = teacher.worked_examples(self.num_steps * self.batch_size, self.seed)
         end = torch.tensor([policy.tokenizer.eos_token_id])
         rows = [
-            (policy.encode(e.prompt), torch.cat([torch.tensor(policy.encode(e.solution)), end])[: self.max_solution_tokens])
+            (
+                policy.encode(e.prompt),
+                torch.cat([torch.tensor(policy.encode(e.solution)), end])[: self.max_solution_tokens],
+            )
             for e in examples
         ]
         bar = tqdm(range(self.num_steps), desc="warm start", unit="step")

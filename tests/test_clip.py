@@ -47,7 +47,12 @@ def test_no_clip_is_ratio_times_advantage():
 
 @pytest.mark.parametrize(
     ("lower", "upper", "remedy"),
-    [(0.8, 0.28, "clip.upper=1.28"), (0.2, 1.28, "clip.lower=0.8"), (1.1, 1.28, "clip.lower"), (-0.1, 1.2, "clip.lower")],
+    [
+        (0.8, 0.28, "clip.upper=1.28"),
+        (0.2, 1.28, "clip.lower=0.8"),
+        (1.1, 1.28, "clip.lower"),
+        (-0.1, 1.2, "clip.lower"),
+    ],
 )
 def test_bounds_that_look_like_epsilons_are_refused_with_the_likely_meaning(lower, upper, remedy):
     with pytest.raises(ValueError, match=remedy):

@@ -110,10 +110,16 @@ def test_more_slurm_tasks_than_ranks_are_refused(monkeypatch):
 
 @pytest.mark.parametrize(
     ("overrides", "says"),
-    [(["clip.upper=0.28"], "clip.upper=1.28"), (["temperature=0"], "temperature=0"),
-     (["overlong.cache_tokens=1000"], "overlong.cache_tokens"), (["reward=function", "reward.path=no.such"], "reward.path"),
-     (["policy.warm_start=nowhere"], "policy.warm_start=nowhere"), (["data=jsonl", "data.train_path=no", "data.validation_path=no"], "data.train_path")],
-)  # fmt: skip
+    [
+        (["clip.upper=0.28"], "clip.upper=1.28"),
+        (["temperature=0"], "temperature=0"),
+        (["overlong.cache_tokens=1000"], "overlong.cache_tokens"),
+        (["reward=function", "reward.path=no.such"], "reward.path"),
+        (["policy.warm_start=nowhere"], "policy.warm_start=nowhere"),
+        (["data=jsonl", "data.train_path=no", "data.validation_path=no"], "data.train_path"),
+        (["num_completions_per_prompt=1"], "at least two"),
+    ],
+)
 def test_bad_values_are_one_sentence_and_no_traceback(overrides, says, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}", *overrides])
     with pytest.raises(SystemExit) as exit_:
@@ -137,7 +143,9 @@ def test_imports_run_one_way():
                 other = name.split(".")[1]
                 assert other == room or levels[other] < levels[room], f"{path} imports {name}"
             elif room == "algorithm":
-                assert name.split(".")[0] in ("torch", "math", "dataclasses", "typing", "collections", "__future__"), path
+                assert name.split(".")[0] in ("torch", "math", "dataclasses", "typing", "collections", "__future__"), (
+                    path
+                )
             elif room != "train":
                 assert name.split(".")[0] not in ("hydra", "omegaconf"), f"{path}: only train.py knows Hydra"
     assert "dapo_lightning.module" not in _imported(ROOT / "dapo_lightning/data/datamodule.py")

@@ -91,9 +91,17 @@ def write(path, *lines):
 
 
 def test_jsonl_reads_prompts_answers_and_columns(tmp_path):
-    path = write(tmp_path / "a.jsonl", {"prompt": "one\u2028line", "answer": 3, "level": "easy"}, "", {"prompt": "b", "answer": "4"})
+    path = write(
+        tmp_path / "a.jsonl",
+        {"prompt": "one\u2028line", "answer": 3, "level": "easy"},
+        "",
+        {"prompt": "b", "answer": "4"},
+    )
     prompts = JSONLines(path, path).train_prompts()
-    assert [(p.text, p.answer, dict(p.columns)) for p in prompts] == [("one\u2028line", "3", {"level": "easy"}), ("b", "4", {})]
+    assert [(p.text, p.answer, dict(p.columns)) for p in prompts] == [
+        ("one\u2028line", "3", {"level": "easy"}),
+        ("b", "4", {}),
+    ]
     assert prompts[1].source == f"{path}:3"
 
 

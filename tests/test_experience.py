@@ -36,7 +36,10 @@ def gradient(model, rows, options, max_tokens=10_000):
 
 def with_logps(mini_batch):
     reference = [row.completion.logps - 0.1 for row in mini_batch.rows]
-    return [replace(r, old_logps=r.completion.logps, reference_logps=x) for r, x in zip(mini_batch.rows, reference, strict=True)]
+    return [
+        replace(r, old_logps=r.completion.logps, reference_logps=x)
+        for r, x in zip(mini_batch.rows, reference, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)

@@ -10,9 +10,17 @@ PROMPT = Prompt("7+5=", "12", "test:0", {"level": 2})
 
 @pytest.mark.parametrize(
     ("text", "correct", "answer"),
-    [("7+5=12#12", True, "12"), ("#11", False, "11"), ("#11 no #12 ", True, "12"), ("12", False, None), ("", False, None),
-     ("#", False, ""), ("#12\0", False, "12\0"), ("#１２", False, "１２")],
-)  # fmt: skip
+    [
+        ("7+5=12#12", True, "12"),
+        ("#11", False, "11"),
+        ("#11 no #12 ", True, "12"),
+        ("12", False, None),
+        ("", False, None),
+        ("#", False, ""),
+        ("#12\0", False, "12\0"),
+        ("#１２", False, "１２"),
+    ],
+)
 def test_exact(text, correct, answer):
     (grade,) = Exact("#")([PROMPT], [text])
     assert (grade.correct, grade.answer, grade.score) == (correct, answer, 1.0 if correct else -1.0)
@@ -41,7 +49,8 @@ def test_function_gets_all_columns_by_name():
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("raises", "raised KeyError"), ("too_few", "1 scores for 2"), ("not_numbers", "must be a number")]
+    ("name", "says"),
+    [("raises", "raised KeyError"), ("too_few", "1 scores for 2"), ("not_numbers", "must be a number")],
 )
 def test_a_failing_function_is_named_with_its_prompt(name, says):
     with pytest.raises(RewardError, match=rf"test_reward\.{name} on test:0 \('7\+5='\).*{says}"):
@@ -50,5 +59,5 @@ def test_a_failing_function_is_named_with_its_prompt(name, says):
 
 @pytest.mark.parametrize("path", ["nowhere.f", "test_reward.nothing", "f", "test_reward.PROMPT"])
 def test_a_path_that_cannot_be_called_is_refused(path):
-    with pytest.raises(ValueError, match="reward.path"):
+    with pytest.raises(ValueError, match=r"reward\.path"):
         Function(path)

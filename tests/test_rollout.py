@@ -35,9 +35,7 @@ def test_recorded_logps_are_those_of_a_forward_pass(policy, generation):
     groups = Decode()(policy.model, PROMPTS, NOISE, generation, ENDS)
     prompts = [prompt for prompt in PROMPTS for _ in range(8)]
     with torch.no_grad():
-        logps, mask = completion_logps(
-            policy.model, prompts, [c.tokens for c in flat(groups)], generation.temperature
-        )
+        logps, mask = completion_logps(policy.model, prompts, [c.tokens for c in flat(groups)], generation.temperature)
     for row, completion in enumerate(flat(groups)):
         assert mask[row].sum() == completion.num_tokens
         torch.testing.assert_close(logps[row, : completion.num_tokens], completion.logps, atol=1e-4, rtol=1e-4)

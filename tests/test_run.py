@@ -22,7 +22,8 @@ from dapo_lightning.reward import RewardError
 
 LOGGED = """
     reward/mean reward/std accuracy groups/useful groups/all_correct groups/all_wrong groups/kept sampling/rounds
-    sampling/generated_per_trained length/mean length/min length/max length/truncated overlong/penalty entropy probability
+    sampling/generated_per_trained length/mean length/min length/max length/truncated overlong/penalty entropy
+    probability
     clip/upper_fraction clip/lower_fraction ratio/mean ratio/max kl/old gradient/norm learning_rate steps/dapo
     steps/gradient seconds/generate seconds/grade seconds/update tokens_per_second/generate tokens_per_second/grade
     tokens_per_second/update memory/peak_mb sampling/logp_gap loss
@@ -93,7 +94,9 @@ def test_the_exported_policy_loads_and_is_the_trained_one(finished):
 def test_same_config_and_seed_same_run(finished, tmp_path):
     again = run(tmp_path / "again")
     assert_same_weights(finished, again)
-    assert not torch.equal(weights(finished)["lm_head.weight"], weights(run(tmp_path / "c", "seed=1"))["lm_head.weight"])
+    assert not torch.equal(
+        weights(finished)["lm_head.weight"], weights(run(tmp_path / "c", "seed=1"))["lm_head.weight"]
+    )
 
 
 def test_evaluation_does_not_disturb_training(finished, tmp_path):
@@ -241,6 +244,13 @@ def test_steps_in_which_everything_is_masked_are_skipped(tmp_path, monkeypatch):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["gradient_steps"] == 0 and summary["after"]["truncated"] == 1.0
     assert_same_weights_as_start(folder)
+
+
+def test_a_finished_run_can_be_given_more_steps(finished, tmp_path):
+    folder = run(tmp_path / "short", "num_steps=2")
+    resume(folder, "num_steps=4")
+    assert_same_weights(finished, folder)
+    assert list(json.loads((folder / "summary.json").read_text())["evaluations"])[-1] == "4"
 
 
 def test_collapse_is_told_while_the_run_goes_on(tmp_path, caplog):

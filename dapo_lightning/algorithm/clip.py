@@ -33,7 +33,7 @@ class Clip:
         if 0 < self.lower < 0.5:
             raise ValueError(
                 f"clip.lower={self.lower} bounds the ratio; if you meant epsilon_low={self.lower}, "
-                f"write clip.lower={1 - self.lower:g}. A bound below 0.5 hardly clips: use 0 or clip=none to switch it off."
+                f"write clip.lower={1 - self.lower:g}. To switch it off use 0, or clip=none for both bounds."
             )
 
     def objective(self, ratio_BT: Tensor, advantages_B: Tensor) -> Tensor:

@@ -44,15 +44,17 @@ class AtomicCheckpoint(Checkpoint):
         if every < 1 or keep < 1:
             raise ValueError(f"callbacks.checkpoint: every={every} and keep={keep} must be at least 1.")
         self.folder, self.every, self.keep = Path(folder), every, keep
+        self._last_saved = 0
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Saves before the next step rather than after the last: evaluations that were due are then in it."""
-        steps = pl_module.history.dapo_steps
-        if steps and steps % self.every == 0:
-            self._save(trainer, steps)
+        if pl_module.history.dapo_steps % self.every == 0:
+            self._save(trainer, pl_module.history.dapo_steps)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self._save(trainer, pl_module.history.dapo_steps)
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Saves the last step while the epoch is still open, so that a finished run can be given more steps."""
+        if pl_module.history.dapo_steps == trainer.num_training_batches:
+            self._save(trainer, pl_module.history.dapo_steps)
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Saves what was done before the failing step, unless its update had begun."""
@@ -60,10 +62,17 @@ class AtomicCheckpoint(Checkpoint):
             self._save(trainer, pl_module.history.dapo_steps)
             log.info("saved %s; continue with resume=<run folder>", latest(self.folder))
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_saved": self._last_saved}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._last_saved = state_dict["last_saved"]
+
     def _save(self, trainer: L.Trainer, steps: int) -> None:
-        path = self.folder / f"step={steps:06d}.ckpt"
-        if not path.exists():
-            trainer.save_checkpoint(path, weights_only=False)
+        if steps == self._last_saved:
+            return
+        self._last_saved = steps
+        trainer.save_checkpoint(self.folder / f"step={steps:06d}.ckpt", weights_only=False)  # by all ranks, together
         if trainer.is_global_zero:
             for old in _all(self.folder)[: -self.keep]:
                 old.unlink(missing_ok=True)

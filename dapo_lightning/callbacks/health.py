@@ -14,7 +14,8 @@ class HealthWarnings(L.Callback):
     """Warns once per run when entropy, and once when accuracy, has collapsed.
 
     Args:
-        min_entropy_share: warn when entropy falls below this share of the first step's.
+        min_entropy_share: warn when entropy falls below this share of the first step's while accuracy is below 0.9
+            (a policy that has mastered its prompts is rightly sure of itself).
         max_accuracy_drop: warn when accuracy, smoothed over about ten steps, is this far below its best.
     """
 
@@ -29,7 +30,8 @@ class HealthWarnings(L.Callback):
             state |= {"first_entropy": entropy, "smooth": accuracy}
         state["smooth"] += 0.1 * (accuracy - state["smooth"])
         state["best"] = max(state["best"], state["smooth"])
-        if entropy < self.min_entropy_share * state["first_entropy"] and not state["warned_entropy"]:
+        collapsed = entropy < self.min_entropy_share * state["first_entropy"] and accuracy < 0.9
+        if collapsed and not state["warned_entropy"]:
             state["warned_entropy"] = 1.0
             log.warning(
                 "step %d: entropy collapsed from %.3f to %.3f; groups will soon hold nothing to learn from. "

@@ -29,9 +29,9 @@ class Arithmetic:
     """Sums of `min_terms` to `max_terms` signed digits whose running total stays within 0..max_total.
 
     Args:
-        num_train, num_validation: prompts, drawn alike from two disjoint classes of sums: a tenth of all sums, by a hash
-            of their text, is held out, and never shown as a worked example either. There are few short sums, so a set
-            holds them more than once.
+        num_train, num_validation: prompts, drawn alike from two disjoint classes of sums: a tenth of all sums, by a
+            hash of their text, is held out, and never shown as a worked example either. There are few short sums, so a
+            set holds them more than once.
         plain_share: the first worked examples, as a share of all, are plain steps only: the skill before the habits.
         direct, checked: of the later ones, how many give the answer at once, and how many check idly.
         jump: probability, after each step, of jumping to the answer.

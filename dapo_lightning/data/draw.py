@@ -34,7 +34,7 @@ class Filled:
 
 
 class GroupDraw:
-    """"N useful groups, please": a promise that the training step redeems.
+    """ "N useful groups, please": a promise that the training step redeems.
 
     Nothing is sampled before `fill`, so that completions come from the weights that are about to be trained, inside
     the strategy's and the precision's context.

@@ -36,7 +36,9 @@ class JSONLines:
         try:
             lines = Path(path).read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: cannot be read ({error}). Set data.train_path and data.validation_path.") from None
+            raise DataError(
+                f"{path}: cannot be read ({error}). Set data.train_path and data.validation_path."
+            ) from None
         return [self._prompt(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
 
     def _prompt(self, line: str, source: str) -> Prompt:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def sample_tokens(logits_BV: Tensor, noise_B: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor, Tensor]:
+def sample_tokens(
+    logits_BV: Tensor, noise_B: Tensor, temperature: float, top_p: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Inverse-CDF sampling from softmax(logits / temperature), narrowed to its nucleus if top_p < 1.
 
     Returns:
