@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import lightning as L
@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dapo_lightning.algorithm import Algorithm
-from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest
+from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest, steps_done
 from dapo_lightning.checks import ConfigError, check
 from dapo_lightning.data.datamodule import PromptDataModule
 from dapo_lightning.logger import MetricsFile
@@ -67,15 +67,16 @@ def resumed(config: DictConfig) -> DictConfig:
             f"resume keeps the configuration of its run, so {' '.join(refused)} would have no effect: leave it out, "
             "or start a new run with policy.warm_start=<run folder>/policy. Only num_steps can be changed."
         )
-    text = (folder / "config.yaml").read_text()
-    old_folder = OmegaConf.create(text).run_folder
-    saved = OmegaConf.create(text.replace(old_folder, str(folder.resolve())))  # the run may have been moved
-    return OmegaConf.merge(saved, OmegaConf.from_dotlist(overrides), {"resume": str(folder)})
+    saved = read_config(folder)
+    moved = OmegaConf.to_yaml(saved).replace(str(saved.run_folder), str(folder.resolve()))
+    saved = cast(DictConfig, OmegaConf.create(moved))
+    saved.merge_with(OmegaConf.from_dotlist(overrides), {"resume": str(folder)})
+    return saved
 
 
 def run(config: DictConfig) -> float:
     """Builds everything, evaluates, trains, evaluates, and leaves a run folder."""
-    check(OmegaConf.to_container(config, resolve=True))
+    check(as_dict(config))
     folder = Path(config.run_folder)
     checkpoint = latest(folder / "checkpoints") if config.resume else None
     L.seed_everything(config.seed, verbose=False)
@@ -87,7 +88,10 @@ def run(config: DictConfig) -> float:
     started = time.perf_counter()
     if checkpoint is None:
         trainer.validate(module, data, verbose=False)
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
+    if checkpoint is not None and steps_done(checkpoint) >= config.num_steps:  # only the end is missing, if anything
+        trainer.validate(module, data, ckpt_path=checkpoint, verbose=False, weights_only=False)
+    else:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
     if module.history.dapo_steps not in module.history.evaluations:
         trainer.validate(module, data, verbose=False)
     log.info("trained and evaluated in %.0f s", time.perf_counter() - started)
@@ -136,14 +140,13 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
     """Lightning's Trainer; one epoch of `num_steps` batches, each a DAPO step."""
     loggers = instantiate(config.logger)
     if checkpoint is not None:
-        steps = int(checkpoint.stem.removeprefix("step="))
-        config.logger.tensorboard.purge_step = steps + 1
+        config.logger.tensorboard.purge_step = steps_done(checkpoint) + 1
         loggers = instantiate(config.logger)
         for logger in loggers.values():
             if isinstance(logger, MetricsFile):
-                logger.keep_until(steps)
+                logger.keep_until(steps_done(checkpoint))
     return L.Trainer(
-        **OmegaConf.to_container(config.trainer, resolve=True),
+        **as_dict(config.trainer),
         max_epochs=1,
         val_check_interval=min(config.evaluation.every, config.num_steps),
         num_sanity_val_steps=0,
@@ -156,6 +159,16 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
     )
 
 
+def read_config(folder: Path) -> DictConfig:
+    """What `save_config` wrote."""
+    return cast(DictConfig, OmegaConf.load(folder / "config.yaml"))
+
+
+def as_dict(config: DictConfig) -> dict[str, Any]:
+    """Plain values, interpolations resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
 def save_config(config: DictConfig, folder: Path) -> None:
     """The resolved configuration, with the group options it came from as `choices`.
 
@@ -165,9 +178,8 @@ def save_config(config: DictConfig, folder: Path) -> None:
     if (folder / "config.yaml").exists():
         raise ConfigError(f"{folder} already holds a run: continue it with resume={folder}, or choose another folder.")
     choices = {k: v for k, v in HydraConfig.get().runtime.choices.items() if "hydra/" not in k}
-    resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(resolved | {"choices": choices}), folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create(as_dict(config) | {"choices": choices}), folder / "config.yaml")
 
 
 def finish(config: DictConfig, module: DAPOModule, trainer: L.Trainer, folder: Path) -> float:
@@ -175,8 +187,8 @@ def finish(config: DictConfig, module: DAPOModule, trainer: L.Trainer, folder: P
     after = module.history.evaluations[max(module.history.evaluations)]
     if trainer.is_global_zero:
         module.sampler.policy.save(folder / "policy")
-        saved = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        summary = summarize(module.history, dict(module.sampler.clock.seconds), saved["choices"], saved, folder)
+        saved = as_dict(read_config(folder))
+        summary = summarize(module.history, dict(module.sampler.clock.seconds), saved["choices"], saved["seed"], folder)
         write_summary(summary, folder / "summary.json")
         draw_curves(folder)
         print(as_text(summary))

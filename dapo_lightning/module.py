@@ -7,13 +7,15 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from dapo_lightning import reporting
@@ -106,8 +108,8 @@ class DAPOModule(L.LightningModule):
                 mini_batches = [self._with_logps(mini_batch) for mini_batch in mini_batches]
                 for mini_batch in mini_batches:
                     outcomes.append(self._gradient_step(mini_batch, ranks))
-            scheduler = self.lr_schedulers()
-            learning_rate = scheduler.get_last_lr()[0]
+            scheduler = cast(LRScheduler, self.lr_schedulers())
+            learning_rate = float(scheduler.get_last_lr()[0])
             scheduler.step()
 
         sums = sum((outcome.sums for outcome in outcomes), TokenSums())
@@ -172,7 +174,7 @@ class DAPOModule(L.LightningModule):
             local += part_sums
         sums = reporting.sum_over_ranks(local, ranks)
         norm = float(nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_gradient_norm))
-        optimizer = self.optimizers()
+        optimizer = cast(LightningOptimizer, self.optimizers())
         is_finite = math.isfinite(sums.loss) and math.isfinite(norm)
         if is_finite:
             optimizer.step()

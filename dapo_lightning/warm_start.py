@@ -100,7 +100,8 @@ class WarmStart:
             num_tokens = sum(len(solution) for _, solution in batch)
             loss = 0.0
             for part in micro_batches(batch, lambda row: len(row[0]) + len(row[1]), _MICRO_BATCH_TOKENS):
-                logps_BT, _ = completion_logps(model, *zip(*part, strict=True), temperature=1.0)
+                prompts, solutions = zip(*part, strict=True)
+                logps_BT, _ = completion_logps(model, prompts, solutions, temperature=1.0)
                 part_loss = -logps_BT.sum() / num_tokens
                 part_loss.backward()
                 loss += part_loss.item()

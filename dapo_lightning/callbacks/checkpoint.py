@@ -62,6 +62,10 @@ class AtomicCheckpoint(Checkpoint):
             self._save(trainer, pl_module.history.dapo_steps)
             log.info("saved %s; continue with resume=<run folder>", latest(self.folder))
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """The last batch is only the last until `num_steps` is raised."""
+        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+
     def state_dict(self) -> dict[str, Any]:
         return {"last_saved": self._last_saved}
 
@@ -82,6 +86,11 @@ def latest(folder: Path) -> Path | None:
     """The newest checkpoint in a folder, if there is any."""
     found = _all(folder)
     return found[-1] if found else None
+
+
+def steps_done(checkpoint: Path) -> int:
+    """DAPO steps that a checkpoint of this name holds."""
+    return int(checkpoint.stem.removeprefix("step="))
 
 
 def _all(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from dapo_lightning.reporting import History, peak_memory_mb
 
 
 def summarize(
-    history: History, seconds: dict[str, float], choices: dict[str, str], config: dict[str, Any], run_folder: Path
+    history: History, seconds: dict[str, float], choices: dict[str, str], seed: int, run_folder: Path
 ) -> dict[str, Any]:
     """The content of summary.json.
 
@@ -20,7 +20,7 @@ def summarize(
     steps = sorted(history.evaluations)
     return {
         "choices": choices,
-        "seed": config["seed"],
+        "seed": seed,
         "before": history.evaluations[steps[0]],
         "after": history.evaluations[steps[-1]],
         "evaluations": {str(step): history.evaluations[step] for step in steps},
