@@ -167,7 +167,20 @@ def test_each_rollout_comes_from_the_weights_of_the_step_before(tmp_path, monkey
     assert sampled == after[:-1] and len(set(after)) == 5
 
 
-# ---------------------------------------------------------------- failure
+def starts_low(completions, **_):
+    return [1.0 if completion[:1] in tuple("01234") else -1.0 for completion in completions]
+
+
+@pytest.mark.parametrize("experiment", ["dapo", "grpo"])
+def test_a_policy_with_random_weights_learns(tmp_path, experiment):
+    folder = run(
+        tmp_path / "run", f"experiment={experiment}", "reward.path=test_run.starts_low", "num_steps=25",
+        "max_new_tokens=4",
+        "num_prompts_per_step=8", "num_completions_per_prompt=16", "optimizer.lr=1e-2", "overlong=none",
+        "evaluation.every=25", "evaluation.num_completions=16", "callbacks.checkpoint.every=100",
+    )  # fmt: skip
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["before"]["avg@16"] < 0.45 and summary["after"]["avg@16"] > 0.9
 
 
 def sometimes_nan(completions, **_):
