@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import logging
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any, cast
 
 import hydra
 import lightning as L
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -20,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest, steps_done
 from dapo_lightning.checks import ConfigError, check
+from dapo_lightning.clock import Clock
 from dapo_lightning.data.datamodule import PromptDataModule
 from dapo_lightning.logger import MetricsFile
 from dapo_lightning.module import DAPOModule
@@ -27,8 +27,6 @@ from dapo_lightning.sampler import GroupSampler
 from dapo_lightning.study.curves import draw_curves
 from dapo_lightning.study.summary import as_text, summarize, write_summary
 from dapo_lightning.types import Generation
-
-log = logging.getLogger(__name__)
 
 
 def run_folder(resume: str | None, experiment: str | None) -> str:
@@ -43,22 +41,23 @@ OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
-def main(config: DictConfig) -> float | None:
+def main(config: DictConfig) -> float:
     """Trains, and returns the held-out avg@k at the end (what a sweeper may maximise)."""
     try:
-        return run(resumed(config) if config.resume else config)
+        config = resumed(config) if config.resume else config
+        parts = set_up(config)
     except InstantiationException as error:  # Hydra's wrapping hides the sentence that helps
         sys.exit(f"error: {error.__cause__ or error}")
     except ValueError as error:
-        if log.isEnabledFor(logging.DEBUG):
-            raise
         sys.exit(f"error: {error}")
+    return run(config, *parts)
 
 
 def resumed(config: DictConfig) -> DictConfig:
-    """The configuration of the run to resume; only `num_steps` may be changed."""
+    """The configuration of the run to resume, where it is now; only `num_steps` may be changed, and is remembered."""
     folder = Path(config.resume)
-    if not (folder / "config.yaml").is_file() or latest(folder / "checkpoints") is None:
+    checkpoint = latest(folder / "checkpoints")
+    if not (folder / "config.yaml").is_file() or checkpoint is None:
         raise ConfigError(f"resume={folder}: holds no config.yaml with a checkpoint. Name the folder of a run.")
     overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
     refused = [override for override in overrides if not override.startswith("num_steps=")]
@@ -68,45 +67,67 @@ def resumed(config: DictConfig) -> DictConfig:
             "or start a new run with policy.warm_start=<run folder>/policy. Only num_steps can be changed."
         )
     saved = read_config(folder)
-    moved = OmegaConf.to_yaml(saved).replace(str(saved.run_folder), str(folder.resolve()))
-    saved = cast(DictConfig, OmegaConf.create(moved))
+    saved = OmegaConf.create(moved(as_dict(saved), str(saved.run_folder), str(folder.resolve())))
     saved.merge_with(OmegaConf.from_dotlist(overrides), {"resume": str(folder)})
+    if saved.num_steps < steps_done(checkpoint):
+        raise ConfigError(f"num_steps={saved.num_steps}: {checkpoint} already holds {steps_done(checkpoint)} steps.")
     return saved
 
 
-def run(config: DictConfig) -> float:
-    """Builds everything, evaluates, trains, evaluates, and leaves a run folder."""
+def moved(value: Any, old: str, new: str) -> Any:
+    """Replaces a folder in all paths of a configuration."""
+    if isinstance(value, dict):
+        return {key: moved(item, old, new) for key, item in value.items()}
+    if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
+        return new + value.removeprefix(old)
+    return value
+
+
+def set_up(config: DictConfig) -> tuple[DAPOModule, PromptDataModule, L.Trainer]:
+    """Checks and builds everything; what is cheap comes first, the warm start of the policy last.
+
+    Raises:
+        ValueError: or Hydra's wrapping of one, with a sentence that names the key and the remedy.
+    """
     check(as_dict(config))
     folder = Path(config.run_folder)
-    checkpoint = latest(folder / "checkpoints") if config.resume else None
     L.seed_everything(config.seed, verbose=False)
+    trainer = build_trainer(config, latest(folder / "checkpoints") if config.resume else None)
+    if trainer.is_global_zero and not config.resume and (folder / "config.yaml").exists():
+        raise ConfigError(f"{folder} already holds a run: continue it with resume={folder}, or choose another folder.")
     module, data = build(config)
-    trainer = build_trainer(config, checkpoint)
-    if trainer.is_global_zero and not config.resume:
+    if trainer.is_global_zero:
         save_config(config, folder)
+    return module, data, trainer
 
-    started = time.perf_counter()
+
+def run(config: DictConfig, module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
+    """Evaluates, trains, evaluates, and leaves a run folder."""
+    folder = Path(config.run_folder)
+    checkpoint = latest(folder / "checkpoints") if config.resume else None
     if checkpoint is None:
         trainer.validate(module, data, verbose=False)
-    if checkpoint is not None and steps_done(checkpoint) >= config.num_steps:  # only the end is missing, if anything
+    if checkpoint is not None and steps_done(checkpoint) == config.num_steps:  # only the end is missing, if anything
         trainer.validate(module, data, ckpt_path=checkpoint, verbose=False, weights_only=False)
     else:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
     if module.history.dapo_steps not in module.history.evaluations:
         trainer.validate(module, data, verbose=False)
-    log.info("trained and evaluated in %.0f s", time.perf_counter() - started)
     return finish(config, module, trainer, folder)
 
 
 def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
-    """The module and the data module; what is cheap to check comes first."""
-    techniques = {
-        name: instantiate(config[name]) for name in ("clip", "loss", "overlong", "sampling", "advantage", "kl")
-    }
-    algorithm = Algorithm(**techniques)
+    """The module and the data module."""
+    techniques = ("clip", "loss", "overlong", "sampling", "advantage", "kl")
+    algorithm = Algorithm(**{name: instantiate(config[name]) for name in techniques})
     generation = Generation(config.max_new_tokens, config.temperature, config.top_p)
-    evaluation = Generation(config.max_new_tokens, config.evaluation.temperature, config.evaluation.top_p)
+    try:
+        evaluation = Generation(config.max_new_tokens, config.evaluation.temperature, config.evaluation.top_p)
+    except ValueError as error:
+        raise ConfigError(f"evaluation.{error}") from None
     reward, rollout, dataset = instantiate(config.reward), instantiate(config.rollout), instantiate(config.data)
+    optimizer = instantiate(config.optimizer)
+    optimizer([torch.nn.Parameter(torch.zeros(1))])  # a wrong option shows now, not after the warm start
     data = PromptDataModule(
         dataset,
         algorithm.sampling,
@@ -115,14 +136,13 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
         num_validation_prompts=config.evaluation.num_prompts,
         seed=config.seed,
     )
-    started = time.perf_counter()
-    policy = instantiate(config.policy).load(dataset, Path("outputs/warm_start"))
-    sampler = GroupSampler(policy, rollout, reward, config.seed)
-    sampler.clock.seconds["warm_start"] = time.perf_counter() - started
+    clock = Clock()
+    with clock("warm_start"):
+        policy = instantiate(config.policy).load(dataset, Path("outputs/warm_start"))
     module = DAPOModule(
-        sampler,
+        GroupSampler(policy, rollout, reward, config.seed, clock),
         algorithm,
-        instantiate(config.optimizer),
+        optimizer,
         generation,
         num_completions=config.num_completions_per_prompt,
         num_gradient_steps=config.num_gradient_steps,
@@ -138,20 +158,19 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
 
 def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
     """Lightning's Trainer; one epoch of `num_steps` batches, each a DAPO step."""
-    loggers = instantiate(config.logger)
-    if checkpoint is not None:
+    if checkpoint is not None and "tensorboard" in config.logger:
         config.logger.tensorboard.purge_step = steps_done(checkpoint) + 1
-        loggers = instantiate(config.logger)
-        for logger in loggers.values():
-            if isinstance(logger, MetricsFile):
-                logger.keep_until(steps_done(checkpoint))
+    loggers = list(instantiate(config.logger).values())
+    for logger in loggers:
+        if checkpoint is not None and isinstance(logger, MetricsFile):
+            logger.keep_until(steps_done(checkpoint))
     return L.Trainer(
         **as_dict(config.trainer),
         max_epochs=1,
         val_check_interval=min(config.evaluation.every, config.num_steps),
         num_sanity_val_steps=0,
         log_every_n_steps=1,
-        logger=list(loggers.values()),
+        logger=loggers,
         callbacks=list(instantiate(config.callbacks).values()),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=config.run_folder,
@@ -170,16 +189,12 @@ def as_dict(config: DictConfig) -> dict[str, Any]:
 
 
 def save_config(config: DictConfig, folder: Path) -> None:
-    """The resolved configuration, with the group options it came from as `choices`.
-
-    Raises:
-        ConfigError: if the folder already holds a run.
-    """
-    if (folder / "config.yaml").exists():
-        raise ConfigError(f"{folder} already holds a run: continue it with resume={folder}, or choose another folder.")
+    """Writes the resolved configuration, with the group options it came from as `choices`; whole or not at all."""
     choices = {k: v for k, v in HydraConfig.get().runtime.choices.items() if "hydra/" not in k}
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(as_dict(config) | {"choices": choices}), folder / "config.yaml")
+    partial = folder / "config.partial"
+    OmegaConf.save(OmegaConf.create({"choices": choices} | as_dict(config) | {"resume": None}), partial)
+    partial.replace(folder / "config.yaml")
 
 
 def finish(config: DictConfig, module: DAPOModule, trainer: L.Trainer, folder: Path) -> float:

@@ -26,12 +26,14 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def _check_positive(config: Mapping[str, Any]) -> None:
-    for name in ("num_steps", "num_prompts_per_step", "num_gradient_steps", "micro_batch_tokens"):
-        if config[name] < 1:
-            raise ConfigError(f"{name}={config[name]}: must be at least 1.")
-    for name in ("every", "num_prompts", "num_completions"):
-        if config["evaluation"][name] < 1:
-            raise ConfigError(f"evaluation.{name}={config['evaluation'][name]}: must be at least 1.")
+    per_step = ("num_prompts_per_step", "num_completions_per_prompt", "num_gradient_steps")
+    values = {name: config[name] for name in ("num_steps", *per_step, "micro_batch_tokens")}
+    values |= {f"evaluation.{name}": config["evaluation"][name] for name in ("every", "num_prompts", "num_completions")}
+    for name, value in values.items():
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name}={value}: must be a whole number, at least 1.")
+    if config["max_gradient_norm"] <= 0:
+        raise ConfigError(f"max_gradient_norm={config['max_gradient_norm']}: must be positive (inf: no clipping).")
     if config["num_completions_per_prompt"] < 2:
         raise ConfigError(
             f"num_completions_per_prompt={config['num_completions_per_prompt']}: the advantage compares completions "
@@ -46,15 +48,20 @@ def _check_batches(config: Mapping[str, Any]) -> None:
             f"num_prompts_per_step={prompts} cannot be split into num_gradient_steps={steps} equal mini-batches of "
             "whole groups: make the one a multiple of the other."
         )
-    trainer = config["trainer"]
-    if not isinstance(trainer["devices"], int):  # "auto": known only once Lightning has looked
-        return
-    ranks = trainer["devices"] * trainer["num_nodes"]
-    if prompts % (steps * ranks):
+    ranks = _num_ranks(config["trainer"])
+    if ranks is not None and prompts % (steps * ranks):
         raise ConfigError(
             f"num_prompts_per_step={prompts} cannot be shared equally by {ranks} processes in "
             f"num_gradient_steps={steps} mini-batches: use a multiple of {steps * ranks}."
         )
+    if ranks is not None and config["evaluation"]["num_prompts"] < ranks:
+        raise ConfigError(f"evaluation.num_prompts: each of the {ranks} processes needs at least one.")
+
+
+def _num_ranks(trainer: Mapping[str, Any]) -> int | None:
+    """None if only Lightning can tell ("auto", -1: all there are)."""
+    devices = trainer["devices"]
+    return devices * trainer["num_nodes"] if isinstance(devices, int) and devices > 0 else None
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
@@ -70,7 +77,8 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
         )
     tasks = int(os.environ.get("SLURM_NTASKS", 1))
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")  # its one process launches the others
-    if isinstance(trainer["devices"], int) and not interactive and tasks > trainer["devices"] * trainer["num_nodes"]:
+    ranks = _num_ranks(trainer)
+    if ranks is not None and not interactive and tasks > ranks:
         raise ConfigError(
             f"SLURM started {tasks} tasks, but trainer.devices={trainer['devices']} on num_nodes="
             f"{trainer['num_nodes']} makes fewer ranks: the others would train the same thing into the same folder. "

@@ -17,7 +17,7 @@ from dapo_lightning.types import Group
 class GroupRecord:
     """What is remembered of a group once its tokens are gone: small enough to send to every rank."""
 
-    number: int
+    source: str
     rewards: tuple[float, ...]
     penalties: tuple[float, ...]
     correct: tuple[bool, ...]
@@ -31,7 +31,7 @@ class GroupRecord:
     def of(group: Group, penalties: Sequence[float]) -> GroupRecord:
         """`penalties`: overlong penalty of each completion; rewards include it."""
         return GroupRecord(
-            number=group.draw.number,
+            source=group.draw.prompt.source,
             rewards=tuple(grade.score + penalty for grade, penalty in zip(group.grades, penalties, strict=True)),
             penalties=tuple(penalties),
             correct=tuple(grade.correct for grade in group.grades),
@@ -65,13 +65,18 @@ def completion_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
 
 
 def evaluation_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
-    """avg@k, pass@k, maj@k over prompts with k completions each, and what the completions were like."""
+    """avg@k, pass@k, maj@k over prompts with k completions each, and what the completions were like.
+
+    maj@k is left out where the reward reads no final answers: there is nothing to vote on.
+    """
     k = len(records[0].correct)
     metrics = completion_metrics(records)
+    majority = {f"maj@{k}": fmean(majority_correct(record.answers, record.correct) for record in records)}
+    has_answers = any(answer is not None for record in records for answer in record.answers)
     return {
         f"avg@{k}": metrics["accuracy"],
         f"pass@{k}": fmean(pass_at_k(k, sum(record.correct), k) for record in records),
-        f"maj@{k}": fmean(majority_correct(record.answers, record.correct) for record in records),
+        **(majority if has_answers else {}),
         "length": metrics["length/mean"],
         "truncated": metrics["length/truncated"],
         "entropy": metrics["entropy"],

@@ -22,7 +22,7 @@ from dapo_lightning import reporting
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.clock import Clock
 from dapo_lightning.data.draw import GroupDraw
-from dapo_lightning.experience import MiniBatch, Row, placeholder, prepare, shaped_rewards
+from dapo_lightning.experience import MiniBatch, Row, placeholder, prepare
 from dapo_lightning.logprobs import completion_logps
 from dapo_lightning.metrics import GroupRecord, evaluation_metrics
 from dapo_lightning.packing import micro_batches
@@ -97,13 +97,13 @@ class DAPOModule(L.LightningModule):
         clock_before, self._records = dict(self.sampler.clock.seconds), []
         filled = draw.fill(self._sample, ranks)
         if filled.warning:
-            log.warning("step %d: %s", history.dapo_steps + 1, filled.warning)
+            self._warn(filled.warning)
         records = ranks.gather(self._records)
 
         outcomes: list[reporting.GradientStep] = []
         self.updating = True
         with self.sampler.clock("update"):
-            if self._rewards_are_finite(filled.groups):
+            if self._rewards_are_finite(records):
                 mini_batches = prepare(filled.groups, self.algorithm, self.num_gradient_steps, ranks)
                 mini_batches = [self._with_logps(mini_batch) for mini_batch in mini_batches]
                 for mini_batch in mini_batches:
@@ -112,11 +112,13 @@ class DAPOModule(L.LightningModule):
             learning_rate = float(scheduler.get_last_lr()[0])
             scheduler.step()
 
-        sums = sum((outcome.sums for outcome in outcomes), TokenSums())
+        sums = sum((outcome.sums for outcome in outcomes if not outcome.skipped), TokenSums())
         seconds = {name: total - clock_before.get(name, 0.0) for name, total in self.sampler.clock.seconds.items()}
         metrics = reporting.step_metrics(records, filled, sums, outcomes, seconds, learning_rate)
         history.add_step(records, filled, sums)
         self.updating = False
+        if self._reference:
+            metrics["kl/reference"] = sums.kl_reference / max(1.0, sums.tokens)
         metrics |= {"steps/dapo": float(history.dapo_steps), "steps/gradient": float(history.gradient_steps)}
         self.last_groups, self.last_metrics = filled.groups, metrics
         self._log_step(metrics)
@@ -128,10 +130,11 @@ class DAPOModule(L.LightningModule):
             self._records.append(GroupRecord.of(group, penalties))
         return groups
 
-    def _rewards_are_finite(self, groups: Sequence[Group]) -> bool:
-        bad = [group for group in groups if not shaped_rewards(group, self.algorithm).isfinite().all()]
+    def _rewards_are_finite(self, records: Sequence[GroupRecord]) -> bool:
+        """Looks at all groups generated: one of NaN rewards has nothing correct, so the keep rule would hide it."""
+        bad = [record for record in records if not all(map(math.isfinite, record.rewards))]
         if bad:
-            self._skip(f"the reward of {bad[0].draw.prompt.source} is not finite ({bad[0].scores_G().tolist()})")
+            self._skip(f"the reward of {bad[0].source} is not finite ({list(bad[0].rewards)})")
         return not bad
 
     @torch.no_grad()
@@ -162,6 +165,7 @@ class DAPOModule(L.LightningModule):
     def _gradient_step(self, mini_batch: MiniBatch, ranks: Ranks) -> reporting.GradientStep:
         """Forward and backward of every micro-batch, then one optimizer step, unless something is not finite."""
         if mini_batch.num_tokens == 0:  # all masked, or no group kept: the loss is 0
+            self.history.skipped_steps += 1
             return reporting.GradientStep(TokenSums(), 0.0, skipped=True)
         parts = self._micro_batches(mini_batch.rows)
         num_parts = ranks.max(len(parts))
@@ -204,12 +208,16 @@ class DAPOModule(L.LightningModule):
         history = self.history
         history.skipped_steps += 1
         history.skipped_in_a_row += 1
-        log.warning("step %d: %s; skipped.", history.dapo_steps + 1, reason)
+        self._warn(f"{reason}; skipped.")
         if history.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise NotFiniteError(
                 f"{history.skipped_in_a_row} updates in a row were skipped; the last because {reason}. "
                 "Lower optimizer.lr, or look at the reward function and at the last checkpoint."
             )
+
+    def _warn(self, message: str) -> None:
+        if self.global_rank == 0:  # all ranks know the same
+            log.warning("step %d: %s", self.history.dapo_steps + 1, message)
 
     def on_validation_epoch_start(self) -> None:
         self._records = []

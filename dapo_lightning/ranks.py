@@ -1,4 +1,4 @@
-"""What one process must ask of the others: three collectives on small Python objects."""
+"""What one process must ask of the others: collectives on small Python objects."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 import torch.distributed as dist
-from torch import Tensor
 
 T = TypeVar("T")
 
@@ -42,7 +40,3 @@ class Ranks:
     def max(self, value: int) -> int:
         """The largest of the ranks' values."""
         return max(self.gather([value]))
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Elementwise sum over ranks of small statistics."""
-        return torch.stack(self.gather([values.cpu()])).sum(dim=0)

@@ -83,8 +83,8 @@ def step_metrics(
     """Everything that is logged for one DAPO step.
 
     Rollout metrics are over all completions generated, kept or not, so that the filter does not bias them. Update
-    metrics are means over the tokens of all its gradient steps; the sampling gap is that of the first, whose
-    weights are those that sampled.
+    metrics are means over the tokens of the gradient steps taken; the sampling gap is that of the first, whose weights
+    are those that sampled. `groups/kept` is what was trained on, `groups/useful` also counts the surplus.
     """
     num_groups = filled.num_groups_generated
     num_generated_tokens = sum(sum(record.num_tokens) for record in records)
@@ -113,21 +113,18 @@ REASONS = ("useful", "all_correct", "all_wrong")
 def _update_metrics(sums: TokenSums, gradient_steps: Sequence[GradientStep]) -> dict[str, float]:
     taken = [step for step in gradient_steps if not step.skipped]
     metrics = {"gradient/steps": float(len(taken)), "gradient/skipped": float(len(gradient_steps) - len(taken))}
-    if not sums.tokens:
+    if not taken:
         return metrics
     metrics |= {
-        "loss": sums.loss / len(gradient_steps),
+        "loss": sums.loss / len(taken),
         "ratio/mean": sums.ratio / sums.tokens,
         "ratio/max": sums.ratio_max,
         "clip/upper_fraction": sums.clipped_above / sums.tokens,
         "clip/lower_fraction": sums.clipped_below / sums.tokens,
         "kl/old": sums.kl_old / sums.tokens,
-        "gradient/norm": sum(step.gradient_norm for step in gradient_steps) / len(gradient_steps),
+        "gradient/norm": sum(step.gradient_norm for step in taken) / len(taken),
     }
-    if sums.kl_reference:
-        metrics["kl/reference"] = sums.kl_reference / sums.tokens
-    first = next(step.sums for step in gradient_steps if step.sums.tokens)
-    metrics["sampling/logp_gap"] = first.sampling_gap / first.tokens
+    metrics["sampling/logp_gap"] = taken[0].sums.sampling_gap / taken[0].sums.tokens
     if sums.clipped_above:
         metrics["clip/upper_probability"] = sums.probability_clipped_above / sums.clipped_above
     return metrics

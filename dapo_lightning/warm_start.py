@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
+import transformers
 from filelock import FileLock
 from safetensors.torch import load_model, save_model
 from torch import nn
@@ -75,8 +76,10 @@ class WarmStart:
 
     def _key(self, description: str, dataset: Dataset) -> str:
         """A hash of all that determines the result: settings, and the code that makes and shows the examples."""
-        code = inspect.getsource(sys.modules[__name__]) + inspect.getsource(sys.modules[type(dataset).__module__])
-        return hashlib.sha256(f"{description}|{dataset!r}|{torch.__version__}|{code}".encode()).hexdigest()[:16]
+        names = (__name__, Policy.__module__, completion_logps.__module__, type(dataset).__module__)
+        code = "".join(inspect.getsource(sys.modules[name]) for name in names)
+        versions = f"{torch.__version__} {transformers.__version__}"
+        return hashlib.sha256(f"{description}|{dataset!r}|{versions}|{code}".encode()).hexdigest()[:16]
 
     def _train(self, policy: Policy, teacher: Teacher) -> None:
         model = policy.model.train()

@@ -42,14 +42,19 @@ def run(folder: Path, *overrides: str) -> Path:
     small = [o for o in SMALL if not any(o.split("=")[0] == other.split("=")[0] for other in overrides)]
     if any(o in overrides for o in ("overlong=none", "overlong=filter", "experiment=grpo", "experiment=ppo_clip")):
         small = [o for o in small if not o.startswith("overlong.")]
-    train.run(config(*small, *overrides, f"run_folder={folder}"))
+    start(config(*small, *overrides, f"run_folder={folder}"))
     return folder
+
+
+def start(composed: DictConfig) -> None:
+    """What `train.main` does, without its handling of errors."""
+    train.run(composed, *train.set_up(composed))
 
 
 def command(folder: Path, *overrides: str) -> subprocess.Popen:
     """Starts `python train.py` in a process of its own."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, str(ROOT / "train.py"), f"hydra.run.dir={folder}", *overrides]
+    arguments = [sys.executable, str(ROOT / "train.py"), *overrides, f"hydra.run.dir={folder}"]
     return subprocess.Popen(arguments, env=environment, cwd=folder.parent, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
 

@@ -11,7 +11,13 @@ from runs import SMALL, assert_same_weights, command
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest
 from dapo_lightning.logger import read_metrics
 
-RUN = [*SMALL, "num_steps=8", "callbacks.checkpoint.every=2", "evaluation.every=3"]  # 10 prompts: across epochs
+RUN = [
+    *SMALL,
+    "num_steps=8",
+    "callbacks.checkpoint.every=2",
+    "evaluation.every=3",
+    "kl=k3",
+]  # 10 prompts: across epochs
 
 
 def finish(process):
@@ -62,13 +68,28 @@ def test_killed_and_resumed_equals_straight_bit_for_bit(straight, tmp_path, step
         assert before[name] == after[name], name
 
 
-def test_resuming_a_finished_run_adds_steps_or_changes_nothing(straight, tmp_path):
-    output = finish(command(straight, f"resume={straight}"))
-    assert "8 DAPO steps" in output
+def test_killed_twice_finished_and_given_more_steps(straight, tmp_path):
+    folder, moved = tmp_path / "killed", tmp_path / "moved"
+    kill_at(command(folder, *[o for o in RUN if o != "num_steps=8"], "num_steps=6"), folder, 3)
+    kill_at(command(folder, f"resume={folder}"), folder, 5)
+    with (folder / "completions.jsonl").open("a") as file:
+        file.write('{"step": 6, "prom')  # a kill in the middle of a line
+    assert "6 DAPO steps" in finish(command(folder, f"resume={folder}"))
+    assert "6 DAPO steps" in finish(command(folder, f"resume={folder}"))
+    folder.rename(moved)
+    assert "8 DAPO steps" in finish(command(moved, f"resume={moved}", "num_steps=8"))
+    assert_same_weights(straight, moved)
+    assert [row["step"] for row in read_metrics(moved / "metrics.csv")] == list(range(9))
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(
-    ("override", "says"), [("clip.upper=1.3", "clip.upper=1.3 would have no effect"), ("resume=nowhere", "nowhere")]
+    ("override", "says"),
+    [
+        ("clip.upper=1.3", "clip.upper=1.3 would have no effect"),
+        ("resume=nowhere", "nowhere"),
+        ("num_steps=3", "already holds 8"),
+    ],
 )
 def test_what_resume_cannot_honour_is_refused(straight, override, says):
     overrides = [override] if override.startswith("resume") else [f"resume={straight}", override]

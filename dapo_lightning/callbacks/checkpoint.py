@@ -60,11 +60,19 @@ class AtomicCheckpoint(Checkpoint):
         """Saves what was done before the failing step, unless its update had begun."""
         if trainer.state.fn == "fit" and trainer.world_size == 1 and not pl_module.updating:
             self._save(trainer, pl_module.history.dapo_steps)
-            log.info("saved %s; continue with resume=<run folder>", latest(self.folder))
+            if latest(self.folder):
+                log.info("saved %s; continue with resume=<run folder>", latest(self.folder))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """The last batch is only the last until `num_steps` is raised."""
-        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
+        """Makes Lightning's loop counters say what ours say: so many steps done, no step or evaluation half-done, the
+        last batch only the last until `num_steps` is raised. Left alone they differ with the hook that saves, and a
+        second resume, or one after an evaluation was interrupted, would be off by some batches."""
+        loops, steps = checkpoint["loops"]["fit_loop"], pl_module.history.dapo_steps
+        training, validation = loops["epoch_loop.batch_progress"], loops["epoch_loop.val_loop.batch_progress"]
+        training["is_last_batch"] = False
+        for scope in ("total", "current"):
+            training[scope] = dict.fromkeys(training[scope], steps)
+            validation[scope] = dict.fromkeys(validation[scope], 0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"last_saved": self._last_saved}

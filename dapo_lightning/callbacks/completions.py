@@ -27,9 +27,11 @@ class SampleCompletions(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Drops what an earlier session wrote after the checkpoint that is resumed: it is about to be done again."""
         if trainer.is_global_zero and self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").split("\n")
-            done = [line for line in lines if line and json.loads(line)["step"] <= pl_module.history.dapo_steps]
-            self.path.write_text("".join(line + "\n" for line in done), encoding="utf-8")
+            lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+            done = [line for line in lines if _step(line) <= pl_module.history.dapo_steps]
+            partial = self.path.with_suffix(".partial")
+            partial.write_text("".join(line + "\n" for line in done), encoding="utf-8")
+            partial.replace(self.path)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = pl_module.history.dapo_steps
@@ -57,6 +59,14 @@ class SampleCompletions(L.Callback):
             for group in groups[: self.num_groups]
             for i in range(min(self.num_completions, group.size))
         ]
+
+
+def _step(line: str) -> float:
+    """The step of a row; infinite for half a line, which a kill may have left."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return float("inf")
 
 
 def _markdown(rows: Sequence[dict[str, Any]]) -> str:

@@ -16,14 +16,16 @@ class HealthWarnings(L.Callback):
     Args:
         min_entropy_share: warn when entropy falls below this share of the first step's while accuracy is below 0.9
             (a policy that has mastered its prompts is rightly sure of itself).
-        max_accuracy_drop: warn when accuracy, smoothed over about ten steps, is this far below its best.
+        min_accuracy_share: warn when accuracy, smoothed over about ten steps, falls below this share of its best.
     """
 
-    def __init__(self, min_entropy_share: float, max_accuracy_drop: float):
-        self.min_entropy_share, self.max_accuracy_drop = min_entropy_share, max_accuracy_drop
+    def __init__(self, min_entropy_share: float, min_accuracy_share: float):
+        self.min_entropy_share, self.min_accuracy_share = min_entropy_share, min_accuracy_share
         self._state = {"first_entropy": 0.0, "smooth": 0.0, "best": 0.0, "warned_entropy": 0.0, "warned_accuracy": 0.0}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if not trainer.is_global_zero:
+            return
         state, step = self._state, pl_module.history.dapo_steps
         entropy, accuracy = pl_module.last_metrics["entropy"], pl_module.last_metrics["accuracy"]
         if step == 1:
@@ -38,7 +40,7 @@ class HealthWarnings(L.Callback):
                 "Raise clip.upper or temperature, or lower optimizer.lr.",
                 step, state["first_entropy"], entropy,
             )  # fmt: skip
-        if state["smooth"] < state["best"] - self.max_accuracy_drop and not state["warned_accuracy"]:
+        if state["smooth"] < self.min_accuracy_share * state["best"] and not state["warned_accuracy"]:
             state["warned_accuracy"] = 1.0
             log.warning(
                 "step %d: accuracy fell from %.2f to %.2f. Lower optimizer.lr, or continue from an earlier checkpoint.",

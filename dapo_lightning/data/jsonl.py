@@ -50,9 +50,10 @@ class JSONLines:
             raise DataError(f"{source}: expected an object with named columns, found a {type(row).__name__}.")
         values = []
         for column, key in ((self.prompt_column, "prompt_column"), (self.answer_column, "answer_column")):
-            if not isinstance(row.get(column), str | int | float):
+            value = row.get(column)
+            if not isinstance(value, str | int | float) or isinstance(value, bool) or not str(value).strip():
                 raise DataError(
-                    f"{source}: column {column!r} is missing or is not text; the row has {sorted(row)}. "
+                    f"{source}: column {column!r} is missing, empty or not text; the row has {sorted(row)}. "
                     f"Mend the row, or name another column with data.{key}=..."
                 )
             values.append(str(row.pop(column)))

@@ -22,7 +22,7 @@ class Decode:
     Log-probs and entropies are recorded while sampling, from the same logits: no further forward pass.
 
     Args:
-        max_rows: completions decoded at once; bounds the memory of the KV cache.
+        max_rows: completions decoded at once, but never less than one prompt's; bounds the memory of the KV cache.
     """
 
     max_rows: int = 512

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -32,22 +33,31 @@ class Transformers:
         num_completions, max_tokens = noise_PGT.shape[1:]
         prompt_PS, mask_PS = left_pad(prompts, device)
         sampler = _Sampler(noise_PGT.flatten(0, 1).to(device), generation)
-        tokens_BT = model.generate(
-            input_ids=prompt_PS.repeat_interleave(num_completions, dim=0),
-            attention_mask=mask_PS.repeat_interleave(num_completions, dim=0),
-            generation_config=GenerationConfig(  # the model's own may carry penalties that the update knows nothing of
+        with _neutral_generation_config(model):
+            tokens_BT = model.generate(
+                input_ids=prompt_PS.repeat_interleave(num_completions, dim=0),
+                attention_mask=mask_PS.repeat_interleave(num_completions, dim=0),
                 do_sample=False,  # the processor below has sampled: it leaves one token to choose
                 max_new_tokens=max_tokens,
                 eos_token_id=list(end_tokens),
                 pad_token_id=end_tokens[0],
-            ),
-            logits_processor=LogitsProcessorList([sampler]),
-        )[:, prompt_PS.shape[1] :].cpu()
+                logits_processor=LogitsProcessorList([sampler]),
+            )[:, prompt_PS.shape[1] :].cpu()
         rows = [
             _completion(*row, end_tokens)
             for row in zip(tokens_BT, sampler.stacked("logps"), sampler.stacked("entropies"), strict=True)
         ]
         return [tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions)]
+
+
+@contextmanager
+def _neutral_generation_config(model: PreTrainedModel) -> Iterator[None]:
+    """The model's own may carry penalties that the update knows nothing of."""
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 class _Sampler(LogitsProcessor):
