@@ -23,7 +23,7 @@ def finish(process):
         [
             "sampling=dynamic",
             "loss=token_level_per_prompt",
-        ],  # the ranks' prompts yield unequal numbers of useful groups
+        ],  # ranks yield unequal numbers of useful groups
         ["sampling=dynamic", "loss=sample_level"],
         ["sampling=static", "loss=blend", "kl=k3", "overlong=filter"],  # the ranks have unequal numbers of rows
     ],

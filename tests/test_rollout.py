@@ -72,7 +72,7 @@ def test_truncated_means_the_budget_was_hit_without_an_end_token(policy):
 
 def test_end_token_in_the_last_place_is_not_truncation(policy):
     one_token = NOISE[:, :, :1]
-    for completion in flat(Decode()(policy.model, PROMPTS, one_token, Generation(1), tuple(range(98)))):
+    for completion in flat(Decode()(policy.model, PROMPTS, one_token, Generation(1), tuple(range(300)))):
         assert completion.num_tokens == 1 and not completion.truncated
 
 
