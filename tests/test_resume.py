@@ -11,13 +11,8 @@ from runs import SMALL, assert_same_weights, command
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest
 from dapo_lightning.logger import read_metrics
 
-RUN = [
-    *SMALL,
-    "num_steps=8",
-    "callbacks.checkpoint.every=2",
-    "evaluation.every=3",
-    "kl=k3",
-]  # 10 prompts: across epochs
+# There are ten train prompts, so this runs across epochs.
+RUN = [*SMALL, "num_steps=8", "callbacks.checkpoint.every=2", "evaluation.every=3", "kl=k3"]
 
 
 def finish(process):
