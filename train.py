@@ -21,6 +21,7 @@ from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest, step
 from dapo_lightning.checks import ConfigError, check
 from dapo_lightning.clock import Clock
 from dapo_lightning.data.datamodule import PromptDataModule
+from dapo_lightning.files import replacing
 from dapo_lightning.logger import MetricsFile
 from dapo_lightning.module import DAPOModule
 from dapo_lightning.sampler import GroupSampler
@@ -191,10 +192,8 @@ def as_dict(config: DictConfig) -> dict[str, Any]:
 def save_config(config: DictConfig, folder: Path) -> None:
     """Writes the resolved configuration, with the group options it came from as `choices`; whole or not at all."""
     choices = {k: v for k, v in HydraConfig.get().runtime.choices.items() if "hydra/" not in k}
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "config.partial"
-    OmegaConf.save(OmegaConf.create({"choices": choices} | as_dict(config) | {"resume": None}), partial)
-    partial.replace(folder / "config.yaml")
+    with replacing(folder / "config.yaml") as partial:
+        OmegaConf.save(OmegaConf.create({"choices": choices} | as_dict(config) | {"resume": None}), partial)
 
 
 def finish(config: DictConfig, module: DAPOModule, trainer: L.Trainer, folder: Path) -> float:

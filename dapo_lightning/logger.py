@@ -9,6 +9,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from dapo_lightning.files import replacing
+
 
 class MetricsFile(Logger):
     """A CSV file with a `step` column and a column per metric; cells of metrics not measured at a step are empty.
@@ -56,13 +58,10 @@ class MetricsFile(Logger):
         if not self._rows:
             return
         columns = {name: None for row in self._rows.values() for name in row}
-        partial = self._path.with_suffix(".partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", newline="") as file:
+        with replacing(self._path) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(self._rows[step] for step in sorted(self._rows))
-        partial.replace(self._path)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

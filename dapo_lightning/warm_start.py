@@ -17,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dapo_lightning.data import Dataset, WorkedExample
+from dapo_lightning.files import replacing
 from dapo_lightning.logprobs import completion_logps
 from dapo_lightning.packing import micro_batches
 from dapo_lightning.policy import Policy
@@ -65,13 +66,12 @@ class WarmStart:
                 "folder of a policy, or to null for random weights."
             )
         path = cache / f"{self._key(description, dataset)}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):  # several ranks or sweep jobs may want it at once
             if not path.exists():
                 self._train(policy, dataset)
-                partial = path.with_suffix(".partial")
-                save_model(policy.model, str(partial))
-                partial.replace(path)
+                with replacing(path) as partial:
+                    save_model(policy.model, str(partial))
         load_model(policy.model, str(path))
 
     def _key(self, description: str, dataset: Dataset) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from dapo_lightning.files import replacing
 from dapo_lightning.types import Group
 
 
@@ -29,9 +30,8 @@ class SampleCompletions(L.Callback):
         if trainer.is_global_zero and self.path.exists():
             lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
             done = [line for line in lines if _step(line) <= pl_module.history.dapo_steps]
-            partial = self.path.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in done), encoding="utf-8")
-            partial.replace(self.path)
+            with replacing(self.path) as partial:
+                partial.write_text("".join(line + "\n" for line in done), encoding="utf-8")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = pl_module.history.dapo_steps

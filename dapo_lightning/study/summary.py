@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dapo_lightning.files import replacing
 from dapo_lightning.reporting import History, peak_memory_mb
 
 
@@ -37,9 +38,8 @@ def summarize(
 
 def write_summary(summary: dict[str, Any], path: Path) -> None:
     """Writes summary.json, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(summary, indent=2) + "\n")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def as_text(summary: dict[str, Any]) -> str:
