@@ -11,28 +11,33 @@ from typing import Any, cast
 import hydra
 import lightning as L
 import torch
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest, steps_done
 from dapo_lightning.checks import ConfigError, check
 from dapo_lightning.clock import Clock
 from dapo_lightning.data.datamodule import PromptDataModule
+from dapo_lightning.data.fit import Room
 from dapo_lightning.files import replacing
 from dapo_lightning.logger import MetricsFile
 from dapo_lightning.module import DAPOModule
 from dapo_lightning.sampler import GroupSampler
 from dapo_lightning.study.curves import draw_curves
+from dapo_lightning.study.evaluation import evaluation_as_text, summarize_evaluation
 from dapo_lightning.study.summary import as_text, summarize, write_summary
 from dapo_lightning.types import Generation
 
 
-def run_folder(resume: str | None, experiment: str | None) -> str:
+def run_folder(resume: str | None, mode: str, experiment: str | None) -> str:
     """A new folder for a new run, the old one for a run that is resumed."""
-    return resume or f"outputs/{experiment or 'custom'}/{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
+    kind = experiment or "custom" if mode == "train" else mode
+    return resume or f"outputs/{kind}/{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
 
 
 for harmless in ("in eval mode", "LeafSpec", "before `optimizer.step", "does not have many workers"):
@@ -43,15 +48,49 @@ OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
 def main(config: DictConfig) -> float:
-    """Trains, and returns the held-out avg@k at the end (what a sweeper may maximise)."""
+    """Trains or evaluates, and returns the held-out avg@k at the end (what a sweeper may maximise)."""
     try:
-        config = resumed(config) if config.resume else config
-        parts = set_up(config)
+        config = of_run(config) if config.resume or config.checkpoint else config
+        module, data, trainer = set_up(config)
     except InstantiationException as error:  # Hydra's wrapping hides the sentence that helps
         sys.exit(f"error: {error.__cause__ or error}")
-    except ValueError as error:
+    except (ValueError, OmegaConfBaseException) as error:
         sys.exit(f"error: {error}")
-    return run(config, *parts)
+    try:
+        return (run if config.mode == "train" else evaluate)(config, module, data, trainer)
+    finally:
+        module.sampler.reward.close()
+
+
+def of_run(config: DictConfig) -> DictConfig:
+    """The configuration of the run that is to be continued or evaluated, as it may be changed."""
+    if config.resume and (config.checkpoint or config.mode != "train"):
+        raise ConfigError("resume continues training: leave out checkpoint and mode, or use mode=evaluate checkpoint=.")
+    if config.resume:
+        return resumed(config)
+    if config.mode != "evaluate":
+        raise ConfigError(
+            f"checkpoint={config.checkpoint} is for mode=evaluate. To go on with a run, use resume=<run folder>; to "
+            "start from its weights, policy=hub policy.name=<run folder>/policy policy.chat=<as before>."
+        )
+    return evaluated(config)
+
+
+def evaluated(config: DictConfig) -> DictConfig:
+    """The configuration of the run that `checkpoint` belongs to, with what is given now on top."""
+    given = Path(config.checkpoint)
+    file = latest(given / "checkpoints") if given.is_dir() else given
+    if file is None or not file.is_file() or not (file.parent.parent / "config.yaml").is_file():
+        raise ConfigError(
+            f"checkpoint={given}: is neither the folder of a run nor a .ckpt file inside one. "
+            "For a policy folder use policy=hub policy.name=<folder>."
+        )
+    overrides = HydraConfig.get().overrides.task
+    composed = compose("config", overrides=[*read_config(file.parent.parent).overrides, *overrides])
+    composed.checkpoint = str(file)
+    if "warm_start" in composed.policy:
+        composed.policy.warm_start = None  # its weights are about to be replaced
+    return composed
 
 
 def resumed(config: DictConfig) -> DictConfig:
@@ -102,6 +141,17 @@ def set_up(config: DictConfig) -> tuple[DAPOModule, PromptDataModule, L.Trainer]
     return module, data, trainer
 
 
+def evaluate(config: DictConfig, module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
+    """Evaluates, and leaves summary.json and evaluation.jsonl."""
+    trainer.validate(module, data, ckpt_path=config.checkpoint, verbose=False, weights_only=False)
+    metrics = module.history.evaluations[module.history.dapo_steps]
+    if trainer.is_global_zero:
+        summary = summarize_evaluation(as_dict(config), metrics, data.counts)
+        write_summary(summary, Path(config.run_folder) / "summary.json")
+        print(evaluation_as_text(summary))
+    return metrics[f"avg@{config.evaluation.num_completions}"]
+
+
 def run(config: DictConfig, module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
     """Evaluates, trains, evaluates, and leaves a run folder."""
     folder = Path(config.run_folder)
@@ -114,7 +164,7 @@ def run(config: DictConfig, module: DAPOModule, data: PromptDataModule, trainer:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
     if module.history.dapo_steps not in module.history.evaluations:
         trainer.validate(module, data, verbose=False)
-    return finish(config, module, trainer, folder)
+    return finish(config, module, data, trainer, folder)
 
 
 def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
@@ -123,23 +173,31 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     algorithm = Algorithm(**{name: instantiate(config[name]) for name in techniques})
     generation = Generation(config.max_new_tokens, config.temperature, config.top_p)
     try:
-        evaluation = Generation(config.max_new_tokens, config.evaluation.temperature, config.evaluation.top_p)
+        evaluation = Generation(
+            config.evaluation.max_new_tokens, config.evaluation.temperature, config.evaluation.top_p
+        )
     except ValueError as error:
         raise ConfigError(f"evaluation.{error}") from None
-    reward, rollout, dataset = instantiate(config.reward), instantiate(config.rollout), instantiate(config.data)
+    rollout, dataset, source = instantiate(config.rollout), instantiate(config.data), instantiate(config.policy)
     optimizer = instantiate(config.optimizer)
-    optimizer([torch.nn.Parameter(torch.zeros(1))])  # a wrong option shows now, not after the warm start
+    optimizer([torch.nn.Parameter(torch.zeros(1))])  # a wrong option shows now, not after the policy is loaded
+    codec = source.codec()
+    longest = max(config.max_new_tokens, config.evaluation.max_new_tokens)
     data = PromptDataModule(
         dataset,
+        codec.encode,
+        Room(config.max_prompt_tokens, longest, codec.max_positions),
         algorithm.sampling,
         num_prompts_per_step=config.num_prompts_per_step,
-        num_steps=config.num_steps,
+        num_steps=config.num_steps if config.mode == "train" else 0,
         num_validation_prompts=config.evaluation.num_prompts,
         seed=config.seed,
     )
+    reward = instantiate(config.reward)
+    reward.start()
     clock = Clock()
-    with clock("warm_start"):
-        policy = instantiate(config.policy).load(dataset, Path("outputs/warm_start"))
+    with clock("load_policy"):
+        policy = source.load(codec, dataset, Path("outputs/warm_start"))
     module = DAPOModule(
         GroupSampler(policy, rollout, reward, config.seed, clock),
         algorithm,
@@ -190,19 +248,23 @@ def as_dict(config: DictConfig) -> dict[str, Any]:
 
 
 def save_config(config: DictConfig, folder: Path) -> None:
-    """Writes the resolved configuration, with the group options it came from as `choices`; whole or not at all."""
-    choices = {k: v for k, v in HydraConfig.get().runtime.choices.items() if "hydra/" not in k}
+    """Writes the resolved configuration, with the group options and overrides it came from; whole or not at all."""
+    origin = {
+        "choices": {k: v for k, v in HydraConfig.get().runtime.choices.items() if "hydra/" not in k},
+        "overrides": list(HydraConfig.get().overrides.task),
+    }
     with replacing(folder / "config.yaml") as partial:
-        OmegaConf.save(OmegaConf.create({"choices": choices} | as_dict(config) | {"resume": None}), partial)
+        OmegaConf.save(OmegaConf.create(origin | as_dict(config) | {"resume": None}), partial)
 
 
-def finish(config: DictConfig, module: DAPOModule, trainer: L.Trainer, folder: Path) -> float:
+def finish(config: DictConfig, module: DAPOModule, data: PromptDataModule, trainer: L.Trainer, folder: Path) -> float:
     """Export, summary, curves: written by one process, after the last step."""
     after = module.history.evaluations[max(module.history.evaluations)]
     if trainer.is_global_zero:
         module.sampler.policy.save(folder / "policy")
         saved = as_dict(read_config(folder))
-        summary = summarize(module.history, dict(module.sampler.clock.seconds), saved["choices"], saved["seed"], folder)
+        seconds = dict(module.sampler.clock.seconds)
+        summary = summarize(module.history, seconds, data.counts, saved["choices"], saved["seed"], folder)
         write_summary(summary, folder / "summary.json")
         draw_curves(folder)
         print(as_text(summary))

@@ -20,6 +20,8 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: naming the key and the remedy.
     """
+    if config["mode"] not in ("train", "evaluate"):
+        raise ConfigError(f"mode={config['mode']}: choose train or evaluate.")
     _check_positive(config)
     _check_batches(config)
     _check_trainer(config["trainer"])
@@ -28,7 +30,9 @@ def check(config: Mapping[str, Any]) -> None:
 def _check_positive(config: Mapping[str, Any]) -> None:
     per_step = ("num_prompts_per_step", "num_completions_per_prompt", "num_gradient_steps")
     values = {name: config[name] for name in ("num_steps", *per_step, "micro_batch_tokens")}
-    values |= {f"evaluation.{name}": config["evaluation"][name] for name in ("every", "num_prompts", "num_completions")}
+    values |= {f"evaluation.{name}": config["evaluation"][name] for name in ("every", "num_completions")}
+    if config["evaluation"]["num_prompts"] is not None:  # null: all there are
+        values["evaluation.num_prompts"] = config["evaluation"]["num_prompts"]
     for name, value in values.items():
         if not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name}={value}: must be a whole number, at least 1.")
@@ -54,7 +58,7 @@ def _check_batches(config: Mapping[str, Any]) -> None:
             f"num_prompts_per_step={prompts} cannot be shared equally by {ranks} processes in "
             f"num_gradient_steps={steps} mini-batches: use a multiple of {steps * ranks}."
         )
-    if ranks is not None and config["evaluation"]["num_prompts"] < ranks:
+    if ranks is not None and (config["evaluation"]["num_prompts"] or ranks) < ranks:
         raise ConfigError(f"evaluation.num_prompts: each of the {ranks} processes needs at least one.")
 
 
@@ -70,10 +74,15 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
             f"trainer.strategy={trainer['strategy']}: FSDP1 cannot clip gradients or accumulate them by hand, as the "
             "DAPO step does. Use trainer=ddp_cpu or a DDP strategy."
         )
-    if str(trainer["precision"]).startswith("16"):
+    if str(trainer["precision"]).startswith("16-mixed"):
         raise ConfigError(
             f"trainer.precision={trainer['precision']}: loss scaling hides gradient norms from the step. "
             "Use trainer.precision=bf16-mixed or 32-true."
+        )
+    if str(trainer["precision"]) in ("bf16-true", "16-true"):
+        raise ConfigError(
+            f"trainer.precision={trainer['precision']}: weights in half precision would lose most updates to rounding. "
+            "Use trainer.precision=bf16-mixed, which keeps float32 weights and computes in bf16."
         )
     tasks = int(os.environ.get("SLURM_NTASKS", 1))
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")  # its one process launches the others

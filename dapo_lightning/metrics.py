@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class GroupRecord:
     answers: tuple[str | None, ...]
     num_tokens: tuple[int, ...]
     truncated: tuple[bool, ...]
+    failures: tuple[str | None, ...]
+    parts: tuple[Mapping[str, float], ...]
     entropy_sum: float
     probability_sum: float
 
@@ -38,13 +41,19 @@ class GroupRecord:
             answers=tuple(grade.answer for grade in group.grades),
             num_tokens=tuple(completion.num_tokens for completion in group.completions),
             truncated=tuple(completion.truncated for completion in group.completions),
+            failures=tuple(grade.failure for grade in group.grades),
+            parts=tuple(grade.parts for grade in group.grades),
             entropy_sum=float(sum(completion.entropies.sum() for completion in group.completions)),
             probability_sum=float(sum(completion.logps.exp().sum() for completion in group.completions)),
         )
 
 
+def _all(records: Sequence[GroupRecord], name: str) -> list[Any]:
+    return [value for record in records for value in getattr(record, name)]
+
+
 def _flat(records: Sequence[GroupRecord], name: str) -> np.ndarray:
-    return np.array([value for record in records for value in getattr(record, name)])
+    return np.array(_all(records, name))
 
 
 def completion_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
@@ -64,25 +73,49 @@ def completion_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
     }
 
 
-def evaluation_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
-    """avg@k, pass@k, maj@k over prompts with k completions each, and what the completions were like.
+FAILURES = ("timeout", "memory", "crash", "error", "unparsed")
 
-    maj@k is left out where the reward reads no final answers: there is nothing to vote on.
+
+def grading_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
+    """How many completions could not be graded, by reason; the mean score of each part of a weighted reward."""
+    failures, parts = Counter(_all(records, "failures")), _all(records, "parts")
+    return {f"grading/{reason}": float(failures[reason]) for reason in FAILURES} | {
+        f"reward/{name}": fmean(part[name] for part in parts) for name in parts[0]
+    }
+
+
+def evaluation_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
+    """avg@n, pass@k, maj@n over prompts with n completions each, and what the completions were like.
+
+    `..._ci95` is the half-width of a 95 % confidence interval for a mean over prompts: other prompts of the same kind,
+    and other completions of them. maj@n is left out where the reward reads no final answers: there is nothing to
+    vote on.
     """
-    k = len(records[0].correct)
-    metrics = completion_metrics(records)
-    majority = {f"maj@{k}": fmean(majority_correct(record.answers, record.correct) for record in records)}
-    has_answers = any(answer is not None for record in records for answer in record.answers)
+    n = len(records[0].correct)
+    of_prompts = {f"avg@{n}": [fmean(record.correct) for record in records]}
+    for k in [k for k in (2**i for i in range(1, n.bit_length())) if k < n] + [n]:
+        of_prompts[f"pass@{k}"] = [pass_at_k(n, sum(record.correct), k) for record in records]
+    if any(answer is not None for record in records for answer in record.answers):
+        of_prompts[f"maj@{n}"] = [majority_correct(record.answers, record.correct) for record in records]
+    completions = completion_metrics(records)
     return {
-        f"avg@{k}": metrics["accuracy"],
-        f"pass@{k}": fmean(pass_at_k(k, sum(record.correct), k) for record in records),
-        **(majority if has_answers else {}),
-        "length": metrics["length/mean"],
-        "truncated": metrics["length/truncated"],
-        "entropy": metrics["entropy"],
+        **{name: fmean(values) for name, values in of_prompts.items()},
+        **{f"{name}_ci95": half_width_95(values) for name, values in of_prompts.items()},
+        "length": completions["length/mean"],
+        "truncated": completions["length/truncated"],
+        "entropy": completions["entropy"],
         "all_correct": fmean(all(record.correct) for record in records),
         "all_wrong": fmean(not any(record.correct) for record in records),
+        "not_graded": fmean(failure is not None for failure in _all(records, "failures")),
     }
+
+
+def half_width_95(values: Sequence[float]) -> float:
+    """Half the width of the normal-theory 95 % confidence interval of a mean: 1.96 s / sqrt(n), s with n - 1; nan for a
+    single value."""
+    if len(values) < 2:
+        return math.nan
+    return 1.96 * stdev(values) / math.sqrt(len(values))
 
 
 def pass_at_k(num_completions: int, num_correct: int, k: int) -> float:

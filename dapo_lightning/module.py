@@ -75,6 +75,7 @@ class DAPOModule(L.LightningModule):
     ):
         super().__init__()
         self.automatic_optimization = False
+        self.strict_loading = all(weight.requires_grad for weight in sampler.policy.model.parameters())
         self.policy: PreTrainedModel = sampler.policy.model
         self.sampler, self.algorithm, self.generation = sampler, algorithm, generation
         self.num_completions, self.num_gradient_steps = num_completions, num_gradient_steps
@@ -83,11 +84,12 @@ class DAPOModule(L.LightningModule):
         self.logps_are_exact = logps_are_exact
         self._optimizer, self._num_warmup_steps = optimizer, num_warmup_steps
         self._evaluator = replace(sampler, clock=Clock())  # its time counts as evaluation, not as generate and grade
-        # In a tuple, so that torch does not see it: not trained, not in checkpoints.
-        self._reference = (sampler.policy.reference_copy(),) if algorithm.kl.needs_reference else ()
+        # A function, so that torch does not see the copy it holds: not trained, not in checkpoints.
+        self._reference = sampler.policy.reference() if algorithm.kl.needs_reference else None
         self.history = reporting.History()
         self.updating = False  # True while weights are between two DAPO steps: nothing to save then
         self.last_groups: list[Group] = []  # of the last step, for callbacks
+        self.evaluated_groups: list[Group] = []  # of the last evaluation, this rank's, for callbacks
         self.last_metrics: dict[str, float] = {}
         self._records: list[GroupRecord] = []
 
@@ -148,7 +150,8 @@ class DAPOModule(L.LightningModule):
                 replace(row, old_logps=logps) for row, logps in zip(rows, self._logps(self.policy, rows), strict=True)
             ]
         if self._reference:
-            logps_of_rows = self._logps(self._reference[0].to(self.device), rows)
+            with self._reference() as reference:
+                logps_of_rows = self._logps(reference, rows)
             rows = [replace(row, reference_logps=logps) for row, logps in zip(rows, logps_of_rows, strict=True)]
         return replace(mini_batch, rows=rows)
 
@@ -172,7 +175,7 @@ class DAPOModule(L.LightningModule):
         parts += [[self._placeholder()]] * (num_parts - len(parts))
         local = TokenSums()
         for index, rows in enumerate(parts):
-            with self._gradient_sync(last=index == num_parts - 1):
+            with self._gradient_sync(last=index == num_parts - 1), self.sampler.policy.recomputing_activations():
                 loss, part_sums = surrogate_loss(self.policy, rows, self.algorithm, self.generation.temperature)
                 self.manual_backward(loss * ranks.size)  # the strategy averages over ranks; the weights want the sum
             local += part_sums
@@ -194,7 +197,7 @@ class DAPOModule(L.LightningModule):
         return micro_batches(rows, lambda row: row.num_tokens, self.micro_batch_tokens)
 
     def _placeholder(self) -> Row:
-        row = placeholder(self.sampler.policy.end_tokens[0])
+        row = placeholder(self.sampler.policy.codec.end_tokens[0])
         return replace(row, reference_logps=row.old_logps) if self._reference else row
 
     def _gradient_sync(self, last: bool) -> AbstractContextManager[None]:
@@ -220,13 +223,14 @@ class DAPOModule(L.LightningModule):
             log.warning("step %d: %s", self.history.dapo_steps + 1, message)
 
     def on_validation_epoch_start(self) -> None:
-        self._records = []
+        self._records, self.evaluated_groups = [], []
 
     def validation_step(self, draws: list[PromptDraw], batch_idx: int) -> None:
         """Samples held-out prompts; noise has a stream of its own, the same at every evaluation."""
         with self.sampler.clock("evaluate"):
             groups = self._evaluator(draws, self.num_evaluation_completions, self.evaluation, "validation")
         self._records += [GroupRecord.of(group, [0.0] * group.size) for group in groups]
+        self.evaluated_groups += groups
 
     def on_validation_epoch_end(self) -> None:
         metrics = evaluation_metrics(Ranks.current().gather(self._records))
@@ -235,12 +239,15 @@ class DAPOModule(L.LightningModule):
         self.log_dict(named | {"step": float(self.history.dapo_steps)}, rank_zero_only=True)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer(self.policy.parameters())
+        optimizer = self._optimizer(weight for weight in self.policy.parameters() if weight.requires_grad)
         rises = max(1, self._num_warmup_steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / rises))
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Weights that are not trained stay out: they are where the policy comes from."""
+        frozen = {f"policy.{name}" for name, weight in self.policy.named_parameters() if not weight.requires_grad}
+        checkpoint["state_dict"] = {name: w for name, w in checkpoint["state_dict"].items() if name not in frozen}
         checkpoint["history"] = self.history.state_dict(self.sampler.clock)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from dapo_lightning.clock import Clock
 from dapo_lightning.data.draw import Filled
-from dapo_lightning.metrics import GroupRecord, completion_metrics
+from dapo_lightning.metrics import GroupRecord, completion_metrics, grading_metrics
 from dapo_lightning.ranks import Ranks
 from dapo_lightning.surrogate import TokenSums
 
@@ -88,7 +88,7 @@ def step_metrics(
     """
     num_groups = filled.num_groups_generated
     num_generated_tokens = sum(sum(record.num_tokens) for record in records)
-    metrics = completion_metrics(records)
+    metrics = completion_metrics(records) | grading_metrics(records)
     metrics |= {f"groups/{reason}": filled.reasons.get(reason, 0) / num_groups for reason in REASONS}
     metrics |= {
         "groups/kept": len(filled.groups) / num_groups,

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 from dapo_lightning.clock import Clock
 from dapo_lightning.policy import Policy
-from dapo_lightning.reward import Reward, RewardError
+from dapo_lightning.reward import PendingGrades, Reward, RewardError
 from dapo_lightning.rollout import Rollout
 from dapo_lightning.rollout.noise import uniform_noise
 from dapo_lightning.types import Completion, Generation, Group, PromptDraw
+
+Sampled = tuple[tuple[Completion, ...], tuple[str, ...], PendingGrades]
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,22 @@ class GroupSampler:
         """
         if not draws:  # a rank's share of a small round can be empty
             return []
-        prompts = [self.policy.encode(draw.prompt.text) for draw in draws]
+        prompts = [self.policy.codec.encode(draw.prompt) for draw in draws]
+        sampled = []
         with self.clock("generate"):
             numbers = [draw.number for draw in draws]
             noise_PGT = uniform_noise(self.seed, stream, numbers, num_completions, generation.max_new_tokens)
-            completions = self.rollout(self.policy.model, prompts, noise_PGT, generation, self.policy.end_tokens)
+            model, end_tokens = self.policy.model, self.policy.codec.end_tokens
+            groups = self.rollout(model, prompts, noise_PGT, generation, end_tokens)
+            for draw, completions in zip(draws, groups, strict=True):  # graded while the next ones are generated
+                texts = tuple(self.policy.codec.decode(completion.tokens) for completion in completions)
+                sampled.append((completions, texts, self.reward.submit([draw.prompt] * len(texts), texts)))
         with self.clock("grade"):
-            return [self._grade(*row) for row in zip(draws, prompts, completions, strict=True)]
+            return [self._group(*row) for row in zip(draws, prompts, sampled, strict=True)]
 
-    def _grade(self, draw: PromptDraw, prompt: tuple[int, ...], completions: tuple[Completion, ...]) -> Group:
-        texts = tuple(self.policy.decode(completion.tokens) for completion in completions)
-        grades = tuple(self.reward([draw.prompt] * len(texts), texts))
+    def _group(self, draw: PromptDraw, prompt: tuple[int, ...], sampled: Sampled) -> Group:
+        completions, texts, pending = sampled
+        grades = tuple(pending())
         if len(grades) != len(texts):
             raise RewardError(
                 f"{type(self.reward).__name__} on {draw.prompt.source}: "

@@ -19,13 +19,15 @@ class Prompt:
     """One row of a dataset: what the policy reads, what the reward compares with.
 
     `source` names the row for error messages ("questions.jsonl:17"); `columns` holds every
-    other column, for rewards that need them.
+    other column, for rewards that need them.  `messages` is the chat, each message with its role and
+    content, if the row holds one; `text` is then what the user said last.
     """
 
     text: str
     answer: str
     source: str
     columns: Mapping[str, Any] = field(default_factory=dict)
+    messages: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,16 @@ class Grade:
     """What a reward says of one completion.
 
     `correct` alone decides what dynamic sampling keeps; shaping never touches it.  `answer` is the final answer
-    as the reward read it, which majority voting counts; None if the completion gives none.
+    as the reward read it, which majority voting counts; None if the completion gives none.  `failure` says why the
+    completion could not be graded ("timeout", "memory", "crash", "error"); it then counts as wrong.  `parts` are the
+    scores of the rewards that `score` is made of, by name.
     """
 
     score: float
     correct: bool
     answer: str | None = None
+    failure: str | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from dapo_lightning.data import Dataset, WorkedExample
 from dapo_lightning.files import replacing
 from dapo_lightning.logprobs import completion_logps
 from dapo_lightning.packing import micro_batches
-from dapo_lightning.policy import Policy
+from dapo_lightning.policy import Policy, tiny
 
 _MICRO_BATCH_TOKENS = 1024  # padded; small, because padding costs more than a short pass does
 
@@ -76,7 +76,7 @@ class WarmStart:
 
     def _key(self, description: str, dataset: Dataset) -> str:
         """A hash of all that determines the result: settings, and the code that makes and shows the examples."""
-        names = (__name__, Policy.__module__, completion_logps.__module__, type(dataset).__module__)
+        names = (__name__, tiny.__name__, completion_logps.__module__, type(dataset).__module__)
         code = "".join(inspect.getsource(sys.modules[name]) for name in names)
         versions = f"{torch.__version__} {transformers.__version__}"
         return hashlib.sha256(f"{description}|{dataset!r}|{versions}|{code}".encode()).hexdigest()[:16]
@@ -89,11 +89,11 @@ class WarmStart:
             optimizer, lambda step: min((step + 1) / rises, (self.num_steps - step) / (self.num_steps - rises + 1))
         )
         examples = teacher.worked_examples(self.num_steps * self.batch_size, self.seed)
-        end = torch.tensor([policy.tokenizer.eos_token_id])
+        end = torch.tensor([policy.codec.tokenizer.eos_token_id])
         rows = [
             (
-                policy.encode(e.prompt),
-                torch.cat([torch.tensor(policy.encode(e.solution)), end])[: self.max_solution_tokens],
+                policy.codec.encode_text(e.prompt),
+                torch.cat([torch.tensor(policy.codec.encode_text(e.solution)), end])[: self.max_solution_tokens],
             )
             for e in examples
         ]

@@ -17,6 +17,7 @@ TECHNIQUES = ("clip", "loss", "overlong", "sampling", "advantage", "kl")
 REQUIRED = {
     ("reward", "function"): ["reward.path=conftest.even_length"],
     ("data", "jsonl"): ["data.train_path=a", "data.validation_path=b"],
+    ("data", "hub"): ["data.train_path=a", "data.validation_path=b"],
 }
 
 

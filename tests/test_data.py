@@ -1,13 +1,8 @@
-import json
-
 import pytest
 from conftest import make_group
 
 from dapo_lightning.algorithm.sampling import Dynamic, SamplingError, Static
-from dapo_lightning.data import DataError
-from dapo_lightning.data.datamodule import PromptDataModule
 from dapo_lightning.data.draw import GroupDraws
-from dapo_lightning.data.jsonl import JSONLines
 from dapo_lightning.data.stream import PromptStream
 from dapo_lightning.types import Prompt
 
@@ -83,44 +78,3 @@ def test_cursor_is_the_whole_state():
     other.load_state_dict(one.state_dict())
     fill = [next(iter(iterable)).fill(scripted) for iterable in (one, other)]
     assert [g.draw for g in fill[0].groups] == [g.draw for g in fill[1].groups]
-
-
-def write(path, *lines):
-    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
-    return str(path)
-
-
-def test_jsonl_reads_prompts_answers_and_columns(tmp_path):
-    path = write(
-        tmp_path / "a.jsonl",
-        {"prompt": "one\u2028line", "answer": 3, "level": "easy"},
-        "",
-        {"prompt": "b", "answer": "4"},
-    )
-    prompts = JSONLines(path, path).train_prompts()
-    assert [(p.text, p.answer, dict(p.columns)) for p in prompts] == [
-        ("one\u2028line", "3", {"level": "easy"}),
-        ("b", "4", {}),
-    ]
-    assert prompts[1].source == f"{path}:3"
-
-
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [("{oops", "not valid JSON"), ("[1]", "expected an object"), ({"prompt": "x"}, "'answer'.*data.answer_column"),
-     ({"prompt": ["x"], "answer": "1"}, "'prompt'.*data.prompt_column")],
-)  # fmt: skip
-def test_a_bad_row_is_named(tmp_path, line, says):
-    path = write(tmp_path / "bad.jsonl", {"prompt": "x", "answer": "1"}, line)
-    with pytest.raises(DataError, match=rf"bad\.jsonl:2: .*{says}"):
-        JSONLines(path, path).train_prompts()
-
-
-def test_missing_file_and_empty_split_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere\.jsonl.*data\.train_path"):
-        JSONLines("nowhere.jsonl", "x").train_prompts()
-    full, empty = write(tmp_path / "full", {"prompt": "x", "answer": "1"}), write(tmp_path / "empty", "")
-    with pytest.raises(DataError, match="validation split is empty"):
-        PromptDataModule(JSONLines(full, empty), Static(), 1, 1, num_validation_prompts=1, seed=0)
-    with pytest.raises(DataError, match=r"evaluation\.num_prompts=5"):
-        PromptDataModule(JSONLines(full, full), Static(), 1, 1, num_validation_prompts=5, seed=0)

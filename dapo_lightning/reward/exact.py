@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dapo_lightning.reward import PendingGrades, Reward
 from dapo_lightning.types import Grade, Prompt
 
 
 @dataclass(frozen=True)
-class Exact:
+class Exact(Reward):
     """correct iff the text after the last `marker` equals the prompt's answer, white space at the ends aside.
 
     Scores are the paper's rule-based reward (Eq. 7): 1 if correct, -1 if not.
@@ -23,9 +24,10 @@ class Exact:
         if self.correct <= self.wrong:
             raise ValueError(f"reward.correct={self.correct} must exceed reward.wrong={self.wrong}.")
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Grade]:
-        """One grade per completion, in order."""
-        return [self._grade(prompt, text) for prompt, text in zip(prompts, completions, strict=True)]
+    def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
+        """Graded on the spot: comparing strings cannot hang."""
+        grades = [self._grade(prompt, text) for prompt, text in zip(prompts, completions, strict=True)]
+        return lambda: grades
 
     def _grade(self, prompt: Prompt, text: str) -> Grade:
         _, found, rest = text.rpartition(self.marker)

@@ -2,68 +2,81 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from dapo_lightning.reward import RewardError
+from dapo_lightning.grading.pool import Outcome
+from dapo_lightning.reward import PendingGrades, PooledReward, RewardError
 from dapo_lightning.types import Grade, Prompt
 
 
 @dataclass(frozen=True)
-class Function:
-    """Calls `function(completions=[...], prompts=[...], answers=[...], **columns)`, every argument a list with
-    one entry per completion, and expects a list of as many numbers.
+class Function(PooledReward):
+    """Calls `function(completions=[...], prompts=[...], answers=[...], **columns)`, every argument a list with one
+    entry per completion, and expects a list of as many numbers. The function may be async.
+
+    It runs in a child process. If a call takes too long or takes the process down, it is made again for each
+    completion alone; the one to blame then counts as wrong, with score `failed`.
 
     Args:
         path: dotted path, `my_package.my_module.my_function`.
         correct_above: a completion is correct, for accuracy and the keep rule, iff its score exceeds this.
-
-    Raises:
-        ValueError: if the path cannot be imported.
-        RewardError: if the function raises or returns anything but one number per completion.
+        failed: score of a completion that could not be graded.
     """
 
     path: str
     correct_above: float = 0.0
-    _function: Callable[..., Any] = field(init=False, repr=False)
+    failed: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_function", _import(self.path))
+        if self.failed > self.correct_above:
+            raise ValueError(f"reward.failed={self.failed} would count as correct: set it to at most "
+                             f"reward.correct_above={self.correct_above}.")  # fmt: skip
+        self._use("dapo_lightning.grading.function.Caller", path=self.path)
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Grade]:
-        """One grade per completion, in order."""
-        columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in prompts[0].columns}
-        where = f"reward function {self.path} on {prompts[0].source} ({prompts[0].text[:60]!r})"
-        try:
-            scores = list(
-                self._function(
-                    completions=list(completions),
-                    prompts=[prompt.text for prompt in prompts],
-                    answers=[prompt.answer for prompt in prompts],
-                    **columns,
-                )
-            )
-        except Exception as error:
-            raise RewardError(f"{where} raised {type(error).__name__}: {error}") from error
-        if len(scores) != len(completions):
-            raise RewardError(f"{where} returned {len(scores)} scores for {len(completions)} completions.")
-        try:
-            return [Grade(score=float(score), correct=float(score) > self.correct_above) for score in scores]
-        except (TypeError, ValueError) as error:
-            raise RewardError(f"{where} returned {scores!r:.200}: every score must be a number.") from error
+    def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
+        """One call for all of them.
+
+        Raises (when waited for):
+            RewardError: if the function raises or returns anything but one number per completion.
+        """
+        pending = self._pool.submit([_arguments(prompts, completions)], [len(completions)])
+
+        def wait() -> list[Grade]:
+            (outcome,) = pending.result()
+            if outcome.failure is None:
+                return [self._grade(score) for score in outcome.value]
+            if outcome.failure == "error":
+                raise self._error(outcome, prompts[0])
+            return self._one_by_one(prompts, completions)
+
+        return wait
+
+    def _one_by_one(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Grade]:
+        calls = [_arguments([prompt], [text]) for prompt, text in zip(prompts, completions, strict=True)]
+        grades = []
+        for prompt, outcome in zip(prompts, self._pool.submit(calls).result(), strict=True):
+            if outcome.failure == "error":
+                raise self._error(outcome, prompt)
+            failed = Grade(self.failed, correct=False, failure=outcome.failure)
+            grades.append(self._grade(outcome.value[0]) if outcome.failure is None else failed)
+        return grades
+
+    def _grade(self, score: float) -> Grade:
+        return Grade(score=score, correct=score > self.correct_above)
+
+    def _error(self, outcome: Outcome, prompt: Prompt) -> RewardError:
+        return RewardError(
+            f"reward function {self.path} on {prompt.source} ({prompt.text[:60]!r}): {outcome.detail}. "
+            "Try it on that row by itself."
+        )
 
 
-def _import(path: str) -> Callable[..., Any]:
-    module_name, _, name = path.rpartition(".")
-    try:
-        function = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"reward.path={path}: cannot be imported ({error}). Give the dotted path of a function in a module "
-            "that `python` finds from this folder, such as my_module.my_reward."
-        ) from error
-    if not callable(function):
-        raise ValueError(f"reward.path={path}: is a {type(function).__name__}, not a function.")
-    return function
+def _arguments(prompts: Sequence[Prompt], completions: Sequence[str]) -> Mapping[str, list[Any]]:
+    columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in prompts[0].columns}
+    return columns | {
+        "completions": list(completions),
+        "prompts": [list(prompt.messages) or prompt.text for prompt in prompts],
+        "answers": [prompt.answer for prompt in prompts],
+    }

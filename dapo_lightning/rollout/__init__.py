@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -21,6 +21,7 @@ class Rollout(Protocol):
         noise_PGT: Tensor,
         generation: Generation,
         end_tokens: Sequence[int],
-    ) -> list[tuple[Completion, ...]]:
-        """P tokenised prompts and their noise in [0, 1) -> the G completions of each prompt."""
+    ) -> Iterator[tuple[Completion, ...]]:
+        """P tokenised prompts and their noise in [0, 1) -> the G completions of each prompt, in order, as they are
+        ready."""
         ...

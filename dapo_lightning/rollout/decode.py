@@ -3,7 +3,7 @@ leave the batch when they end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,16 +39,14 @@ class Decode:
         noise_PGT: Tensor,
         generation: Generation,
         end_tokens: Sequence[int],
-    ) -> list[tuple[Completion, ...]]:
-        """P tokenised prompts and their noise -> the G completions of each prompt."""
+    ) -> Iterator[tuple[Completion, ...]]:
+        """P tokenised prompts and their noise -> the G completions of each prompt, `max_rows` rows at a time."""
         num_completions = noise_PGT.shape[1]
         at_once = max(1, self.max_rows // num_completions)
-        groups: list[tuple[Completion, ...]] = []
         for start in range(0, len(prompts), at_once):
             part = slice(start, start + at_once)
             rows = _decode(model, prompts[part], noise_PGT[part], generation, end_tokens)
-            groups += [tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions)]
-        return groups
+            yield from (tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions))
 
 
 def _decode(

@@ -27,7 +27,7 @@ class Transformers:
         noise_PGT: Tensor,
         generation: Generation,
         end_tokens: Sequence[int],
-    ) -> list[tuple[Completion, ...]]:
+    ) -> Iterator[tuple[Completion, ...]]:
         """P tokenised prompts and their noise -> the G completions of each prompt."""
         device = model.get_input_embeddings().weight.device
         num_completions, max_tokens = noise_PGT.shape[1:]
@@ -47,7 +47,7 @@ class Transformers:
             _completion(*row, end_tokens)
             for row in zip(tokens_BT, sampler.stacked("logps"), sampler.stacked("entropies"), strict=True)
         ]
-        return [tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions)]
+        yield from (tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,12 @@ from dapo_lightning.reporting import History, peak_memory_mb
 
 
 def summarize(
-    history: History, seconds: dict[str, float], choices: dict[str, str], seed: int, run_folder: Path
+    history: History,
+    seconds: dict[str, float],
+    prompts: dict[str, int],
+    choices: dict[str, str],
+    seed: int,
+    run_folder: Path,
 ) -> dict[str, Any]:
     """The content of summary.json.
 
@@ -22,6 +28,7 @@ def summarize(
     return {
         "choices": choices,
         "seed": seed,
+        "prompts": prompts,
         "before": history.evaluations[steps[0]],
         "after": history.evaluations[steps[-1]],
         "evaluations": {str(step): history.evaluations[step] for step in steps},
@@ -44,9 +51,8 @@ def write_summary(summary: dict[str, Any], path: Path) -> None:
 
 def as_text(summary: dict[str, Any]) -> str:
     """The table shown at the end of a run."""
-    lines = ["", f"{'held-out prompts':<22}{'before':>10}{'after':>10}"]
-    for name, before in summary["before"].items():
-        lines.append(f"{name:<22}{before:>10.3f}{summary['after'][name]:>10.3f}")
+    lines = ["", f"{'held-out prompts':<22}{'before':>16}{'after':>16}"]
+    lines += table([summary["before"], summary["after"]])
     seconds = summary["seconds"]
     lines += ["", f"{'wall time':<22}" + "".join(f"{name} {value:.0f} s   " for name, value in seconds.items())]
     lines += [
@@ -63,3 +69,14 @@ def as_text(summary: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def table(columns: Sequence[dict[str, float]]) -> list[str]:
+    """One line per metric; those with a 95 % confidence interval as mean ± half-width."""
+
+    def cell(column: dict[str, float], name: str) -> str:
+        interval = column.get(f"{name}_ci95")
+        return f"{column[name]:.3f}" + ("" if interval is None else f" ± {interval:.3f}")
+
+    names = [name for name in columns[0] if not name.endswith("_ci95")]
+    return [f"{name:<22}" + "".join(f"{cell(column, name):>16}" for column in columns) for name in names]

@@ -1,8 +1,7 @@
-"""The policy: a Hugging Face causal LM with its tokenizer, and where it comes from."""
+"""A Llama small enough to learn on two CPU cores."""
 
 from __future__ import annotations
 
-import copy
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,56 +9,17 @@ from pathlib import Path
 
 import tokenizers
 import torch
-from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
 from dapo_lightning.data import Dataset
-
-
-@dataclass(frozen=True)
-class Policy:
-    """Model and tokenizer, as one."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-
-    def encode(self, prompt: str) -> tuple[int, ...]:
-        """Text -> token ids, with whatever the tokenizer puts in front."""
-        return tuple(self.tokenizer(prompt)["input_ids"])
-
-    def decode(self, tokens: Tensor) -> str:
-        """Token ids -> text, special tokens left out."""
-        return self.tokenizer.decode(tokens, skip_special_tokens=True)
-
-    @property
-    def end_tokens(self) -> tuple[int, ...]:
-        """Every token that ends a completion: the tokenizer's, and all of the generation config's."""
-        configured = self.model.generation_config.eos_token_id
-        configured = configured if isinstance(configured, list) else [configured]
-        ends = {token for token in [self.tokenizer.eos_token_id, *configured] if token is not None}
-        if not ends:
-            raise ValueError(
-                "the policy has no end-of-sequence token, so every completion would be truncated: "
-                "set eos_token in its tokenizer or eos_token_id in its generation config."
-            )
-        return tuple(sorted(ends))
-
-    def reference_copy(self) -> PreTrainedModel:
-        """A frozen copy of the model as it is now."""
-        return copy.deepcopy(self.model).eval().requires_grad_(False)
-
-    def save(self, folder: Path) -> None:
-        """Writes what `AutoModelForCausalLM` and `AutoTokenizer` load."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-
+from dapo_lightning.policy import Policy, PolicyError
+from dapo_lightning.policy.codec import Codec
 
 WarmStartFunction = Callable[[Policy, Dataset, str, Path], None]
 
@@ -83,14 +43,19 @@ class TinyPolicy:
     seed: int
     warm_start: WarmStartFunction | str | None
 
-    def load(self, dataset: Dataset, cache: Path) -> Policy:
+    def codec(self) -> Codec:
+        """The tiny tokenizer; prompts are plain text."""
+        tokenizer = tiny_tokenizer()
+        return Codec(tokenizer, (tokenizer.eos_token_id,), self.max_positions)
+
+    def load(self, codec: Codec, dataset: Dataset, cache: Path) -> Policy:
         """Builds the policy and gives it its first skills; a warm start is kept under `cache`."""
-        policy = Policy(self._model(), tiny_tokenizer())
+        policy = Policy(self._model(), codec)
         if isinstance(self.warm_start, str):
             _copy_weights(self.warm_start, policy.model)
         elif self.warm_start is not None:
             self.warm_start(policy, dataset, repr(self), cache)
-        policy.model.eval()  # no dropout: with it, the ratio would not be 1 where nothing has changed
+        policy.model.eval()
         return policy
 
     def _model(self) -> PreTrainedModel:
@@ -133,7 +98,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 def _copy_weights(folder: str, model: PreTrainedModel) -> None:
     if not (Path(folder) / "config.json").is_file():
-        raise ValueError(
+        raise PolicyError(
             f"policy.warm_start={folder}: holds no config.json. Give the policy/ folder of a finished run, "
             "or null for random weights."
         )
@@ -141,7 +106,7 @@ def _copy_weights(folder: str, model: PreTrainedModel) -> None:
     try:
         model.load_state_dict(source.state_dict())
     except RuntimeError as error:
-        raise ValueError(
+        raise PolicyError(
             f"policy.warm_start={folder}: its weights do not fit the policy as configured ({error}). "
             "Give both the same policy.* sizes."
         ) from None

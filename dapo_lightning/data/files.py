@@ -1,0 +1,111 @@
+"""Prompts from your own files: JSON lines, parquet or CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dapo_lightning.data import DataError
+from dapo_lightning.data.columns import Columns
+from dapo_lightning.types import Prompt
+
+ONLY_EVALUATED = (
+    "data.train_path=null: there is nothing to train on, this data can only be evaluated (mode=evaluate). "
+    "Set data.train_path, or choose another data=..."
+)
+
+
+@dataclass(frozen=True)
+class Files:
+    """One file of train rows, if any, and one of held-out rows; the ending says how each is read.
+
+    JSON lines (.jsonl, .json) hold one object a line. The cells of a CSV file are text, exactly as written. The source
+    of a prompt is its file with the line of JSON lines, else with the row, counted from 1.
+
+    Args:
+        train_path: None for data that is only evaluated.
+        prompt_column, answer_column, answer_after: see `Columns`.
+
+    Raises:
+        DataError: from the methods, naming file, row and remedy, if a file cannot be read or a row is unfit.
+    """
+
+    train_path: str | None
+    validation_path: str
+    prompt_column: str = "prompt"
+    answer_column: str = "answer"
+    answer_after: str | None = None
+
+    def train_prompts(self) -> Sequence[Prompt]:
+        """All rows of train_path."""
+        if self.train_path is None:
+            raise DataError(ONLY_EVALUATED)
+        return self._read(self.train_path)
+
+    def validation_prompts(self) -> Sequence[Prompt]:
+        """All rows of validation_path."""
+        return self._read(self.validation_path)
+
+    def _read(self, path: str) -> list[Prompt]:
+        reader = _READERS.get(Path(path).suffix.lower())
+        if reader is None:
+            raise DataError(
+                f"{path}: the ending is none of {', '.join(_READERS)}, so it cannot be read. "
+                "Set data.train_path and data.validation_path to such files."
+            )
+        columns = Columns(self.prompt_column, self.answer_column, self.answer_after)
+        try:
+            return [columns.read(row, f"{path}:{number}") for number, row in reader(path)]
+        except DataError:
+            raise
+        except (OSError, ValueError, csv.Error) as error:  # not there, not UTF-8, not parquet, quotes that do not match
+            raise DataError(
+                f"{path}: cannot be read ({error}). Set data.train_path and data.validation_path."
+            ) from None
+
+
+def _json_lines(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # not splitlines: text may hold other separators
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}). Each line must be one object."
+            ) from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{number}: expected an object with named columns, found a {type(row).__name__}.")
+        yield number, row
+
+
+def _csv(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    # Not by the datasets library: it guesses types, and where a comma is not quoted it may shift all cells by one.
+    with Path(path).open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file, strict=True)
+        header = rows.fieldnames or []
+        if len(set(header)) < len(header):
+            raise DataError(f"{path}: the header names a column twice: {header}. Rename one of them.")
+        for number, row in enumerate(rows, 1):
+            if None in row or None in row.values():
+                raise DataError(
+                    f"{path}:{number}: has more or fewer cells than the header {header}. "
+                    'Put cells that hold commas, quotes or line breaks into "quotes".'
+                )
+            yield number, row
+
+
+def _parquet(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    import datasets
+    import pyarrow.parquet
+
+    rows = datasets.Dataset(pyarrow.parquet.ParquetFile(path).read())  # decodes what that library has written
+    yield from enumerate(rows, 1)
+
+
+_READERS = {".jsonl": _json_lines, ".json": _json_lines, ".parquet": _parquet, ".csv": _csv}

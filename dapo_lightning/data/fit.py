@@ -1,0 +1,77 @@
+"""Prompts that a policy can take."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from dapo_lightning.data import DataError
+from dapo_lightning.types import Prompt
+
+log = logging.getLogger(__name__)
+
+Encode = Callable[[Prompt], Sequence[int]]
+_SHOW_PROGRESS_FROM = 5000  # prompts
+
+
+@dataclass(frozen=True)
+class Room:
+    """How long a prompt may be.
+
+    Args:
+        max_prompt_tokens: longer prompts are dropped and counted; None drops none.
+        max_new_tokens: of a completion.
+        max_positions: tokens that the policy can hold; None if it states no limit.
+
+    Raises:
+        DataError: if the longest prompt and the longest completion together exceed what the policy can hold.
+    """
+
+    max_prompt_tokens: int | None
+    max_new_tokens: int
+    max_positions: int | None
+
+    def __post_init__(self) -> None:
+        if self.max_prompt_tokens is not None and self.max_prompt_tokens < 1:
+            raise DataError(f"max_prompt_tokens={self.max_prompt_tokens}: must be at least 1, or null.")
+        if self.max_positions is not None and self.max_positions < self.max_new_tokens + (self.max_prompt_tokens or 1):
+            raise DataError(
+                f"max_prompt_tokens={self.max_prompt_tokens} and max_new_tokens={self.max_new_tokens} together exceed "
+                f"the {self.max_positions} positions of the policy: lower one of them."
+            )
+
+    def fitting(self, prompts: Sequence[Prompt], encode: Encode, split: str) -> list[Prompt]:
+        """The prompts that are short enough.
+
+        Raises:
+            DataError: if a prompt cannot be encoded, if one is too long for the policy, or if none is left.
+        """
+        if not prompts:
+            raise DataError(f"the {split} split is empty: check the file or the settings of the data group.")
+        shown = tqdm(prompts, desc=f"{split} prompts", unit="prompt", disable=len(prompts) < _SHOW_PROGRESS_FROM)
+        lengths = [len(encode(prompt)) for prompt in shown]
+        if self.max_prompt_tokens is None:
+            self._check_longest(prompts, lengths)
+            return list(prompts)
+        kept = [p for p, length in zip(prompts, lengths, strict=True) if length <= self.max_prompt_tokens]
+        if not kept:
+            raise DataError(
+                f"all {len(prompts)} {split} prompts have more than max_prompt_tokens={self.max_prompt_tokens} tokens "
+                f"(the shortest {min(lengths)}): raise it."
+            )
+        if len(kept) < len(prompts):
+            log.warning("dropped %d of %d %s prompts: more than max_prompt_tokens=%d tokens",
+                        len(prompts) - len(kept), len(prompts), split, self.max_prompt_tokens)  # fmt: skip
+        return kept
+
+    def _check_longest(self, prompts: Sequence[Prompt], lengths: Sequence[int]) -> None:
+        length, index = max((length, index) for index, length in enumerate(lengths))
+        if self.max_positions is not None and length + self.max_new_tokens > self.max_positions:
+            raise DataError(
+                f"{prompts[index].source}: {length} tokens, and max_new_tokens={self.max_new_tokens} more, exceed the "
+                f"{self.max_positions} positions of the policy. Set max_prompt_tokens to drop such prompts, or lower "
+                "max_new_tokens."
+            )

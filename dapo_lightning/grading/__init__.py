@@ -1,0 +1,1 @@
+"""Grading of hostile text in child processes: nothing here imports torch."""

@@ -1,0 +1,103 @@
+"""Text to tokens and back, as one model wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from dapo_lightning.data import DataError
+from dapo_lightning.types import Prompt
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Prompts go through the tokenizer's chat template.
+
+    Args:
+        system_prompt: put before every prompt; None leaves it to the template, which may have one of its own.
+        template_kwargs: for the template, such as `{enable_thinking: false}`.
+    """
+
+    system_prompt: str | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def messages(self, prompt: Prompt) -> list[Mapping[str, str]]:
+        """The chat of a prompt; plain text is what the user says.
+
+        Raises:
+            DataError: if both the row and the configuration hold a system prompt.
+        """
+        chat = list(prompt.messages) or [{"role": "user", "content": prompt.text}]
+        if self.system_prompt is None:
+            return chat
+        if chat[0]["role"] == "system":
+            raise DataError(
+                f"{prompt.source}: holds a system message of its own, and policy.system_prompt is set: "
+                "remove one of them."
+            )
+        return [{"role": "system", "content": self.system_prompt}, *chat]
+
+
+@dataclass(frozen=True)
+class Codec:
+    """All that can be known of a policy's texts without its weights.
+
+    Args:
+        end_tokens: every token that ends a completion.
+        max_positions: tokens of prompt and completion that the model can hold; None if it states no limit.
+        chat: how prompts become chats; None gives them to the model as they are.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    end_tokens: tuple[int, ...]
+    max_positions: int | None
+    chat: Chat | None = None
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """Token ids, with whatever the tokenizer or the chat template puts around the text.
+
+        Raises:
+            DataError: naming the row, if it holds a chat but the policy takes plain text, or if nothing is left of it.
+        """
+        if self.chat is None:
+            if prompt.messages:
+                raise DataError(
+                    f"{prompt.source}: holds chat messages, but this policy takes plain text: set policy.chat=true "
+                    "(the tokenizer needs a chat template), or give rows whose prompt is text."
+                )
+            tokens = self.tokenizer(prompt.text)["input_ids"]
+        else:
+            tokens = self.tokenizer.apply_chat_template(
+                self.chat.messages(prompt), add_generation_prompt=True, return_dict=True, **self.chat.template_kwargs
+            )["input_ids"]
+        if not tokens:
+            raise DataError(f"{prompt.source}: the prompt has no tokens.")
+        return tuple(tokens)
+
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Token ids of the text alone: nothing is put around it."""
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, tokens: Tensor) -> str:
+        """Token ids -> text, special tokens left out, nothing tidied up."""
+        return self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def all_end_tokens(tokenizer: PreTrainedTokenizerBase, configured: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Every token that ends a completion: the tokenizer's, and those of the generation config.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    more = [configured] if configured is None or isinstance(configured, int) else list(configured)
+    ends = {token for token in [tokenizer.eos_token_id, *more] if token is not None}
+    if not ends:
+        raise ValueError(
+            "the policy has no end-of-sequence token, so every completion would be truncated: "
+            "set eos_token in its tokenizer or eos_token_id in its generation config."
+        )
+    return tuple(sorted(ends))

@@ -1,0 +1,39 @@
+"""Mathematical answers: the final answer of the completion, compared with the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dapo_lightning.reward import PendingGrades, PooledReward, graded
+from dapo_lightning.types import Grade, Prompt
+
+
+@dataclass(frozen=True)
+class Math(PooledReward):
+    """correct iff the final answer equals the prompt's answer: as a normalised string, or as an exact number, or
+    symbolically (math-verify). Scores are the paper's rule-based reward (Eq. 7): 1 if correct, -1 if not.
+
+    Args:
+        pattern: regular expression; the group of its last match is the answer. None: the last `\\boxed{}`, `Answer:`
+            line or `####`.
+    """
+
+    pattern: str | None = None
+    correct: float = 1.0
+    wrong: float = -1.0
+
+    def __post_init__(self) -> None:
+        if self.correct <= self.wrong:
+            raise ValueError(f"reward.correct={self.correct} must exceed reward.wrong={self.wrong}.")
+        self._use("dapo_lightning.grading.math.MathGrader", pattern=self.pattern)
+
+    def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
+        """Each completion is an item of its own."""
+        items = [(prompt.answer, text) for prompt, text in zip(prompts, completions, strict=True)]
+        return graded(self._pool.submit(items), self._read, self.wrong)
+
+    def _read(self, value: tuple[bool, str | None, str]) -> Grade:
+        correct, answer, stage = value
+        failure = "unparsed" if stage in ("unparsed", "too_long") else None
+        return Grade(self.correct if correct else self.wrong, correct, answer, failure)
