@@ -196,7 +196,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     reward = instantiate(config.reward)
     reward.start()
     clock = Clock()
-    with clock("load_policy"):
+    with clock("warm_start"):
         policy = source.load(codec, dataset, Path("outputs/warm_start"))
     module = DAPOModule(
         GroupSampler(policy, rollout, reward, config.seed, clock),

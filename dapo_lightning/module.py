@@ -176,6 +176,9 @@ class DAPOModule(L.LightningModule):
         local = TokenSums()
         for index, rows in enumerate(parts):
             with self._gradient_sync(last=index == num_parts - 1), self.sampler.policy.recomputing_activations():
+                # Autocast keeps half-precision copies of the weights: those of the rollout know no gradients, those of
+                # the gradient step before are out of date.
+                torch.clear_autocast_cache()
                 loss, part_sums = surrogate_loss(self.policy, rows, self.algorithm, self.generation.temperature)
                 self.manual_backward(loss * ranks.size)  # the strategy averages over ranks; the weights want the sum
             local += part_sums
@@ -246,7 +249,8 @@ class DAPOModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Weights that are not trained stay out: they are where the policy comes from."""
-        frozen = {f"policy.{name}" for name, weight in self.policy.named_parameters() if not weight.requires_grad}
+        weights = self.policy.named_parameters(remove_duplicate=False)  # tied ones have two names
+        frozen = {f"policy.{name}" for name, weight in weights if not weight.requires_grad}
         checkpoint["state_dict"] = {name: w for name, w in checkpoint["state_dict"].items() if name not in frozen}
         checkpoint["history"] = self.history.state_dict(self.sampler.clock)
 

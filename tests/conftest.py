@@ -15,7 +15,8 @@ from dapo_lightning.algorithm.kl import NoKL
 from dapo_lightning.algorithm.loss import TokenLevel
 from dapo_lightning.algorithm.overlong import NoOverlong
 from dapo_lightning.algorithm.sampling import Static
-from dapo_lightning.policy import Policy, TinyPolicy
+from dapo_lightning.policy import Policy
+from dapo_lightning.policy.tiny import TinyPolicy
 from dapo_lightning.types import Completion, Grade, Group, Prompt, PromptDraw
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -36,7 +37,7 @@ def tiny(seed: int) -> Policy:
         hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, max_positions=512, initializer_range=0.05,
         seed=seed, warm_start=None,
     )  # fmt: skip
-    return source.load(dataset=None, cache=None)  # type: ignore[arg-type]
+    return source.load(source.codec(), dataset=None, cache=None)  # type: ignore[arg-type]
 
 
 def algorithm(**options: object) -> Algorithm:
@@ -75,8 +76,3 @@ def make_group(
         texts=tuple("x" for _ in scores),
         grades=tuple(Grade(score=score, correct=score > 0) for score in scores),
     )
-
-
-def even_length(completions: list[str], **columns: object) -> list[float]:
-    """A reward that a random policy earns about half of the time."""
-    return [1.0 if len(completion) % 2 == 0 else -1.0 for completion in completions]

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 SMALL = (
     "policy.hidden_size=32", "policy.intermediate_size=64", "policy.num_heads=2", "policy.warm_start=null",
     "data.num_train=10", "data.num_validation=8", "evaluation.num_prompts=8", "evaluation.num_completions=2",
-    "evaluation.every=2", "reward=function", "reward.path=conftest.even_length", "num_steps=4",
+    "evaluation.every=2", "reward=function", "reward.path=rewards.even_length", "num_steps=4",
     "num_prompts_per_step=4", "num_completions_per_prompt=4", "num_gradient_steps=2", "num_warmup_steps=2",
     "max_new_tokens=12", "overlong.cache_tokens=4", "optimizer.lr=1e-3", "micro_batch_tokens=200",
     "callbacks.checkpoint.every=1", "callbacks.completions.every=2",
@@ -40,6 +40,9 @@ def config(*overrides: str) -> DictConfig:
 def run(folder: Path, *overrides: str) -> Path:
     """Runs in this process into `folder`."""
     small = [o for o in SMALL if not any(o.split("=")[0] == other.split("=")[0] for other in overrides)]
+    for group in ("policy", "data"):  # another option has other settings
+        if any(other.startswith(f"{group}=") for other in overrides):
+            small = [o for o in small if not o.startswith(f"{group}.")]
     if any(o in overrides for o in ("overlong=none", "overlong=filter", "experiment=grpo", "experiment=ppo_clip")):
         small = [o for o in small if not o.startswith("overlong.")]
     start(config(*small, *overrides, f"run_folder={folder}"))
@@ -48,7 +51,11 @@ def run(folder: Path, *overrides: str) -> Path:
 
 def start(composed: DictConfig) -> None:
     """What `train.main` does, without its handling of errors."""
-    train.run(composed, *train.set_up(composed))
+    module, data, trainer = train.set_up(composed)
+    try:
+        train.run(composed, module, data, trainer)
+    finally:
+        module.sampler.reward.close()
 
 
 def command(folder: Path, *overrides: str) -> subprocess.Popen:

@@ -9,7 +9,8 @@ from hydra.utils import instantiate
 from runs import config
 
 from dapo_lightning.logprobs import completion_logps
-from dapo_lightning.policy import TinyPolicy, tiny_tokenizer
+from dapo_lightning.policy.codec import all_end_tokens
+from dapo_lightning.policy.tiny import TinyPolicy, tiny_tokenizer
 from dapo_lightning.reward.exact import Exact
 from dapo_lightning.types import Prompt
 from dapo_lightning.warm_start import WarmStart
@@ -76,45 +77,46 @@ def policy_with(warm_start, hidden=32):
 def test_warm_start_learns_is_cached_and_keyed_by_its_settings(dataset, tmp_path, monkeypatch):
     settings = {"batch_size": 16, "learning_rate": 3e-3, "max_solution_tokens": 40, "seed": 0}
     source = policy_with(WarmStart(num_steps=30, **settings))
-    policy = source.load(dataset, tmp_path)
+    policy = source.load(source.codec(), dataset, tmp_path)
     example = dataset.worked_examples(1, seed=9)[0]
-    rows = [policy.encode(example.prompt)], [torch.tensor(policy.encode(example.solution))]
+    encode = policy.codec.encode_text
+    rows = [encode(example.prompt)], [torch.tensor(encode(example.solution))]
     assert (
         completion_logps(policy.model, *rows, 1.0)[0].sum() > completion_logps(tiny(0).model, *rows, 1.0)[0].sum() + 5
     )
     assert not policy.model.training
 
     monkeypatch.setattr(WarmStart, "_train", lambda *_: pytest.fail("trained again in spite of the cache"))
-    again = source.load(dataset, tmp_path)
+    again = source.load(source.codec(), dataset, tmp_path)
     for name, tensor in policy.model.state_dict().items():
         assert torch.equal(tensor, again.model.state_dict()[name])
     monkeypatch.undo()
-    policy_with(WarmStart(num_steps=2, **settings)).load(dataset, tmp_path)
+    policy_with(WarmStart(num_steps=2, **settings)).load(source.codec(), dataset, tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
 def test_warm_start_from_a_folder(tmp_path):
     policy = tiny(seed=3)
     policy.save(tmp_path / "policy")
-    loaded = policy_with(str(tmp_path / "policy")).load(None, tmp_path)
+    loaded = policy_with(str(tmp_path / "policy")).load(policy.codec, None, tmp_path)
     assert torch.equal(policy.model.lm_head.weight, loaded.model.lm_head.weight)
     with pytest.raises(ValueError, match=r"policy\.warm_start=nowhere"):
-        policy_with("nowhere").load(None, tmp_path)
+        policy_with("nowhere").load(policy.codec, None, tmp_path)
     with pytest.raises(ValueError, match="do not fit"):
-        policy_with(str(tmp_path / "policy"), hidden=64).load(None, tmp_path)
+        policy_with(str(tmp_path / "policy"), hidden=64).load(policy.codec, None, tmp_path)
 
 
 def test_a_dataset_without_worked_examples_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"no worked examples.*policy\.warm_start"):
-        policy_with(WarmStart(1, 1, 1e-3, 10, 0)).load(object(), tmp_path)
+        source = policy_with(WarmStart(1, 1, 1e-3, 10, 0))
+        source.load(source.codec(), object(), tmp_path)
 
 
 def test_every_end_token_counts():
-    policy = tiny(seed=0)
-    assert policy.end_tokens == (1,)
-    policy.model.generation_config.eos_token_id = [7, 1, 9]
-    assert policy.end_tokens == (1, 7, 9)
-    policy.model.generation_config.eos_token_id = None
-    policy.tokenizer.eos_token = None
+    tokenizer = tiny_tokenizer()
+    assert all_end_tokens(tokenizer, None) == (1,)
+    assert all_end_tokens(tokenizer, 7) == (1, 7)
+    assert all_end_tokens(tokenizer, [7, 1, 9]) == (1, 7, 9)
+    tokenizer.eos_token = None
     with pytest.raises(ValueError, match="end-of-sequence"):
-        _ = policy.end_tokens
+        all_end_tokens(tokenizer, None)

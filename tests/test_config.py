@@ -15,9 +15,14 @@ from dapo_lightning.checks import ConfigError, check
 OPTIONS = sorted((path.parent.name, path.stem) for path in (ROOT / "conf").glob("*/*.yaml"))
 TECHNIQUES = ("clip", "loss", "overlong", "sampling", "advantage", "kl")
 REQUIRED = {
-    ("reward", "function"): ["reward.path=conftest.even_length"],
+    ("reward", "function"): ["reward.path=rewards.even_length"],
     ("data", "jsonl"): ["data.train_path=a", "data.validation_path=b"],
     ("data", "hub"): ["data.train_path=a", "data.validation_path=b"],
+    ("data", "reasoning_gym"): ["data.task=chain_sum"],
+    ("reward", "reasoning_gym"): ["data=reasoning_gym", "data.task=chain_sum"],
+    ("reward", "weighted"): ["reward.parts.function.path=rewards.even_length"],
+    ("policy", "hub"): ["policy.name=a"],
+    ("policy", "lora"): ["policy.name=a"],
 }
 
 
@@ -25,7 +30,7 @@ REQUIRED = {
 def test_every_option_composes_and_instantiates(group, option, tmp_path):
     composed = config(f"{group}={option}", f"run_folder={tmp_path}", *REQUIRED.get((group, option), []))
     check(OmegaConf.to_container(composed, resolve=True))
-    if group == "experiment":
+    if group in ("experiment", "recipe"):
         return
     if group == "trainer":
         train.build_trainer(composed, checkpoint=None)
@@ -38,9 +43,10 @@ def test_the_config_tree_mirrors_the_code(group):
     for path in (ROOT / "conf" / group).glob("*.yaml"):
         target = OmegaConf.load(path)._target_
         assert target.startswith(f"dapo_lightning.algorithm.{group}."), path
-    for name in ("rollout", "reward", "data"):
-        for path in (ROOT / "conf" / name).glob("*.yaml"):
-            assert OmegaConf.load(path)._target_.startswith(f"dapo_lightning.{name}."), path
+    for name, option in OPTIONS:
+        if name in ("rollout", "reward", "data", "policy"):
+            composed = config(f"{name}={option}", "run_folder=x", *REQUIRED.get((name, option), []))
+            assert composed[name]._target_.startswith(f"dapo_lightning.{name}."), option
 
 
 @pytest.mark.parametrize("group", TECHNIQUES)
@@ -131,7 +137,7 @@ def test_bad_values_are_one_sentence_and_no_traceback(overrides, says, tmp_path,
 def test_imports_run_one_way():
     """types -> algorithm -> rollout, reward, data -> policy -> module -> callbacks, study -> train.py"""
     levels = {
-        "types": 0, "packing": 0, "clock": 0, "ranks": 0, "files": 0, "checks": 0, "algorithm": 1, "logprobs": 1,
+        "types": 0, "grading": 0, "packing": 0, "clock": 0, "ranks": 0, "files": 0, "checks": 0, "algorithm": 1, "logprobs": 1,
         "logger": 1, "rollout": 2, "reward": 2, "data": 2, "policy": 3, "warm_start": 4, "sampler": 4,
         "experience": 4, "metrics": 4,
         "surrogate": 5, "reporting": 6, "module": 7, "callbacks": 8, "study": 8, "train": 9,

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from dapo_lightning.grading.child import frame
 from dapo_lightning.grading.pool import GradingError, GradingPool, Outcome
 
 GRADERS = '''
-import os, re, signal, stat, subprocess, sys, threading, time
+import gc, os, re, signal, stat, subprocess, sys, threading, time
 
 KEPT = []
 
@@ -36,6 +37,13 @@ def grow():
     things = []
     while True:
         things.append(bytes(1000))
+
+def hoard():
+    """Takes the last byte, and does not give it back."""
+    gc.disable()
+    KEPT.append(None)
+    while True:
+        KEPT[0] = (KEPT[0],)
 
 def keep(megabytes):
     KEPT.append(b"x" * (megabytes << 20))
@@ -108,6 +116,7 @@ ACTIONS = {
     "loop": loop, "hang": hang_in_c, "grow": grow, "keep": keep, "recurse": recurse, "fail": fail, "chat": chat,
     "nest": nest, "rubbish": write_rubbish, "close": close_socket, "sleeper": start_sleeper, "sleep": sleep,
     "die later": die_later, "speak later": speak_later, "unspeakable": fail_unspeakably,
+    "hoard": hoard,
     "allocate": lambda: bytearray(10**12),
     "exit": lambda: os._exit(3), "leave": lambda: sys.exit("bye"),
     "segfault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
@@ -117,6 +126,13 @@ ACTIONS = {
 }
 
 not_callable = 7
+def build_noted(folder):
+    """Leaves a note in the folder, once it is built."""
+    open(os.path.join(folder, str(os.getpid())), "w").close()
+    return build()
+def build_slowly():
+    time.sleep(0.25)
+    return build()
 def build_nothing(): return None
 def build_badly(**options): raise OSError(f"no data for {options}")
 def build_and_exit(): os._exit(9)
@@ -160,15 +176,21 @@ def pool(graders):
         (("sleep", 60), "timeout", ""),
         (("allocate",), "memory", ""),
         (("grow",), "memory", ""),
+        (("hoard",), "memory", ""),
         (("keep", 100), "memory", ""),
         (("exit",), "crash", "exit code 3"),
         (("segfault",), "crash", "signal 11"),
         (("close",), "crash", "signal 9"),
         (("rubbish", b"rubbish"), "crash", "not an answer"),
-        (("rubbish", b"\0\0\0\0"), "crash", "not an answer"),
-        (("rubbish", b"\0\0\0\x04[[]]"), "crash", "not an answer"),
-        (("rubbish", b"\0\0\0\x11[77, 0, null, \"\"]"), "crash", "not an answer"),
-        (("rubbish", b"\0\0\0\xff"), "crash", "not an answer"),
+        (("rubbish", b"\0" * 8), "crash", "not an answer"),
+        (("rubbish", b"\0\0\0\0\0\0\xff\xff"), "crash", "not an answer"),
+        (("rubbish", b"\n"), "crash", "not an answer"),
+        (("rubbish", b"dapo\xff\xff\xff\xff"), "crash", "not an answer"),
+        (("rubbish", frame(b"")), "crash", "not an answer"),
+        (("rubbish", frame(b"[[]]")), "crash", "not an answer"),
+        (("rubbish", frame(b"[" * 100_000)), "crash", "not an answer"),
+        (("rubbish", frame(b"\xff")), "crash", "not an answer"),
+        (("rubbish", frame(b'[77, 0, null, ""]')), "crash", "not an answer"),
         (("recurse",), "error", "RecursionError: maximum recursion"),
         (("fail", "no " * 10_000), "error", "ValueError: no no"),
         (("unspeakable",), "error", "Unspeakable"),
@@ -190,7 +212,6 @@ def test_a_hostile_item_fails_alone(pool, item, failure, detail):
 @pytest.mark.parametrize(
     ("item", "value"),
     [
-        (("chat", 300_000), ""),
         (("nest", 3), [[[[]]]]),
         (("long", 900_000), "x" * 900_000),
         (("surrogate",), "\ud800é"),
@@ -198,9 +219,8 @@ def test_a_hostile_item_fails_alone(pool, item, failure, detail):
     ],
     ids=lambda value: str(value)[:20].encode("ascii", "replace").decode(),
 )
-def test_a_strange_item_that_is_none_the_less_graded(pool, capfd, item, value):
+def test_a_strange_item_that_is_none_the_less_graded(pool, item, value):
     assert pool.submit([item]).result() == [Outcome(value, None)]
-    assert capfd.readouterr().out == ""
 
 
 def test_floats_that_are_not_numbers_survive(pool):
@@ -263,6 +283,12 @@ def test_submit_returns_at_once_and_a_slow_item_blocks_few(pool):
     assert slow.result() == [Outcome(0.25, None)]
 
 
+def test_the_items_of_one_submit_are_shared_among_the_workers(pool):
+    begun = time.perf_counter()
+    assert pool.submit([("sleep", 0.1)] * 8).result() == [Outcome(0.1, None)] * 8
+    assert 0.4 <= time.perf_counter() - begun < 0.7
+
+
 def test_sizes_multiply_the_limit():
     with make_pool(seconds=0.1) as pool:
         outcomes = pool.submit([("sleep", 0.25)] * 3, sizes=[1, 10, 2]).result()
@@ -273,14 +299,20 @@ def test_sizes_multiply_the_limit():
 
 
 def test_the_limit_is_each_item_s_own():
-    with make_pool(seconds=0.2) as pool:
-        outcomes = pool.submit([("sleep", 0.05)] * 40).result()
-    assert outcomes == [Outcome(0.05, None)] * 40
+    with make_pool(seconds=0.25) as pool:
+        outcomes = pool.submit([("sleep", 0.05)] * 12).result()
+    assert outcomes == [Outcome(0.05, None)] * 12
 
 
 def test_large_items_and_large_answers_fill_both_directions(pool):
     items = ["x" * 600_000 + str(number) for number in range(40)]
     assert [outcome.value for outcome in pool.submit(items).result()] == [f"hello {item}" for item in items]
+
+
+def test_answers_are_not_lost_when_a_child_ends_with_items_still_to_be_sent():
+    with make_pool(seconds=5.0) as pool:
+        outcomes = pool.submit(["small", ("exit",), "x" * 900_000] * 8).result()
+    assert [outcome.failure for outcome in outcomes] == [None, "crash", None] * 8
 
 
 class Unreadable:
@@ -313,13 +345,14 @@ def test_a_child_that_ends_between_submits_is_replaced(action):
         assert pool.submit(["good"]).result() == [Outcome("hello good", None)]
 
 
-def test_a_spare_child_that_has_ended_is_not_given_an_item():
-    others = children()
-    with make_pool() as pool:
+def test_a_spare_child_that_has_ended_is_not_given_an_item(tmp_path):
+    with make_pool(name="build_noted", folder=str(tmp_path)) as pool:
         (pid,) = (outcome.value for outcome in pool.submit([("pid",)]).result())
-        time.sleep(0.3)  # the spare one has built its grader
-        (spare,) = children() - others - {pid}
+        assert wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+        time.sleep(0.05)
+        (spare,) = {int(note.name) for note in tmp_path.iterdir()} - {pid}
         os.kill(spare, 9)
+        assert wait_until(lambda: not alive(spare))
         assert [outcome.failure for outcome in pool.submit([("exit",), "good"]).result()] == ["crash", None]
 
 
@@ -333,7 +366,7 @@ def test_what_a_grader_started_goes_with_it(pool, tmp_path, then):
 
 
 def test_close_leaves_no_child_and_no_thread_and_fails_what_is_still_to_come():
-    others, threads = children(), threading.active_count()
+    others, threads, files = children(), threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
     with make_pool(num_workers=2, seconds=60.0) as pool:
         pool.start()
         assert wait_until(lambda: len(children() - others) == 3)
@@ -342,6 +375,7 @@ def test_close_leaves_no_child_and_no_thread_and_fails_what_is_still_to_come():
         begun = time.perf_counter()
     assert time.perf_counter() - begun < 1.0
     assert children() == others and threading.active_count() == threads
+    assert len(list(Path("/proc/self/fd").iterdir())) == files
     for pending in waiting:
         with pytest.raises(GradingError, match="closed"):
             pending.result()
@@ -351,14 +385,26 @@ def test_close_leaves_no_child_and_no_thread_and_fails_what_is_still_to_come():
     pool.close()
 
 
+def test_close_puts_idle_children_away():
+    files = len(list(Path("/proc/self/fd").iterdir()))
+    with make_pool(num_workers=2) as pool:
+        pool.submit(["x"]).result()
+    assert len(list(Path("/proc/self/fd").iterdir())) == files
+
+
 SCRIPT = """
-import time
+import sys, time
 from dapo_lightning.grading.pool import GradingPool
 pool = GradingPool("hostile_graders.build", {}, 2, 60.0, 64)
 pool.start()
-pending = pool.submit([("hang",), ("loop",), "never"])
-time.sleep(0.2)
+"""
+HANG = """
+pending = pool.submit([("hang",), %s, "never"])
+time.sleep(0.3)
 print("ready", flush=True)
+"""
+CHAT = """
+print([outcome.failure for outcome in pool.submit([("chat", 100)], [0.05]).result()])
 """
 
 
@@ -369,7 +415,8 @@ def run_script(graders):
 
     def run(text):
         process = subprocess.Popen(
-            [sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=graders,
+            [sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, cwd=graders,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         )  # fmt: skip
         started.append(process)
@@ -382,7 +429,7 @@ def run_script(graders):
 
 
 def test_no_child_outlives_a_killed_parent(run_script):
-    process = run_script(SCRIPT + "time.sleep(60)")
+    process = run_script(SCRIPT + HANG % '("loop",)' + "time.sleep(60)")
     assert process.stdout.readline() == "ready\n"
     pids = children(process.pid)
     assert len(pids) == 3
@@ -390,12 +437,25 @@ def test_no_child_outlives_a_killed_parent(run_script):
     assert wait_until(lambda: not any(alive(pid) for pid in pids), 2.0)
 
 
-def test_the_interpreter_ends_at_once_and_takes_the_children_along(run_script):
-    process = run_script(SCRIPT)
+def test_the_interpreter_ends_at_once_and_takes_along_what_it_started(run_script, graders):
+    process = run_script(SCRIPT + HANG % '("sleeper", "pids", "loop")' + "sys.stdin.readline()")
     assert process.stdout.readline() == "ready\n"
-    pids = children(process.pid)
+    pids = children(process.pid) | {int(pid) for pid in (graders / "pids").read_text().split()}
+    assert len(pids) == 4
+    process.stdin.write("\n")
+    process.stdin.flush()
     assert process.wait(5.0) == 0, process.stderr.read()
     assert wait_until(lambda: not any(alive(pid) for pid in pids), 1.0)
+
+
+def test_a_grader_reads_nothing_and_its_prints_go_to_stderr(run_script):
+    process = run_script(SCRIPT + CHAT)
+    assert process.stdout.read() == "[None]\n"
+    assert set(process.stderr.read()) == {"o", "e"}
+
+
+def test_a_grader_may_print_megabytes(pool):
+    assert pool.submit([("chat", 500_000), "good"]).result() == [Outcome("", None), Outcome("hello good", None)]
 
 
 @pytest.mark.parametrize(
@@ -443,13 +503,13 @@ def test_numbers_that_make_no_sense_are_refused_by_name(name, value):
         GradingPool("a.b", {}, **{"num_workers": 1, "seconds": 1.0, "megabytes": 1} | {name: value})
 
 
-def test_a_killed_child_costs_its_time_limit_and_little_more():
-    with make_pool() as pool:
+def test_a_killed_child_costs_its_time_limit_and_little_more_for_another_is_ready():
+    with make_pool(seconds=0.4, name="build_slowly") as pool:
         pool.submit(["warm"]).result()
-        time.sleep(0.3)
+        time.sleep(0.4)
         begun = time.perf_counter()
         outcomes = pool.submit([("hang",), "x"] * 4).result()
-        cost = (time.perf_counter() - begun) / 4 - SECONDS
+        cost = (time.perf_counter() - begun) / 4 - 0.4
     assert [outcome.failure for outcome in outcomes] == ["timeout", None] * 4
     print(f"a kill costs {cost:.3f} s beyond the limit")
     assert 0 < cost < 0.2

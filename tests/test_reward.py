@@ -1,9 +1,13 @@
 import pytest
 
+from dapo_lightning.data.reasoning_gym import ReasoningGym as ReasoningGymData
 from dapo_lightning.reward import RewardError
 from dapo_lightning.reward.exact import Exact
 from dapo_lightning.reward.function import Function
-from dapo_lightning.types import Prompt
+from dapo_lightning.reward.math import Math
+from dapo_lightning.reward.reasoning_gym import ReasoningGym
+from dapo_lightning.reward.weighted import Weighted
+from dapo_lightning.types import Grade, Prompt
 
 PROMPT = Prompt("7+5=", "12", "test:0", {"level": 2})
 
@@ -26,38 +30,73 @@ def test_exact(text, correct, answer):
     assert (grade.correct, grade.answer, grade.score) == (correct, answer, 1.0 if correct else -1.0)
 
 
-def uses_columns(completions, prompts, answers, level):
-    assert prompts == ["7+5="] * 2 and level == [2, 2]
-    return [float(answer in completion) for completion, answer in zip(completions, answers, strict=True)]
-
-
-def raises(**_):
-    raise KeyError("no such thing")
-
-
-def too_few(**_):
-    return [1.0]
-
-
-def not_numbers(**_):
-    return ["good", "bad"]
-
-
 def test_function_gets_all_columns_by_name():
-    grades = Function("test_reward.uses_columns")([PROMPT] * 2, ["12", "13"])
+    grades = function("uses_columns")([PROMPT] * 2, ["12", "13"])
     assert [(grade.score, grade.correct) for grade in grades] == [(1.0, True), (0.0, False)]
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("raises", "raised KeyError"), ("too_few", "1 scores for 2"), ("not_numbers", "must be a number")],
+    [("raises", "KeyError"), ("too_few", "1 scores for 2"), ("not_numbers", "must be a number")],
 )
 def test_a_failing_function_is_named_with_its_prompt(name, says):
-    with pytest.raises(RewardError, match=rf"test_reward\.{name} on test:0 \('7\+5='\).*{says}"):
-        Function(f"test_reward.{name}")([PROMPT] * 2, ["12", "13"])
+    with pytest.raises(RewardError, match=rf"rewards\.{name} on test:0 \('7\+5='\).*{says}"):
+        function(name)([PROMPT] * 2, ["12", "13"])
 
 
-@pytest.mark.parametrize("path", ["nowhere.f", "test_reward.nothing", "f", "test_reward.PROMPT"])
-def test_a_path_that_cannot_be_called_is_refused(path):
-    with pytest.raises(ValueError, match=r"reward\.path"):
-        Function(path)
+def function(name, seconds=5.0):
+    return Function(num_workers=1, seconds=seconds, megabytes=1000, path=f"rewards.{name}")
+
+
+@pytest.mark.parametrize("name", ["nowhere.f", "nothing", "NOT_A_FUNCTION"])
+def test_a_path_that_cannot_be_called_is_refused(name):
+    with pytest.raises(ValueError, match=r"reward\.path=rewards"):
+        function(name).start()
+
+
+def test_an_async_function_is_awaited():
+    assert [grade.score for grade in function("is_async")([PROMPT] * 2, ["a", "abc"])] == [1.0, 3.0]
+
+
+def test_the_completion_that_hangs_is_found_and_the_others_keep_their_scores():
+    grades = function("hangs_on_b", seconds=0.5)([PROMPT] * 4, ["a", "b", "c", "d"])
+    assert [(grade.score, grade.failure) for grade in grades] == [
+        (1.0, None),
+        (0.0, "timeout"),
+        (1.0, None),
+        (1.0, None),
+    ]
+
+
+def test_parts_are_weighted_and_one_of_them_says_what_is_correct():
+    reward = Weighted({"exact": Exact("#"), "length": function("is_async")}, {"exact": 1.0, "length": 0.5}, "exact")
+    (grade,) = reward([PROMPT], ["#12"])
+    assert (grade.score, grade.correct, grade.answer) == (2.5, True, "12")
+    assert grade.parts == {"exact": 1.0, "length": 3.0}
+    with pytest.raises(ValueError, match=r"reward\.weights"):
+        Weighted({"exact": Exact("#")}, {"other": 1.0}, "exact")
+    with pytest.raises(ValueError, match=r"reward\.correctness"):
+        Weighted({"exact": Exact("#")}, {"exact": 1.0}, "other")
+
+
+def test_reasoning_gym_scores_with_the_tasks_own_scorer():
+    data = ReasoningGymData("chain_sum", num_train=2, num_validation=2, seed=0)
+    prompts = data.train_prompts()
+    reward = ReasoningGym(1, 5.0, 500, task="chain_sum", pattern="(?s)<answer>(.*?)</answer>")
+    texts = [f"so <answer>1</answer> no <answer>{prompts[0].answer}</answer>", "<answer>x</answer>"]
+    right, wrong = reward(prompts, texts)
+    assert (right.score, right.correct, right.answer) == (1.0, True, prompts[0].answer)
+    assert (wrong.score, wrong.correct, wrong.answer) == (0.0, False, "x")
+    assert reward(prompts[:1], ["no tag"])[0] == Grade(0.0, correct=False)
+    last_number = ReasoningGym(1, 5.0, 500, task="chain_sum", pattern=r"-?\d+")
+    assert last_number(prompts[:1], [f"12 and then {prompts[0].answer}."])[0].correct
+    whole = ReasoningGym(1, 5.0, 500, task="chain_sum", pattern=None)
+    assert whole(prompts[:1], [f" {prompts[0].answer}\n"])[0].correct
+
+
+def test_math_is_graded_in_another_process():
+    prompts = [Prompt("?", "1/2", "test:0")] * 3
+    right, wrong, none = Math(1, 5.0, 500)(prompts, [r"so \boxed{\frac{2}{4}}", "Answer: 3", ""])
+    assert (right.correct, right.score) == (True, 1.0)
+    assert (wrong.correct, wrong.score, wrong.answer) == (False, -1.0, "3")
+    assert (none.correct, none.answer) == (False, None)

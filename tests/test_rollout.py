@@ -32,7 +32,7 @@ def test_decode_samples_what_generate_samples(policy, generation):
 
 @pytest.mark.parametrize("generation", [Generation(20), Generation(20, 0.7), Generation(20, 1.3, 0.6)], ids=repr)
 def test_recorded_logps_are_those_of_a_forward_pass(policy, generation):
-    groups = Decode()(policy.model, PROMPTS, NOISE, generation, ENDS)
+    groups = list(Decode()(policy.model, PROMPTS, NOISE, generation, ENDS))
     prompts = [prompt for prompt in PROMPTS for _ in range(8)]
     with torch.no_grad():
         logps, mask = completion_logps(policy.model, prompts, [c.tokens for c in flat(groups)], generation.temperature)
@@ -55,10 +55,10 @@ def test_logps_match_a_slow_loop_one_token_at_a_time(policy):
 
 
 def test_completions_do_not_depend_on_the_batch_they_are_in(policy):
-    together = Decode()(policy.model, PROMPTS, NOISE, Generation(20), ENDS)
+    together = list(Decode()(policy.model, PROMPTS, NOISE, Generation(20), ENDS))
     for index, prompt in enumerate(PROMPTS):
-        alone = Decode(max_rows=1)(policy.model, [prompt], NOISE[index : index + 1], Generation(20), ENDS)
-        assert [c.tokens.tolist() for c in alone[0]] == [c.tokens.tolist() for c in together[index]]
+        (alone,) = Decode(max_rows=1)(policy.model, [prompt], NOISE[index : index + 1], Generation(20), ENDS)
+        assert [c.tokens.tolist() for c in alone] == [c.tokens.tolist() for c in together[index]]
 
 
 def test_truncated_means_the_budget_was_hit_without_an_end_token(policy):

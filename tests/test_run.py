@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ import train
 from dapo_lightning.algorithm.sampling import SamplingError
 from dapo_lightning.callbacks.checkpoint import latest
 from dapo_lightning.module import NotFiniteError
-from dapo_lightning.policy import Policy
+from dapo_lightning.policy.tiny import TinyPolicy
 from dapo_lightning.reward import RewardError
 
 LOGGED = """
@@ -30,11 +31,18 @@ LOGGED = """
 """.split()
 
 
+CODEC = TinyPolicy.codec
+
+
+def end_with(patch, *tokens):
+    patch.setattr(TinyPolicy, "codec", lambda self: replace(CODEC(self), end_tokens=tokens))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def many_end_tokens():
     """A policy with random weights hardly ever ends; with a fifth of its tokens ending a completion, lengths vary."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Policy, "end_tokens", tuple(range(1, 40)))
+        end_with(patch, *range(1, 40))
         yield
 
 
@@ -167,14 +175,10 @@ def test_each_rollout_comes_from_the_weights_of_the_step_before(tmp_path, monkey
     assert sampled == after[:-1] and len(set(after)) == 5
 
 
-def starts_low(completions, **_):
-    return [1.0 if completion[:1] in tuple("01234") else -1.0 for completion in completions]
-
-
 @pytest.mark.parametrize("experiment", ["dapo", "grpo"])
 def test_a_policy_with_random_weights_learns(tmp_path, experiment):
     folder = run(
-        tmp_path / "run", f"experiment={experiment}", "reward.path=test_run.starts_low", "num_steps=25",
+        tmp_path / "run", f"experiment={experiment}", "reward.path=rewards.starts_low", "num_steps=25",
         "max_new_tokens=4",
         "num_prompts_per_step=8", "num_completions_per_prompt=16", "optimizer.lr=1e-2", "overlong=none",
         "evaluation.every=25", "evaluation.num_completions=16", "callbacks.checkpoint.every=100",
@@ -183,26 +187,9 @@ def test_a_policy_with_random_weights_learns(tmp_path, experiment):
     assert summary["before"]["avg@16"] < 0.45 and summary["after"]["avg@16"] > 0.9
 
 
-def sometimes_nan(completions, **_):
-    sometimes_nan.calls += 1
-    return [float("nan") if sometimes_nan.calls == 3 else float(len(c) % 2) for c in completions]
-
-
-def always_infinite(completions, **_):
-    return [float("inf")] * len(completions)
-
-
-def fails_at_the_tenth(completions, **_):
-    fails_at_the_tenth.calls += 1
-    if fails_at_the_tenth.calls > fails_at_the_tenth.limit:
-        raise RuntimeError("judge is out")
-    return [float(len(c) % 2) for c in completions]
-
-
 @pytest.mark.parametrize("sampling", ["static", "dynamic"])  # the keep rule alone would hide a group of NaNs
 def test_a_reward_that_is_not_finite_skips_the_step(tmp_path, sampling):
-    sometimes_nan.calls = -8  # the first evaluation grades eight prompts
-    folder = run(tmp_path / "run", "reward.path=test_run.sometimes_nan", f"sampling={sampling}")
+    folder = run(tmp_path / "run", "reward.path=rewards.nan_in_the_third_of_training", f"sampling={sampling}")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["skipped_steps"] == 1 and summary["dapo_steps"] == 4 and summary["gradient_steps"] == 6
     assert all(tensor.isfinite().all() for tensor in weights(folder).values())
@@ -210,7 +197,7 @@ def test_a_reward_that_is_not_finite_skips_the_step(tmp_path, sampling):
 
 def test_too_many_skipped_steps_end_the_run_with_a_message(tmp_path):
     with pytest.raises(NotFiniteError, match=r"5 updates in a row.*reward of arithmetic.*optimizer\.lr"):
-        run(tmp_path / "run", "reward.path=test_run.always_infinite", "sampling=static", "num_steps=9")
+        run(tmp_path / "run", "reward.path=rewards.always_infinite", "sampling=static", "num_steps=9")
 
 
 def test_a_loss_that_is_not_finite_is_skipped_and_weights_stay_finite(tmp_path, monkeypatch):
@@ -229,15 +216,14 @@ def test_a_loss_that_is_not_finite_is_skipped_and_weights_stay_finite(tmp_path, 
     assert all(tensor.isfinite().all() for tensor in weights(folder).values())
 
 
-def test_a_failing_reward_saves_completed_work_and_can_be_resumed(tmp_path):
-    overrides = ["reward.path=test_run.fails_at_the_tenth", "sampling=static", "callbacks.checkpoint.every=100"]
-    fails_at_the_tenth.calls, fails_at_the_tenth.limit = 0, 10**9
+def test_a_failing_reward_saves_completed_work_and_can_be_resumed(tmp_path, monkeypatch):
+    overrides = ["reward.path=rewards.fails_after_a_while", "sampling=static", "callbacks.checkpoint.every=100"]
     straight = run(tmp_path / "straight", *overrides)
-    fails_at_the_tenth.calls, fails_at_the_tenth.limit = 0, 8 + 4 + 4 + 8 + 2
-    with pytest.raises(RewardError, match=r"fails_at_the_tenth on arithmetic.*judge is out"):
+    monkeypatch.setenv("FAILS_AFTER", str(8 + 4 + 4 + 8 + 2))
+    with pytest.raises(RewardError, match=r"fails_after_a_while on arithmetic.*judge is out"):
         run(tmp_path / "broken", *overrides)
     assert latest(tmp_path / "broken" / "checkpoints").name == "step=000002.ckpt"
-    fails_at_the_tenth.limit = 10**9
+    monkeypatch.delenv("FAILS_AFTER")
     resume(tmp_path / "broken")
     assert_same_weights(straight, tmp_path / "broken")
 
@@ -248,16 +234,15 @@ def resume(folder, *overrides):
     start(OmegaConf.merge(saved, OmegaConf.from_dotlist(list(overrides))))
 
 
-def test_an_interrupted_evaluation_is_left_out_and_later_ones_are_whole(tmp_path):
+def test_an_interrupted_evaluation_is_left_out_and_later_ones_are_whole(tmp_path, monkeypatch):
     """The second batch of 64 held-out prompts fails in the evaluation after step 2."""
-    overrides = ["reward.path=test_run.fails_at_the_tenth", "sampling=static", "num_steps=6", "data.num_validation=70",
+    overrides = ["reward.path=rewards.fails_after_a_while", "sampling=static", "num_steps=6", "data.num_validation=70",
                  "evaluation.num_prompts=70"]  # fmt: skip
-    fails_at_the_tenth.calls, fails_at_the_tenth.limit = 0, 10**9
     straight = run(tmp_path / "straight", *overrides)
-    fails_at_the_tenth.calls, fails_at_the_tenth.limit = 0, 70 + 4 + 4 + 66
+    monkeypatch.setenv("FAILS_AFTER", str(70 + 4 + 4 + 66))
     with pytest.raises(RewardError):
         run(tmp_path / "broken", *overrides)
-    fails_at_the_tenth.limit = 10**9
+    monkeypatch.delenv("FAILS_AFTER")
     resume(tmp_path / "broken")
     assert_same_weights(straight, tmp_path / "broken")
     one, other = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("straight", "broken"))
@@ -265,13 +250,9 @@ def test_an_interrupted_evaluation_is_left_out_and_later_ones_are_whole(tmp_path
     assert one["evaluations"] == other["evaluations"]
 
 
-def coin(completions, **_):
-    return [float(i % 2) for i in range(len(completions))]
-
-
 def test_steps_in_which_everything_is_masked_are_skipped(tmp_path, monkeypatch):
-    monkeypatch.setattr(Policy, "end_tokens", (1_000_000,))  # nothing ever ends
-    folder = run(tmp_path / "run", "overlong=filter", "reward.path=test_run.coin", "num_steps=2")
+    end_with(monkeypatch, 1_000_000)  # nothing ever ends
+    folder = run(tmp_path / "run", "overlong=filter", "reward.path=rewards.coin", "num_steps=2")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["gradient_steps"] == 0 and summary["skipped_steps"] == 4
     assert summary["after"]["truncated"] == 1.0
@@ -290,12 +271,8 @@ def test_collapse_is_told_while_the_run_goes_on(tmp_path, caplog):
     assert sum("entropy collapsed" in record.message for record in caplog.records) == 1
 
 
-def never(completions, **_):
-    return [-1.0] * len(completions)
-
-
 def test_exhausted_sampling_is_an_error_or_a_warning_as_asked(tmp_path, caplog):
-    hopeless = ["reward.path=test_run.never", "sampling.max_rounds=2", "num_steps=1", "evaluation.every=1"]
+    hopeless = ["reward.path=rewards.never", "sampling.max_rounds=2", "num_steps=1", "evaluation.every=1"]
     with pytest.raises(SamplingError, match=r"sampling\.max_rounds"):
         run(tmp_path / "error", *hopeless, "sampling.at_cap=error")
     folder = run(tmp_path / "partial", *hopeless, "sampling.at_cap=train_partial")

@@ -2,10 +2,10 @@
 
 Run as `python -m dapo_lightning.grading.child SOCKET PARENT`: a file descriptor and a process id.
 
-Both directions carry frames: a length and as many bytes. Requests are pickles, first (factory, options, megabytes) and
-then the items. Answers are JSON, `[index, value, failure, detail]`, because the parent must not unpickle what a process
-that has handled hostile text sends; the first, `READY`, says that the grader is built. No answer is held back, so the
-first item without one is the one being graded.
+Both directions carry frames: a mark, which tells rubbish at once, a length, and as many bytes. Requests are pickles,
+first (factory, options, megabytes) and then the items. Answers are JSON, `[index, value, failure, detail]`, because the
+parent must not unpickle what a process that has handled hostile text sends; the first, `READY`, says that the grader is
+built. No answer is held back, so the first item without one is the one being graded.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 READY = -1
+OUT_OF_MEMORY = 77  # exit code
 _MAX_VALUE_BYTES = 1_000_000
 _MAX_DETAIL = 500
 _MAX_ANSWER_BYTES = _MAX_VALUE_BYTES + 20 * _MAX_DETAIL
-_LENGTH = struct.Struct("!I")
+_HEADER = struct.Struct("!4sI")
+_MARK = b"dapo"
 _PR_SET_PDEATHSIG = 1
 
 Grader = Callable[[Any], Any]
@@ -58,8 +60,8 @@ def command(descriptor: int) -> tuple[list[str], dict[str, str]]:
 
 
 def frame(body: bytes) -> bytes:
-    """`body` with its length in front."""
-    return _LENGTH.pack(len(body)) + body
+    """`body` with a mark and its length in front."""
+    return _HEADER.pack(_MARK, len(body)) + body
 
 
 def take_answer(received: bytearray, index: int) -> Outcome | None:
@@ -68,19 +70,19 @@ def take_answer(received: bytearray, index: int) -> Outcome | None:
     Raises:
         ValueError: if this is no such answer.
     """
-    if len(received) < _LENGTH.size:
+    if len(received) < _HEADER.size:
         return None
-    (length,) = _LENGTH.unpack_from(received)
-    if length > _MAX_ANSWER_BYTES:
-        raise ValueError("too long")
-    end = _LENGTH.size + length
+    mark, length = _HEADER.unpack_from(received)
+    if mark != _MARK or length > _MAX_ANSWER_BYTES:
+        raise ValueError(f"{bytes(received[: _HEADER.size])!r}")
+    end = _HEADER.size + length
     if len(received) < end:
         return None
     try:
-        number, value, failure, detail = json.loads(received[_LENGTH.size : end])
+        number, value, failure, detail = json.loads(received[_HEADER.size : end])
     except (TypeError, RecursionError) as error:
         raise ValueError("not four values") from error
-    if number != index or failure not in (None, "memory", "error") or not isinstance(detail, str):
+    if number != index or failure not in (None, "error") or not isinstance(detail, str):
         raise ValueError("not the answer expected")
     del received[:end]
     return Outcome(value, failure, detail)
@@ -100,13 +102,16 @@ def main(descriptor: int, parent: int) -> None:
         return
     _send(descriptor, READY)
     index = 0
-    while _serve(grader, requests, descriptor, index):
-        index += 1
+    try:
+        while _serve(grader, requests, descriptor, index):
+            index += 1
+    except MemoryError:  # to say more would take more memory, and the grader may hold on to what it has
+        os._exit(OUT_OF_MEMORY)
     os._exit(0)  # the parent is gone or done: threads that a grader left behind are not waited for
 
 
 def _serve(grader: Grader, requests: BinaryIO, descriptor: int, index: int) -> bool:
-    """Answers one request; False if there is none left, or no memory to go on with."""
+    """Answers one request; False if there is none left."""
     failure, detail, value = None, "", "null"
     try:
         request = _receive(requests)
@@ -117,12 +122,11 @@ def _serve(grader: Grader, requests: BinaryIO, descriptor: int, index: int) -> b
             failure, detail = "error", f"the value has {len(value)} bytes as JSON, more than {_MAX_VALUE_BYTES}"
             value = "null"
     except MemoryError:
-        failure = "memory"
-        _lift_memory_limit()  # what a grader keeps, in a cache say, is still there, and the answer needs some too
+        raise
     except BaseException as error:
         failure, detail = "error", _describe(error)
-    _send(descriptor, index, failure, detail, value)  # here, where the failed call's frames and their memory are gone
-    return failure != "memory"
+    _send(descriptor, index, failure, detail, value)
+    return True
 
 
 def _send(descriptor: int, index: int, failure: str | None = None, detail: str = "", value: str = "null") -> None:
@@ -132,8 +136,8 @@ def _send(descriptor: int, index: int, failure: str | None = None, detail: str =
 
 
 def _receive(requests: BinaryIO) -> bytes | None:
-    header = requests.read(_LENGTH.size)
-    return requests.read(_LENGTH.unpack(header)[0]) if len(header) == _LENGTH.size else None
+    header = requests.read(_HEADER.size)
+    return requests.read(_HEADER.unpack(header)[1]) if len(header) == _HEADER.size else None
 
 
 class _BuildError(Exception):
@@ -175,11 +179,6 @@ def _limit_memory(megabytes: int) -> None:
     limit = pages * resource.getpagesize() + megabytes * 2**20
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-
-
-def _lift_memory_limit() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
 def _die_with(parent: int) -> None:

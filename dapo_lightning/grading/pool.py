@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import atexit
 import math
-import os
 import pickle
 import queue
-import select
-import signal
-import socket
-import subprocess
 import threading
-import time
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -22,13 +16,9 @@ from typing import Any
 
 from dapo_lightning.grading import child as protocol
 from dapo_lightning.grading.child import Outcome
+from dapo_lightning.grading.process import Child, GradingError
 
-_START_SECONDS = 120.0  # for a child to import what its grader needs, on a busy machine
 _MAX_CHUNK = 64
-
-
-class GradingError(RuntimeError):
-    """The grader cannot be built, its processes cannot be started, or the pool is closed: no fault of an item."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +67,8 @@ class GradingPool:
         self._seconds = seconds
         self._chunks: queue.SimpleQueue[_Chunk | None] = queue.SimpleQueue()
         self._workers: list[_Worker] = []
-        self._children: weakref.WeakSet[_Child] = weakref.WeakSet()
-        self._spare: _Child | None = None
+        self._children: weakref.WeakSet[Child] = weakref.WeakSet()
+        self._spare: Child | None = None
         self._closed = False
         self._starting = threading.Lock()
         self._lock = threading.Lock()  # of the children, and of what may only happen while open
@@ -140,21 +130,26 @@ class GradingPool:
         if self._closed:
             raise GradingError("the grading pool is closed.")
 
-    def _take(self) -> _Child:
+    def _take(self) -> Child:
         """A child that has built its grader, mostly the spare one; the next spare is started.
 
         Only for the pool's own threads: the kernel kills a child when the thread that started it ends.
         """
         with self._lock:
             child, self._spare = self._spare or self._spawn(), None
-        child.wait_until_ready(self._factory)
+        try:
+            child.wait_until_ready(self._factory)
+        except GradingError:
+            child.end()
+            self._check_open()  # or close is the reason
+            raise
         with self._lock, suppress(GradingError):  # without a spare, the next one who needs it waits
             self._spare = self._spare or self._spawn()
         return child
 
-    def _spawn(self) -> _Child:
+    def _spawn(self) -> Child:
         self._check_open()
-        child = _Child(self._hello)
+        child = Child(self._hello)
         self._children.add(child)
         return child
 
@@ -175,7 +170,7 @@ class _Worker(threading.Thread):
         super().__init__(name="grading", daemon=True)  # the interpreter closes the pool before it ends
         self.started: Future[None] = Future()
         self._pool = pool
-        self._child: _Child | None = None
+        self._child: Child | None = None
 
     def run(self) -> None:
         try:
@@ -206,7 +201,7 @@ class _Worker(threading.Thread):
             self._pool._check_open()  # or the last outcome may be of close's doing
         return outcomes
 
-    def _child_at_hand(self) -> _Child:
+    def _child_at_hand(self) -> Child:
         for _ in range(3):
             if self._child is not None and not self._child.is_disturbed():
                 return self._child
@@ -218,105 +213,3 @@ class _Worker(threading.Thread):
         if self._child is not None:
             self._child.end()
             self._child = None
-
-
-class _Child:
-    """A child process and the parent's end of its socket, for one thread at a time, except `kill`."""
-
-    def __init__(self, hello: bytes) -> None:
-        try:
-            self._socket, theirs = socket.socketpair()
-            with theirs:
-                arguments, environment = protocol.command(theirs.fileno())
-                self._process = subprocess.Popen(  # never a fork: the parent has threads
-                    arguments,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=2,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                )
-        except OSError as error:
-            raise GradingError(f"cannot start a grading process: {error}") from error
-        self._socket.setblocking(False)
-        self._poll = select.poll()
-        self._unsent = memoryview(protocol.frame(hello))
-        self._received = bytearray()
-        self.num_answers = protocol.READY
-        self.ended = False
-        self._reaping = threading.Lock()
-
-    def wait_until_ready(self, factory: str) -> None:
-        """Waits until the grader is built; ends the child and raises GradingError if that fails."""
-        if self.num_answers == protocol.READY:
-            outcome = self.outcome(_START_SECONDS)
-            if outcome.failure is not None:
-                self.end()
-                reason = outcome.detail or f"not built within {_START_SECONDS:g} seconds"
-                raise GradingError(f"grader {factory}: {reason}")
-
-    def is_disturbed(self) -> bool:
-        """Whether it has ended, or has said something without being asked."""
-        if self.ended or self._received:
-            return True
-        self._poll.register(self._socket, select.POLLIN)
-        return bool(self._poll.poll(0))
-
-    def send(self, requests: Sequence[bytes]) -> None:
-        """Makes these the next items; they travel while answers are awaited."""
-        self._unsent = memoryview(b"".join(requests))
-
-    def outcome(self, seconds: float) -> Outcome:
-        """What becomes of the next item. Ends the child if it does not survive that."""
-        try:
-            outcome = self._answer(seconds)
-        except (OSError, ValueError) as error:
-            code = self.end()
-            if isinstance(error, TimeoutError) and code == -signal.SIGKILL:
-                return Outcome(None, "timeout")
-            reason = f"exit code {code}" if code >= 0 else f"signal {-code} ({signal.strsignal(-code)})"
-            return Outcome(None, "crash", f"not an answer: {error}" if isinstance(error, ValueError) else reason)
-        if outcome.failure == "memory":
-            self.end()
-        return outcome
-
-    def kill(self) -> None:
-        """Kills it and all it started, from any thread."""
-        with self._reaping:  # once it is reaped, its number may be another's
-            if not self.ended:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-
-    def end(self) -> int:
-        """Kills it and puts it away; returns the exit code."""
-        self.kill()
-        with self._reaping:
-            code = self._process.wait()
-            self.ended = True
-        self._socket.close()
-        return code
-
-    def _answer(self, seconds: float) -> Outcome:
-        deadline = time.monotonic() + seconds
-        is_last_look = False
-        while (outcome := protocol.take_answer(self._received, self.num_answers)) is None:
-            left = deadline - time.monotonic()
-            if is_last_look:
-                raise TimeoutError
-            is_last_look = left <= 0  # an answer that is there counts, however late this thread comes to see it
-            self._transfer(max(left, 0.0))
-        self.num_answers += 1
-        return outcome
-
-    def _transfer(self, seconds: float) -> None:
-        """Waits until bytes can go or come, at most a minute, and moves them."""
-        self._poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._unsent else 0))
-        for _, event in self._poll.poll(1000 * min(seconds, 60.0)):
-            if event & select.POLLOUT:
-                with suppress(OSError):  # it has ended; its last answers may still be there
-                    self._unsent = self._unsent[self._socket.send(self._unsent) :]
-            if event & ~select.POLLOUT:
-                data = self._socket.recv(2**16)
-                if not data:
-                    raise ConnectionError
-                self._received += data

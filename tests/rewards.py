@@ -1,0 +1,74 @@
+"""Reward functions that tests name by their dotted path; nothing heavy is imported, so that grading starts at once."""
+
+import asyncio
+import os
+
+
+def even_length(completions: list[str], **columns: object) -> list[float]:
+    """A reward that a random policy earns about half of the time."""
+    return [1.0 if len(completion) % 2 == 0 else -1.0 for completion in completions]
+
+
+def uses_columns(completions, prompts, answers, level):
+    assert prompts == ["7+5="] * len(completions) and level == [2] * len(completions)
+    return [float(answer in completion) for completion, answer in zip(completions, answers, strict=True)]
+
+
+async def is_async(completions, **_):
+    await asyncio.sleep(0)
+    return [float(len(completion)) for completion in completions]
+
+
+def raises(**_):
+    raise KeyError("no such thing")
+
+
+def too_few(**_):
+    return [1.0]
+
+
+def not_numbers(**_):
+    return ["good", "bad"]
+
+
+def hangs_on_b(completions, **_):
+    while "b" in completions:
+        pass
+    return [1.0 for _ in completions]
+
+
+def starts_low(completions, **_):
+    return [1.0 if completion[:1] in tuple("01234") else -1.0 for completion in completions]
+
+
+def coin(completions, **_):
+    return [float(i % 2) for i in range(len(completions))]
+
+
+def never(completions, **_):
+    return [-1.0] * len(completions)
+
+
+def always_infinite(completions, **_):
+    return [float("inf")] * len(completions)
+
+
+calls = 0  # in this process: with one worker, all of a run's
+
+
+def nan_in_the_third_of_training(completions, **_):
+    global calls
+    calls += 1
+    first_evaluation = 8
+    return [float("nan") if calls == first_evaluation + 3 else float(len(c) % 2) for c in completions]
+
+
+def fails_after_a_while(completions, **_):
+    global calls
+    calls += 1
+    if calls > int(os.environ.get("FAILS_AFTER", 10**9)):
+        raise RuntimeError("judge is out")
+    return [float(len(c) % 2) for c in completions]
+
+
+NOT_A_FUNCTION = 3

@@ -1,0 +1,207 @@
+"""Pretrained policies: a small Llama saved to a folder stands in for a model from the hub."""
+
+import csv
+import json
+
+import pytest
+import torch
+import transformers
+from conftest import tiny
+from peft import PeftModel
+from runs import assert_same_weights, run, weights
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from dapo_lightning.callbacks.checkpoint import latest
+from dapo_lightning.data import DataError
+from dapo_lightning.logprobs import completion_logps
+from dapo_lightning.policy import PolicyError
+from dapo_lightning.policy.hub import HubPolicy
+from dapo_lightning.policy.lora import Lora
+from dapo_lightning.types import Prompt
+
+TEMPLATE = (
+    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{{ mood | default('') }}{% endif %}"
+)
+ROWS = [torch.tensor([5, 6, 7]), torch.tensor([8, 9])]
+PROMPTS = [(3, 4, 5, 6), (7, 8)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model with more than one end token, and a chat template."""
+    policy, folder = tiny(seed=1), tmp_path_factory.mktemp("hub") / "model"
+    policy.codec.tokenizer.chat_template = TEMPLATE
+    policy.model.generation_config.eos_token_id = [1, *range(20, 60)]
+    policy.save(folder)
+    return folder
+
+
+def without(folder, tmp_path, name):
+    """A copy of the folder in which the tokenizer lacks something."""
+    copy = tmp_path / "copy"
+    policy = tiny(seed=1)
+    policy.codec.tokenizer.chat_template = TEMPLATE
+    setattr(policy.codec.tokenizer, name, None)
+    policy.model.generation_config.eos_token_id = policy.model.config.eos_token_id = None
+    policy.save(copy)
+    return copy
+
+
+def encoded(folder, prompt, **options):
+    codec = HubPolicy(str(folder), **options).codec()
+    return codec.tokenizer.decode(codec.encode(prompt))
+
+
+def test_prompts_go_through_the_chat_template(folder):
+    prompt = Prompt("1+1=", "2", "test:0")
+    assert encoded(folder, prompt) == "[user]1+1=[assistant]"
+    assert encoded(folder, prompt, system_prompt="Count.") == "[system]Count.[user]1+1=[assistant]"
+    assert encoded(folder, prompt, template_kwargs={"mood": "!"}) == "[user]1+1=[assistant]!"
+    assert encoded(folder, prompt, chat=False) == "1+1="
+    chat = Prompt("b", "2", "test:0", messages=({"role": "system", "content": "a"}, {"role": "user", "content": "b"}))
+    assert encoded(folder, chat) == "[system]a[user]b[assistant]"
+    with pytest.raises(DataError, match=r"test:0.*policy\.system_prompt"):
+        encoded(folder, chat, system_prompt="c")
+    with pytest.raises(DataError, match=r"test:0.*policy\.chat=true"):
+        encoded(folder, chat, chat=False)
+
+
+def test_everything_about_texts_is_known_before_the_weights_are_loaded(folder, tmp_path):
+    (no_weights := tmp_path / "model").mkdir()
+    for file in folder.glob("*.json*"):
+        (no_weights / file.name).write_bytes(file.read_bytes())
+    codec = HubPolicy(str(folder)).codec()
+    assert codec.end_tokens == (1, *range(20, 60)) and codec.max_positions == 512
+    with pytest.raises(PolicyError, match="cannot be loaded"):
+        HubPolicy(str(no_weights), chat=False).load(codec, None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"dtype": "bfloat16"}, r"policy\.dtype=bfloat16.*trainer\.precision=bf16-mixed"),
+        ({"dtype": "int8"}, "choose one of"),
+        ({"chat": False, "system_prompt": "x"}, r"policy\.chat=true"),
+        ({"chat": False, "template_kwargs": {"x": 1}}, r"policy\.chat=true"),
+    ],
+)
+def test_options_without_meaning_are_refused(options, says):
+    with pytest.raises(PolicyError, match=says):
+        HubPolicy("somewhere", **options)
+
+
+def test_what_a_folder_lacks_is_told(folder, tmp_path, monkeypatch):
+    with pytest.raises(PolicyError, match=r"no chat template.*policy\.chat=false"):
+        HubPolicy(str(without(folder, tmp_path, "chat_template"))).codec()
+    with pytest.raises(PolicyError, match="no end-of-sequence token"):
+        HubPolicy(str(without(folder, tmp_path, "eos_token"))).codec()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(PolicyError, match=r"policy\.name=no/such.*hf download no/such"):
+        HubPolicy("no/such").codec()
+
+
+def logps(model):
+    return completion_logps(model, PROMPTS, ROWS, 1.0)[0]
+
+
+def test_fresh_adapters_change_nothing_and_switched_off_they_are_the_reference(folder, tmp_path):
+    plain, adapted = HubPolicy(str(folder)), HubPolicy(str(folder), lora=Lora(rank=4))
+    codec = plain.codec()
+    policy, base = adapted.load(codec, None, tmp_path), plain.load(codec, None, tmp_path)
+    torch.testing.assert_close(logps(policy.model), logps(base.model))
+    trained = [name for name, weight in policy.model.named_parameters() if weight.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+    with torch.no_grad():
+        for name, weight in policy.model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_()
+    changed = logps(policy.model)
+    assert (changed - logps(base.model)).abs().max() > 0.1
+    with policy.reference()() as reference:
+        torch.testing.assert_close(logps(reference), logps(base.model))
+    torch.testing.assert_close(logps(policy.model), changed)
+
+    policy.save(tmp_path / "merged")
+    torch.testing.assert_close(
+        logps(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), changed, atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(logps(policy.model), changed)  # saving has not merged it
+    HubPolicy(str(folder), lora=Lora(rank=4, save="adapter")).load(codec, None, tmp_path).save(tmp_path / "adapter")
+    assert PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "adapter")
+    assert not (tmp_path / "adapter" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("settings", "says"), [({"rank": 0}, "rank=0"), ({"save": "both"}, "save=both")])
+def test_lora_settings_without_meaning_are_refused(settings, says):
+    with pytest.raises(PolicyError, match=says):
+        Lora(**settings)
+
+
+def test_adapters_need_layers_to_sit_on(folder, tmp_path):
+    source = HubPolicy(str(folder), lora=Lora(target_modules=["nothing_like_it"]))
+    with pytest.raises(PolicyError, match=r"policy\.lora\.target_modules"):
+        source.load(source.codec(), None, tmp_path)
+
+
+def hub_run(target, folder, *overrides):
+    return run(target, "policy=hub", f"policy.name={folder}", "data=arithmetic", "data.num_train=10",
+               "data.num_validation=8", *overrides)  # fmt: skip
+
+
+def test_a_hub_policy_trains_and_gradient_checkpointing_changes_only_memory(folder, tmp_path, monkeypatch):
+    plain = hub_run(tmp_path / "plain", folder)
+    calls = []
+    checkpoint = transformers.modeling_utils.checkpoint
+    monkeypatch.setattr(
+        transformers.modeling_utils, "checkpoint", lambda *a, **k: calls.append(0) or checkpoint(*a, **k)
+    )
+    recomputed = hub_run(tmp_path / "recomputed", folder, "policy.gradient_checkpointing=true")
+    assert calls
+    for name, one in weights(plain).items():
+        torch.testing.assert_close(one, weights(recomputed)[name], atol=2e-5, rtol=0)
+    start = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    assert all(not torch.equal(start[name], one) for name, one in weights(plain).items())
+
+
+def test_lora_runs_resume_and_checkpoints_hold_the_adapters_only(folder, tmp_path):
+    lora = ("policy=lora", "kl=k3", "policy.gradient_checkpointing=true")
+    straight = hub_run(tmp_path / "straight", folder, *lora)
+    state = torch.load(latest(straight / "checkpoints"), weights_only=False)["state_dict"]
+    assert state and all("lora_" in name for name in state)
+    hub_run(tmp_path / "resumed", folder, *lora, "num_steps=2")
+    from test_run import resume
+
+    resume(tmp_path / "resumed", "num_steps=4")
+    assert_same_weights(straight, tmp_path / "resumed")
+
+
+def steps(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [row for row in csv.DictReader(file) if row["step"] != "0"]
+
+
+def test_bf16_compute_trains_float32_weights(folder, tmp_path):
+    """Autocast keeps bf16 copies of weights, which must not outlive the rollout or a gradient step."""
+    exact = hub_run(tmp_path / "exact", folder, "sampling=static")
+    mixed = hub_run(tmp_path / "mixed", folder, "sampling=static", "trainer.precision=bf16-mixed")
+    start = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    for name, one in weights(mixed).items():
+        assert one.dtype == torch.float32
+        moved, expected = (one - start[name]).abs().mean(), (weights(exact)[name] - start[name]).abs().mean()
+        assert moved > 0.3 * expected, name
+    assert all(float(row["kl/old"]) > 1e-6 for row in steps(mixed))
+    assert all(0 < float(row["sampling/logp_gap"]) < 0.05 for row in steps(mixed))
+
+
+def test_dropout_stays_off(tmp_path):
+    policy = tiny(seed=1)
+    config = GPT2Config(vocab_size=300, n_positions=128, n_embd=32, n_layer=2, n_head=2, eos_token_id=1,
+                        bos_token_id=None, resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5)  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    policy.codec.tokenizer.save_pretrained(tmp_path / "gpt2")
+    for name, option in (("plain", "false"), ("recomputed", "true")):
+        folder = hub_run(tmp_path / name, tmp_path / "gpt2", "policy.chat=false", "sampling=static",
+                         f"policy.gradient_checkpointing={option}")  # fmt: skip
+        assert all(float(row["sampling/logp_gap"]) < 1e-5 for row in steps(folder))
+    assert json.loads((folder / "summary.json").read_text())["gradient_steps"] == 8
