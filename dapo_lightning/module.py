@@ -176,9 +176,6 @@ class DAPOModule(L.LightningModule):
         local = TokenSums()
         for index, rows in enumerate(parts):
             with self._gradient_sync(last=index == num_parts - 1), self.sampler.policy.recomputing_activations():
-                # Autocast keeps half-precision copies of the weights: those of the rollout know no gradients, those of
-                # the gradient step before are out of date.
-                torch.clear_autocast_cache()
                 loss, part_sums = surrogate_loss(self.policy, rows, self.algorithm, self.generation.temperature)
                 self.manual_backward(loss * ranks.size)  # the strategy averages over ranks; the weights want the sum
             local += part_sums

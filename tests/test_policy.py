@@ -182,7 +182,7 @@ def steps(folder):
 
 
 def test_bf16_compute_trains_float32_weights(folder, tmp_path):
-    """Autocast keeps bf16 copies of weights, which must not outlive the rollout or a gradient step."""
+    """Every weight must move: bf16 copies of weights must not outlive the rollout or a gradient step."""
     exact = hub_run(tmp_path / "exact", folder, "sampling=static")
     mixed = hub_run(tmp_path / "mixed", folder, "sampling=static", "trainer.precision=bf16-mixed")
     start = AutoModelForCausalLM.from_pretrained(folder).state_dict()

@@ -94,7 +94,7 @@ def test_what_resume_cannot_honour_is_refused(straight, override, says):
 
 
 def test_a_kill_during_the_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
-    writer, path = AtomicCheckpointIO(), tmp_path / "step=000001.ckpt"
+    writer, path = AtomicCheckpointIO(), tmp_path / "step_000001.ckpt"
     writer.save_checkpoint({"value": 1}, path)
 
     def dies_half_way(checkpoint, file):
@@ -102,7 +102,7 @@ def test_a_kill_during_the_write_leaves_the_last_checkpoint(tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", dies_half_way)
-    for target in (path, tmp_path / "step=000002.ckpt"):
+    for target in (path, tmp_path / "step_000002.ckpt"):
         with pytest.raises(KeyboardInterrupt):
             writer.save_checkpoint({"value": 2}, target)
     assert latest(tmp_path) == path

@@ -222,7 +222,7 @@ def test_a_failing_reward_saves_completed_work_and_can_be_resumed(tmp_path, monk
     monkeypatch.setenv("FAILS_AFTER", str(8 + 4 + 4 + 8 + 2))
     with pytest.raises(RewardError, match=r"fails_after_a_while on arithmetic.*judge is out"):
         run(tmp_path / "broken", *overrides)
-    assert latest(tmp_path / "broken" / "checkpoints").name == "step=000002.ckpt"
+    assert latest(tmp_path / "broken" / "checkpoints").name == "step_000002.ckpt"
     monkeypatch.delenv("FAILS_AFTER")
     resume(tmp_path / "broken")
     assert_same_weights(straight, tmp_path / "broken")

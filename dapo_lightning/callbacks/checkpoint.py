@@ -31,7 +31,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class AtomicCheckpoint(Checkpoint):
-    """Saves `step=NNNNNN.ckpt` between DAPO steps: every so many, at the end, and before an error ends the run.
+    """Saves `step_NNNNNN.ckpt` between DAPO steps: every so many, at the end, and before an error ends the run.
 
     Args:
         every: DAPO steps between checkpoints.
@@ -82,7 +82,7 @@ class AtomicCheckpoint(Checkpoint):
         if steps == self._last_saved:
             return
         self._last_saved = steps
-        trainer.save_checkpoint(self.folder / f"step={steps:06d}.ckpt", weights_only=False)  # by all ranks, together
+        trainer.save_checkpoint(self.folder / f"step_{steps:06d}.ckpt", weights_only=False)  # by all ranks, together
         if trainer.is_global_zero:
             for old in _all(self.folder)[: -self.keep]:
                 old.unlink(missing_ok=True)
@@ -96,8 +96,8 @@ def latest(folder: Path) -> Path | None:
 
 def steps_done(checkpoint: Path) -> int:
     """DAPO steps that a checkpoint of this name holds."""
-    return int(checkpoint.stem.removeprefix("step="))
+    return int(checkpoint.stem.removeprefix("step_"))
 
 
 def _all(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step=*.ckpt"))
+    return sorted(folder.glob("step_*.ckpt"))

@@ -230,7 +230,7 @@ _UNITS = {name: names.split()[0] for names in _NAMES.split("|") for name in name
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _NO_UNITS = set(
     "squared cubed factorial half halves third thirds quarter quarters base mod times plus minus over root not no wrong"
-    " incorrect to percent".split()
+    " incorrect to percent more less fewer greater most least than only if except".split()
 )
 _POWER = r"(?:\^\{?[23]\}?)?"
 _WORD = rf"(?:(?:\\text\{{[A-Za-z .,/-]*\}}|(?<![A-Za-z\\])[A-Za-z]++\.?){_POWER}|[%°/])"

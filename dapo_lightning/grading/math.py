@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -21,7 +22,7 @@ from dapo_lightning.grading.extract import final_answer, measured, number, simpl
 
 _MAX_DEPTH = 12  # of brackets: beyond, each can double the time that parsing takes
 _MAX_BITS = 20_000  # of any number that has to be written out to compare
-_DIGITS = 50  # to which expressions that cannot be simplified to the same must agree
+_DIGITS = 200  # to which expressions that cannot be simplified to the same must agree
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ _REFUSED = re.compile(
     r"|(?<!\\)\b[A-Za-z]{4,}"  # prose
     r"|\d_|(?<![_\d])\d+ \d"  # number bases; 1 2 would be read as 1 + 2
     r"|\\sqrt\[(?![A-Za-z0-9+-]{1,8}\])"  # is worked out while parsing, before its size is known
-    r"|[\^_] ?(?:\w+|\{[^{}]*\}) ?[\^_] ?[\w{]+ ?[\^_]|\^ ?(?:\w+|\{[^{}]*\}) ?\^"  # 2^3^4, in which order?
+    r"|([\^_]) ?(?:\d+|[A-Za-z]|\{[^{}]*\}) ?\1"  # 2^3^4, in which order?
     r"|\\(?:text|begin|end|mathbb)\b"
 )
 _REWRITTEN = [
@@ -170,11 +171,13 @@ def _same_mathematics(gold: str, found: str) -> bool | None:
 
 def _differ(gold: str, found: str, left: Any, right: Any) -> bool:
     """Whether these are things that math-verify takes for the same: {1,2} and (1,2), or the lists 2,2,3 and 2,3."""
-    braces = [text.startswith(r"\{") and text.endswith(r"\}") for text in (gold, found)]
-    if not any(braces) and hasattr(left, "_unsorted_args") and hasattr(right, "_unsorted_args"):
-        return len(left._unsorted_args) != len(right._unsorted_args)
-    other = found if braces[0] else gold
-    return braces[0] != braces[1] and other[0] in "([" and r"\cup" not in other
+    braces = [text.startswith((r"\{", "{")) and text.endswith("}") for text in (gold, found)]
+    if braces[0] != braces[1]:
+        other = found if braces[0] else gold
+        return other[0] in "([" and r"\cup" not in other
+    lists = [list(getattr(tree, "_unsorted_args", [])) for tree in (left, right)]
+    repeats = any(len(items) > len(set(items)) for items in lists)
+    return repeats and not all(braces) and Counter(map(str, lists[0])) != Counter(map(str, lists[1]))
 
 
 def _latex(text: str) -> str | None:
