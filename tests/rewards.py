@@ -71,4 +71,10 @@ def fails_after_a_while(completions, **_):
     return [float(len(c) % 2) for c in completions]
 
 
+def hangs_sometimes(completions, **_):
+    while any(completion.startswith("7") for completion in completions):
+        pass
+    return coin(completions)
+
+
 NOT_A_FUNCTION = 3

@@ -20,7 +20,7 @@ REQUIRED = {
     ("data", "hub"): ["data.train_path=a", "data.validation_path=b"],
     ("data", "reasoning_gym"): ["data.task=chain_sum"],
     ("reward", "reasoning_gym"): ["data=reasoning_gym", "data.task=chain_sum"],
-    ("reward", "weighted"): ["reward.parts.function.path=rewards.even_length"],
+    ("reward", "weighted"): ["reward.function.path=rewards.even_length"],
     ("policy", "hub"): ["policy.name=a"],
     ("policy", "lora"): ["policy.name=a"],
 }

@@ -69,14 +69,14 @@ def test_the_completion_that_hangs_is_found_and_the_others_keep_their_scores():
 
 
 def test_parts_are_weighted_and_one_of_them_says_what_is_correct():
-    reward = Weighted({"exact": Exact("#"), "length": function("is_async")}, {"exact": 1.0, "length": 0.5}, "exact")
+    reward = Weighted({"exact": 1.0, "length": 0.5}, "exact", exact=Exact("#"), length=function("is_async"))
     (grade,) = reward([PROMPT], ["#12"])
     assert (grade.score, grade.correct, grade.answer) == (2.5, True, "12")
     assert grade.parts == {"exact": 1.0, "length": 3.0}
     with pytest.raises(ValueError, match=r"reward\.weights"):
-        Weighted({"exact": Exact("#")}, {"other": 1.0}, "exact")
+        Weighted({"other": 1.0}, "exact", exact=Exact("#"))
     with pytest.raises(ValueError, match=r"reward\.correctness"):
-        Weighted({"exact": Exact("#")}, {"exact": 1.0}, "other")
+        Weighted({"exact": 1.0}, "other", exact=Exact("#"))
 
 
 def test_reasoning_gym_scores_with_the_tasks_own_scorer():

@@ -285,3 +285,11 @@ def test_exhausted_sampling_is_an_error_or_a_warning_as_asked(tmp_path, caplog):
 def assert_same_weights_as_start(folder):
     start = tiny(seed=0).model.state_dict()
     assert all(torch.equal(start[name], tensor) for name, tensor in weights(folder).items())
+
+
+def test_a_reward_that_hangs_costs_its_completions_only_and_is_counted(tmp_path):
+    folder = run(tmp_path / "run", "reward.path=rewards.hangs_sometimes", "reward.seconds=0.2", "sampling=static",
+                 "num_steps=2", "num_prompts_per_step=16")  # fmt: skip
+    assert sum(float(row.get("grading/timeout") or 0) for row in rows(folder)) > 0
+    assert all(float(row["grading/error"] or 0) == 0 for row in rows(folder))
+    assert json.loads((folder / "summary.json").read_text())["dapo_steps"] == 2

@@ -96,7 +96,7 @@ def _compared(gold: str, found: str) -> tuple[bool, str]:
     return same is True, "unparsed" if same is None else "symbolic"
 
 
-_CHOICE = re.compile(r"\(?([A-J])(?:\)|[.:](?:\s|$)|$)", re.IGNORECASE)
+_CHOICE = re.compile(r"(?:(?:option|choice) )?\(?([A-J])(?:\)|[.:](?:\s|$)|$)", re.IGNORECASE)
 _WORDS = re.compile(r"[A-Za-z]{2,}(?:[ .']+[A-Za-z]+)*")
 _PRODUCT = re.compile(r"[a-df-hj-np-tv-z]{2,3}|[A-Z]{2}")  # of variables, more likely than a word
 _BASED = re.compile(r"(\d[\dA-F]*)_(?:\w|\{\d+\})")
@@ -158,14 +158,31 @@ def _same_mathematics(gold: str, found: str) -> bool | None:
         return None
     if _differ(gold, found, left, right):
         return False
-    if type(left).__name__ == type(right).__name__ == "Equality":  # x^2=-1 and x^2=-2 have the same real solutions
+    if type(left).__name__ == type(right).__name__ == "Equality":
+        # As equations between real numbers x^2=-1 and x^2=-2 would have the same solutions, none.
         left, right = (side.xreplace({old: old.func(old.name) for old in side.free_symbols}) for side in (left, right))
+        same = _same_equation(left, right)
+        if same is not None:
+            return same
     options = {"numeric_precision": _DIGITS, "allow_set_relation_comp": True, "raise_on_error": True}
-    try:  # without its own time limit: that would need the main thread, and this process can be killed
+    try:  # without a time limit of its own, which would need the main thread: this process can be killed
         return bool(import_module("math_verify.grader").verify(left, right, timeout_seconds=None, **options))
     except MemoryError:
         raise
     except Exception:  # what SymPy cannot compare is not the same
+        return False
+
+
+def _same_equation(left: Any, right: Any) -> bool | None:
+    """None if this is for math-verify to find out by solving both; it takes any two without solutions for the same."""
+    try:
+        ratio = ((left.lhs - left.rhs) / (right.lhs - right.rhs)).simplify()
+        if ratio.is_number and ratio.is_finite and not ratio.is_zero:
+            return True
+        return None if import_module("sympy").solve(left, left.free_symbols) else False
+    except MemoryError:
+        raise
+    except Exception:  # equations between sets, for one
         return False
 
 
@@ -222,10 +239,9 @@ def _bits(tree: Any) -> float:
     bits = float(sum(parts, start=1))
     if getattr(tree, "is_Rational", False):
         bits = max(tree.p.bit_length(), tree.q.bit_length(), 1)
-    elif kind in ("Pow", "exp") and not (kind == "Pow" and tree.exp.is_Rational):
-        bits = parts[0] * 2 ** min(parts[-1], 64)
-    elif kind == "Pow":
-        bits = parts[0] * max(1, abs(float(tree.exp)))
+    elif kind in ("Pow", "exp") and (parts[-1] > 64 or not tree.exp.free_symbols):
+        factor = abs(float(tree.exp)) if tree.exp.is_Rational else 2 ** min(parts[-1], 64)
+        bits = max(1, factor) * (parts[0] if kind == "Pow" else 2)
     elif kind in ("factorial", "binomial"):
         bits = 2 ** min(2 * max(parts), 64)
     if bits > _MAX_BITS:
@@ -274,11 +290,7 @@ def _converter() -> Any:
             return sympy.binomial(*ends, evaluate=False)
 
         def convert_atom_expr(self, atom: Any) -> Any:
-            symbol = super().convert_atom_expr(atom)
-            base, power = (symbol.base, symbol.exp) if symbol.is_Pow else (symbol, None)
-            if getattr(base, "name", None) != "i":
-                return symbol
-            return sympy.I if power is None else sympy.Pow(sympy.I, power, evaluate=False)
+            return super().convert_atom_expr(atom).xreplace({sympy.Symbol("i", real=True): sympy.I})
 
     config = latex2sympy.ConversionConfig(lowercase_symbols=False)  # R is not r
     return lambda latex: Converter(None, True, True, config).parse(latex)

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from dapo_lightning.reward import PendingGrades, Reward
 from dapo_lightning.types import Grade, Prompt
 
 
-@dataclass(frozen=True)
 class Weighted(Reward):
     """sum of weight * score over the parts; each part's mean score is logged as `reward/<name>`.
 
     Args:
-        parts: rewards by name.
-        weights: by the same names.
+        weights: of the parts, by name.
         correctness: the part that says what is correct, for accuracy and the keep rule, and what the answer is.
+        parts: rewards by name.
+
+    Raises:
+        ValueError: if the names do not match.
     """
 
-    parts: Mapping[str, Reward]
-    weights: Mapping[str, float]
-    correctness: str
-
-    def __post_init__(self) -> None:
-        if set(self.parts) != set(self.weights):
+    def __init__(self, weights: Mapping[str, float], correctness: str, **parts: Reward):
+        if set(parts) != set(weights):
             raise ValueError(
-                f"reward.weights are given for {sorted(self.weights)}, but reward.parts are {sorted(self.parts)}: "
-                "give every part its weight."
+                f"reward.weights are given for {sorted(weights)}, but the rewards are {sorted(parts)}: "
+                "give each of them its weight."
             )
-        if self.correctness not in self.parts:
-            raise ValueError(f"reward.correctness={self.correctness}: name one of reward.parts, {sorted(self.parts)}.")
+        if correctness not in parts:
+            raise ValueError(f"reward.correctness={correctness}: name one of the rewards, {sorted(parts)}.")
+        self.parts, self.weights, self.correctness = parts, dict(weights), correctness
 
     def start(self) -> None:
         """Starts every part."""
