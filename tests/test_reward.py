@@ -88,7 +88,7 @@ def test_reasoning_gym_scores_with_the_tasks_own_scorer():
     assert (right.score, right.correct, right.answer) == (1.0, True, prompts[0].answer)
     assert (wrong.score, wrong.correct, wrong.answer) == (0.0, False, "x")
     assert reward(prompts[:1], ["no tag"])[0] == Grade(0.0, correct=False)
-    last_number = ReasoningGym(1, 5.0, 500, task="chain_sum", pattern=r"-?\d+")
+    last_number = ReasoningGym(1, 5.0, 500, task="chain_sum", pattern=r"(-?\d+)")
     assert last_number(prompts[:1], [f"12 and then {prompts[0].answer}."])[0].correct
     whole = ReasoningGym(1, 5.0, 500, task="chain_sum", pattern=None)
     assert whole(prompts[:1], [f" {prompts[0].answer}\n"])[0].correct

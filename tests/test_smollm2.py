@@ -44,7 +44,7 @@ def test_a_dapo_step_on_a_reasoning_gym_task(tmp_path):
     folder = run(
         tmp_path / "run", "policy=smollm2", f"policy.name={FOLDER}", "data=reasoning_gym", "data.task=chain_sum",
         "data.options={min_terms: 2, max_terms: 2, max_digits: 1}", "data.num_train=20", "data.num_validation=2",
-        "reward=weighted", "reward.function.path=rewards.even_length", "reward.math.pattern='-?\\d+'",
+        "reward=weighted", "reward.function.path=rewards.even_length", "reward.math.pattern='(-?\\d+)'",
         "evaluation.num_prompts=2", "num_steps=1", "num_prompts_per_step=2", "num_completions_per_prompt=2",
         "sampling=static", "max_new_tokens=8", "trainer.precision=bf16-mixed", "callbacks.checkpoint.every=100",
     )  # fmt: skip

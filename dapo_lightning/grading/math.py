@@ -239,7 +239,7 @@ def _bits(tree: Any) -> float:
     bits = float(sum(parts, start=1))
     if getattr(tree, "is_Rational", False):
         bits = max(tree.p.bit_length(), tree.q.bit_length(), 1)
-    elif kind in ("Pow", "exp") and (parts[-1] > 64 or not tree.exp.free_symbols):
+    elif kind in ("Pow", "exp") and (parts[-1] > 30 or not tree.exp.free_symbols):
         factor = abs(float(tree.exp)) if tree.exp.is_Rational else 2 ** min(parts[-1], 64)
         bits = max(1, factor) * (parts[0] if kind == "Pow" else 2)
     elif kind in ("factorial", "binomial"):

@@ -8,13 +8,17 @@ from typing import Any
 
 
 class Scorer:
-    """Scores the answer that the last match of `pattern` gives (its group, if it has one); None: the whole text."""
+    """Scores the answer that the one group of `pattern` gives in its last match; None: the whole text.
+
+    Raises:
+        ValueError: if `pattern` is no such regular expression.
+    """
 
     def __init__(self, task: str, options: Mapping[str, Any], pattern: str | None):
         from reasoning_gym import create_dataset
 
         self._dataset = create_dataset(task, seed=0, size=1, **options)
-        self._pattern = None if pattern is None else re.compile(pattern)
+        self._pattern = None if pattern is None else compiled(pattern)
 
     def __call__(self, item: tuple[dict[str, Any], str]) -> tuple[float, str | None]:
         """(the task's item, completion) -> score in [0, 1] and the answer that was read."""
@@ -27,5 +31,20 @@ class Scorer:
             return completion.strip()
         answer = None
         for match in self._pattern.finditer(completion):
-            answer = match[1] if match.re.groups else match[0]
+            answer = match[1]
         return answer
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """The regular expression of an answer.
+
+    Raises:
+        ValueError: if it is none, or does not have one group.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"reward.pattern={pattern!r} is no regular expression: {error}.") from error
+    if expression.groups != 1:
+        raise ValueError(f"reward.pattern={pattern!r} needs one group, the answer, but has {expression.groups}.")
+    return expression
