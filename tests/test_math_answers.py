@@ -1,4 +1,4 @@
-"""Grading of mathematical answers: how often it is wrong on a table written by hand, and that hostile text is harmless."""
+"""Grading of mathematical answers: where it errs on a table written by hand, and that hostile text does no harm."""
 
 import json
 import subprocess
@@ -119,10 +119,10 @@ def test_stages(grade, reference, completion, verdict):
 REFERENCES = ("7", "x^2+1", "(1,2)", "x+y=1", r"\{1,2\}", "x>1")
 LATEX = [
     "9**9**9**9", "10^(10^10)", "2^{2^{2^{100}}}", "(9^9)^(9^9)", "100000!", "9!!!!", r"\binom{10^9}{5\cdot 10^8}",
-    "1e999999999", "1E999999999", "(9^{9^9},1)", r"\sqrt[9^9]{2}", r"e^{e^{e^{e^{10}}}}", r"\sin(10^{6000})", "2^{9^9+n}",
-    "(" * 200 + "1" + ")" * 200, r"\frac{1}{" * 24 + "2" + "}" * 24, "-" * 400 + "5", "|" * 400, "x!" + "!" * 400,
-    "x^" * 200 + "x", r"\sqrt" * 90 + "2", "x=" * 150 + "1", "1<" * 200 + "2", ",;" * 200, "0/0", r"\infty-\infty", "x/0",
-    r"0^{0}", r"\log_0 0", r"\\", "^", "&", "...", r"\frac{}{}", "\\input{/etc/passwd}", "\0" * 400, "\ud800",
+    "1e999999999", "1E999999999", "(9^{9^9},1)", r"\sqrt[9^9]{2}", r"e^{e^{e^{e^{10}}}}", r"\sin(10^{6000})",
+    "2^{9^9+n}",    "(" * 200 + "1" + ")" * 200, r"\frac{1}{" * 24 + "2" + "}" * 24, "-" * 400 + "5", "|" * 400, "x!" + "!" * 400,
+    "x^" * 200 + "x", r"\sqrt" * 90 + "2", "x=" * 150 + "1", "1<" * 200 + "2", ",;" * 200, "0/0", r"\infty-\infty",
+    "x/0", r"0^{0}", r"\log_0 0", r"\\", "^", "&", "...", r"\frac{}{}", "\\input{/etc/passwd}", "\0" * 400, "\ud800",
     "{}" * 200, "$" * 400, "١٢٣" * 100, "½²₃" * 100, "é\u0301" * 200, "\U0001f600" * 200, r"\text{" * 80 + "}" * 80,
 ]  # fmt: skip
 
@@ -137,7 +137,8 @@ def test_hostile_latex_gets_a_verdict_at_once(grade, latex):
 
 
 TEXTS = [
-    "", "\0", "\0" * 10**6, "\\" * 10**6, "{" * 10**5 + "}" * 10**5, r"\boxed{" * 10**5, r"\boxed{" * 10**5 + "}" * 10**5,
+    "", "\0", "\0" * 10**6, "\\" * 10**6, "{" * 10**5 + "}" * 10**5, r"\boxed{" * 10**5,
+    r"\boxed{" * 10**5 + "}" * 10**5,
     r"\boxed{" + "(" * 10_000 + "1" + ")" * 10_000 + "}", r"\boxed{" + r"\frac{1}{" * 10_000 + "2" + "}" * 10_001,
     r"\boxed{" + "9" * 10**6 + "}", "Answer: " + "9" * 10**6, "#" * 10**6, "#### " * 10**5, "answer: " * 10**5,
     "the answer to " * 30_000, "answer" + " " * 10**6, "*" * 10**6, "$" * 10**6, "Answer: " + "$" * 10**6, "\n" * 10**6,
@@ -161,8 +162,8 @@ def test_a_million_open_boxes_take_linear_time(grade):
 
 CODE = [
     "__import__('os').system('touch X')", '__import__("os").system("touch X")', "eval(\"open('X','w')\")",
-    "exec(chr(111))", "().__class__.__bases__[0].__subclasses__()", "open(chr(88),chr(119))", "lambda: 0", "os.system(X)",
-    "1 if open('X','w') else 1", "Symbol('x')", "f\"{open('X','w')}\"", "x.func.__globals__", "1;open('X','w')", "a_{open}",
+    "exec(chr(111))", "().__class__.__bases__[0].__subclasses__()", "open(chr(88),chr(119))", "lambda: 0",
+    "os.system(X)",    "1 if open('X','w') else 1", "Symbol('x')", "f\"{open('X','w')}\"", "x.func.__globals__", "a_{open}",
 ]  # fmt: skip
 PLACES = [
     "{}", r"\boxed{{{}}}", "Answer: {}", "#### {}", r"\boxed{{\text{{{}}}}}", r"\boxed{{\frac{{{}}}{{2}}}}",
@@ -200,7 +201,7 @@ print(json.dumps([everything, reached]))
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    """(verdicts on the table, what reached eval) of a process that grades it from its end, and then code, everywhere."""
+    """(verdicts on the table, what reached eval) of a process that grades it from its end, and then code."""
     folder = tmp_path_factory.mktemp("watched")
     script = WATCHED.replace("TESTS", str(Path(__file__).parent))
     root = str(Path(grading.__file__).parents[2])
@@ -240,8 +241,8 @@ def test_cheap_answers_import_next_to_nothing():
     answers = [("12", r"\boxed{12}"), ("12", "Answer: 12.0"), ("1/2", r"\boxed{\frac12}"), ("yes", "#### no")]
     answers += [("12", "none"), ("12", r"\boxed{(" + "x" * 1000 + "}"), ("12", r"\boxed{import os}")]
     done = run(
-        f"import sys; from dapo_lightning.grading.math import MathGrader; print([MathGrader()(i) for i in {answers!r}]);"
-        "print(*sys.modules)",
+        "import sys; from dapo_lightning.grading.math import MathGrader;"
+        f"print([MathGrader()(item) for item in {answers!r}]); print(*sys.modules)",
         timeout=60,
     )
     modules = done.stdout.splitlines()[1].split()

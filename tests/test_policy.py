@@ -96,6 +96,8 @@ def test_what_a_folder_lacks_is_told(folder, tmp_path, monkeypatch):
         HubPolicy(str(without(folder, tmp_path, "chat_template"))).codec()
     with pytest.raises(PolicyError, match="no end-of-sequence token"):
         HubPolicy(str(without(folder, tmp_path, "eos_token"))).codec()
+    with pytest.raises(PolicyError, match=r"\./no/smollm2: is no folder.*make smollm2"):
+        HubPolicy("./no/smollm2").codec()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(PolicyError, match=r"policy\.name=no/such.*hf download no/such"):
         HubPolicy("no/such").codec()
@@ -205,3 +207,19 @@ def test_dropout_stays_off(tmp_path):
                          f"policy.gradient_checkpointing={option}")  # fmt: skip
         assert all(float(row["sampling/logp_gap"]) < 1e-5 for row in steps(folder))
     assert json.loads((folder / "summary.json").read_text())["gradient_steps"] == 8
+
+
+def test_chats_from_a_file_graded_as_mathematics(folder, tmp_path):
+    rows = [{"prompt": [{"role": "user", "content": f"{i}+1="}], "answer": i + 1, "level": 1} for i in range(6)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    target = run(
+        tmp_path / "run", "policy=hub", f"policy.name={folder}", "data=jsonl", f"data.train_path={data}",
+        f"data.validation_path={data}", "reward=math", "evaluation.num_prompts=null", "sampling=static", "num_steps=1",
+    )  # fmt: skip
+    summary = json.loads((target / "summary.json").read_text())
+    assert summary["prompts"] == {
+        "train": 6, "train_dropped": 0, "validation": 6, "validation_dropped": 0, "repeated": 6,
+    }  # fmt: skip
+    evaluated = [json.loads(line) for line in (target / "evaluation.jsonl").read_text().splitlines()]
+    assert evaluated[2]["prompt"] == rows[2]["prompt"] and evaluated[2]["answer"] == "3"

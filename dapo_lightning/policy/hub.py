@@ -97,13 +97,16 @@ class HubPolicy:
         return self.lora.attach(model, codec) if self.lora else Policy(model, codec)
 
     def _config(self) -> PreTrainedConfig:
+        if self.name.startswith((".", "/", "~")) and not (Path(self.name) / "config.json").is_file():
+            hint = " `make smollm2` makes it." if Path(self.name).name == "smollm2" else ""
+            raise PolicyError(f"policy.name={self.name}: is no folder with a config.json.{hint}")
         try:
             return AutoConfig.from_pretrained(self.name, revision=self.revision).get_text_config()
         except (OSError, ValueError) as error:
             raise PolicyError(
                 f"policy.name={self.name}: is neither a folder with a config.json nor to be had from the hub "
                 f"({_first_sentence(error)}). Check the name, or download it where there is a network (`hf download "
-                f"{self.name} --local-dir DIR`) and set policy.name=DIR. `make smollm2` makes outputs/smollm2."
+                f"{self.name} --local-dir DIR`) and set policy.name=DIR."
             ) from None
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
