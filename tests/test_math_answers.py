@@ -120,10 +120,12 @@ REFERENCES = ("7", "x^2+1", "(1,2)", "x+y=1", r"\{1,2\}", "x>1")
 LATEX = [
     "9**9**9**9", "10^(10^10)", "2^{2^{2^{100}}}", "(9^9)^(9^9)", "100000!", "9!!!!", r"\binom{10^9}{5\cdot 10^8}",
     "1e999999999", "1E999999999", "(9^{9^9},1)", r"\sqrt[9^9]{2}", r"e^{e^{e^{e^{10}}}}", r"\sin(10^{6000})",
-    "2^{9^9+n}",    "(" * 200 + "1" + ")" * 200, r"\frac{1}{" * 24 + "2" + "}" * 24, "-" * 400 + "5", "|" * 400, "x!" + "!" * 400,
+    "2^{9^9+n}", "2^{0.123456789}", "x^{9999}-1", r"\tan(\pi/2)",
+    "(" * 200 + "1" + ")" * 200, r"\frac{1}{" * 24 + "2" + "}" * 24, "-" * 400 + "5", "|" * 400, "x!" + "!" * 400,
     "x^" * 200 + "x", r"\sqrt" * 90 + "2", "x=" * 150 + "1", "1<" * 200 + "2", ",;" * 200, "0/0", r"\infty-\infty",
-    "x/0", r"0^{0}", r"\log_0 0", r"\\", "^", "&", "...", r"\frac{}{}", "\\input{/etc/passwd}", "\0" * 400, "\ud800",
-    "{}" * 200, "$" * 400, "١٢٣" * 100, "½²₃" * 100, "é\u0301" * 200, "\U0001f600" * 200, r"\text{" * 80 + "}" * 80,
+    "x/0", r"0^{0}", r"\log_0 0", r"\\", "^", "&", "...", r"\frac{}{}", r"\input{/etc/passwd}", "\0" * 400, "\ud800",
+    r"\{\begin{pmatrix}1\end{pmatrix},2\}", r"\begin{pmatrix}1\end{pmatrix}=2", r"\mathbb{R}=\mathbb{Z}", "{}" * 200,
+    "$" * 400, "١٢٣" * 100, "½²₃" * 100, "é\u0301" * 200, "\U0001f600" * 200, r"\text{" * 80 + "}" * 80,
 ]  # fmt: skip
 
 
@@ -163,7 +165,7 @@ def test_a_million_open_boxes_take_linear_time(grade):
 CODE = [
     "__import__('os').system('touch X')", '__import__("os").system("touch X")', "eval(\"open('X','w')\")",
     "exec(chr(111))", "().__class__.__bases__[0].__subclasses__()", "open(chr(88),chr(119))", "lambda: 0",
-    "os.system(X)",    "1 if open('X','w') else 1", "Symbol('x')", "f\"{open('X','w')}\"", "x.func.__globals__", "a_{open}",
+    "os.system(X)", "1 if open('X','w') else 1", "Symbol('x')", "f\"{open('X','w')}\"", "x.func.__globals__",
 ]  # fmt: skip
 PLACES = [
     "{}", r"\boxed{{{}}}", "Answer: {}", "#### {}", r"\boxed{{\text{{{}}}}}", r"\boxed{{\frac{{{}}}{{2}}}}",

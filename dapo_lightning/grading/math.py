@@ -151,24 +151,24 @@ _REWRITTEN = [
 def _same_mathematics(gold: str, found: str) -> bool | None:
     """None if one of them cannot be read."""
     texts = _latex(gold), _latex(found)
-    if texts[0] is None or texts[1] is None:
-        return None
-    left, right = _parsed(texts[0]), _parsed(texts[1])
+    left, right = (None if text is None else _parsed(text) for text in texts)
     if left is None or right is None:
         return None
-    kinds = type(left).__name__, type(right).__name__
-    is_sum = kinds[0] == "Equality" != kinds[1] and left.lhs.is_Add  # of x+y=1, math-verify would take 1 for the same
-    if is_sum or _differ(gold, found, left, right):
-        return False
-    if kinds == ("Equality", "Equality"):
-        # As equations between real numbers x^2=-1 and x^2=-2 would have the same solutions, none.
-        left, right = (side.xreplace({old: old.func(old.name) for old in side.free_symbols}) for side in (left, right))
+    verify = import_module("math_verify.grader").verify
+    try:
         same = _same_equation(left, right)
-        if same is not None:
-            return same
-    options = {"numeric_precision": _DIGITS, "allow_set_relation_comp": True, "raise_on_error": True}
-    try:  # without a time limit of its own, which would need the main thread: this process can be killed
-        return bool(import_module("math_verify.grader").verify(left, right, timeout_seconds=None, **options))
+        if same is None and not _differ(gold, found, left, right):
+            # Its own time limit would need the main thread, and this process can be killed.
+            same = verify(
+                left,
+                right,
+                float_rounding=_DIGITS,
+                numeric_precision=_DIGITS,
+                timeout_seconds=None,
+                allow_set_relation_comp=True,
+                raise_on_error=True,
+            )
+        return bool(same)
     except MemoryError:
         raise
     except Exception:  # what SymPy cannot compare is not the same
@@ -176,16 +176,16 @@ def _same_mathematics(gold: str, found: str) -> bool | None:
 
 
 def _same_equation(left: Any, right: Any) -> bool | None:
-    """None if this is for math-verify to find out by solving both; it takes any two without solutions for the same."""
-    try:
-        ratio = ((left.lhs - left.rhs) / (right.lhs - right.rhs)).simplify()
-        if ratio.is_number and ratio.is_finite and not ratio.is_zero:
-            return True
-        return None if import_module("sympy").solve(left, left.free_symbols) else False
-    except MemoryError:
-        raise
-    except Exception:  # equations between sets, for one
-        return False
+    """None if math-verify is to find out. It takes equations without solutions for the same, and 1 for x+y=1."""
+    kinds = type(left).__name__, type(right).__name__
+    if kinds != ("Equality", "Equality"):
+        return False if kinds[0] == "Equality" and left.lhs.is_Add else None
+    # Of real variables, equations have fewer solutions: x^2=-1 and x^2=-2 none.
+    left, right = (side.xreplace({old: old.func(old.name) for old in side.free_symbols}) for side in (left, right))
+    ratio = ((left.lhs - left.rhs) / (right.lhs - right.rhs)).simplify()
+    if ratio.is_number and ratio.is_finite and not ratio.is_zero:
+        return True
+    return None if import_module("sympy").solve(left, left.free_symbols) else False
 
 
 def _differ(gold: str, found: str, left: Any, right: Any) -> bool:
@@ -218,8 +218,9 @@ def _latex(text: str) -> str | None:
 @lru_cache(1024)
 def _parsed(latex: str) -> Any:
     """The SymPy object; None if it is no mathematics, or too much of it."""
+    convert = _converter()
     try:
-        parsed = _converter()(latex)
+        parsed = convert(latex)
         _bits(parsed)
     except MemoryError:
         raise
@@ -234,9 +235,8 @@ def _bits(tree: Any) -> float:
     Raises OverflowError if there may be too many, ValueError if the object has something in it that no answer has.
     """
     kind = type(tree).__name__
-    names = [str(getattr(tree, "name", "")), kind if getattr(tree, "is_Function", False) else ""]
-    if not all(_SYMBOL.fullmatch(name) for name in names):
-        raise ValueError(f"no name: {names}")
+    if not _SYMBOL.fullmatch(str(getattr(tree, "name", kind if getattr(tree, "is_Function", False) else ""))):
+        raise ValueError("no name of a variable or function")
     parts = [_bits(part) for part in (tree.flat() if hasattr(tree, "flat") else getattr(tree, "args", ()))]
     bits = float(sum(parts, start=1))
     if getattr(tree, "is_Rational", False):
