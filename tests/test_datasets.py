@@ -30,6 +30,9 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
+GOOD = {"prompt": "q", "answer": "1"}
+
+
 def user(content):
     return {"role": "user", "content": content}
 

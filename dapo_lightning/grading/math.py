@@ -155,19 +155,14 @@ def _same_mathematics(gold: str, found: str) -> bool | None:
     if left is None or right is None:
         return None
     verify = import_module("math_verify.grader").verify
+    options = {"numeric_precision": _DIGITS, "allow_set_relation_comp": True, "raise_on_error": True}
     try:
+        if type(left).__name__ == type(right).__name__ == "Equality":  # real x^2=-1 and x^2=-2 have the same solutions
+            left, right = (side.xreplace({x: x.func(x.name) for x in side.free_symbols}) for side in (left, right))
         same = _same_equation(left, right)
         if same is None and not _differ(gold, found, left, right):
             # Its own time limit would need the main thread, and this process can be killed.
-            same = verify(
-                left,
-                right,
-                float_rounding=_DIGITS,
-                numeric_precision=_DIGITS,
-                timeout_seconds=None,
-                allow_set_relation_comp=True,
-                raise_on_error=True,
-            )
+            same = verify(left, right, timeout_seconds=None, **options)
         return bool(same)
     except MemoryError:
         raise
@@ -180,8 +175,6 @@ def _same_equation(left: Any, right: Any) -> bool | None:
     kinds = type(left).__name__, type(right).__name__
     if kinds != ("Equality", "Equality"):
         return False if kinds[0] == "Equality" and left.lhs.is_Add else None
-    # Of real variables, equations have fewer solutions: x^2=-1 and x^2=-2 none.
-    left, right = (side.xreplace({old: old.func(old.name) for old in side.free_symbols}) for side in (left, right))
     ratio = ((left.lhs - left.rhs) / (right.lhs - right.rhs)).simplify()
     if ratio.is_number and ratio.is_finite and not ratio.is_zero:
         return True
