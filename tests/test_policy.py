@@ -103,6 +103,19 @@ def test_what_a_folder_lacks_is_told(folder, tmp_path, monkeypatch):
         HubPolicy("no/such").codec()
 
 
+def test_weights_are_float32_whatever_the_file_holds(folder, tmp_path):
+    half = tmp_path / "half"
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(half)
+    HubPolicy(str(folder)).codec().tokenizer.save_pretrained(half)
+    source = HubPolicy(str(half), attention="eager")
+    model = source.load(source.codec(), None, tmp_path).model
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert model.config._attn_implementation == "eager" and not model.training
+    frozen = HubPolicy(str(half), dtype="bfloat16", lora=Lora()).load(source.codec(), None, tmp_path).model
+    assert {weight.dtype for weight in frozen.parameters() if weight.requires_grad} == {torch.float32}
+    assert {weight.dtype for weight in frozen.parameters() if not weight.requires_grad} == {torch.bfloat16}
+
+
 def logps(model):
     return completion_logps(model, PROMPTS, ROWS, 1.0)[0]
 

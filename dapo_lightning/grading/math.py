@@ -174,7 +174,8 @@ def _same_equation(left: Any, right: Any) -> bool | None:
     """None if math-verify is to find out. It takes equations without solutions for the same, and 1 for x+y=1."""
     kinds = type(left).__name__, type(right).__name__
     if kinds != ("Equality", "Equality"):
-        return False if kinds[0] == "Equality" and left.lhs.is_Add else None
+        is_settled = "BooleanTrue" in kinds or "BooleanFalse" in kinds  # as |x|=-1 is
+        return False if is_settled or (kinds[0] == "Equality" and left.lhs.is_Add) else None
     ratio = ((left.lhs - left.rhs) / (right.lhs - right.rhs)).simplify()
     if ratio.is_number and ratio.is_finite and not ratio.is_zero:
         return True
