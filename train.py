@@ -15,7 +15,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dapo_lightning.algorithm import Algorithm
@@ -85,11 +85,14 @@ def evaluated(config: DictConfig) -> DictConfig:
             f"checkpoint={given}: is neither the folder of a run nor a .ckpt file inside one. "
             "For a policy folder use policy=hub policy.name=<folder>."
         )
-    overrides = HydraConfig.get().overrides.task
-    composed = compose("config", overrides=[*read_config(file.parent.parent).overrides, *overrides])
-    composed.checkpoint = str(file)
-    if "warm_start" in composed.policy:
-        composed.policy.warm_start = None  # its weights are about to be replaced
+    of_that_run = [o for o in read_config(file.parent.parent).overrides if not o.startswith(("run_folder=", "mode="))]
+    overrides = [*of_that_run, *HydraConfig.get().overrides.task]
+    composed = compose("config", overrides=overrides, return_hydra_config=True)
+    with open_dict(composed):
+        composed.choices, composed.overrides = composed.pop("hydra").runtime.choices, overrides
+        composed.checkpoint = str(file)
+        if "warm_start" in composed.policy:
+            composed.policy.warm_start = None  # its weights are about to be replaced
     return composed
 
 
@@ -248,13 +251,14 @@ def as_dict(config: DictConfig) -> dict[str, Any]:
 
 
 def save_config(config: DictConfig, folder: Path) -> None:
-    """Writes the resolved configuration, with the group options and overrides it came from; whole or not at all."""
-    origin = {
-        "choices": {k: v for k, v in HydraConfig.get().runtime.choices.items() if "hydra/" not in k},
-        "overrides": list(HydraConfig.get().overrides.task),
-    }
+    """Writes the resolved configuration, with the group options and overrides it came from (those of the run that is
+    resumed or evaluated, if it knows them); whole or not at all."""
+    hydra_config = HydraConfig.get()
+    origin = {"choices": dict(hydra_config.runtime.choices), "overrides": list(hydra_config.overrides.task)}
+    written = origin | as_dict(config) | {"resume": None}
+    written["choices"] = {group: option for group, option in written["choices"].items() if "hydra/" not in group}
     with replacing(folder / "config.yaml") as partial:
-        OmegaConf.save(OmegaConf.create(origin | as_dict(config) | {"resume": None}), partial)
+        OmegaConf.save(OmegaConf.create(written), partial)
 
 
 def finish(config: DictConfig, module: DAPOModule, data: PromptDataModule, trainer: L.Trainer, folder: Path) -> float:

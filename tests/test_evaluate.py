@@ -6,6 +6,7 @@ from dataclasses import replace
 from statistics import fmean, stdev
 
 import pytest
+from omegaconf import OmegaConf
 from runs import SMALL, run
 
 import train
@@ -27,7 +28,7 @@ def finished(tmp_path_factory):
     """A run whose config.yaml holds the overrides it was started with, as on the command line."""
     folder = tmp_path_factory.mktemp("evaluate") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        command_line(patch, folder, *SMALL)
+        command_line(patch, folder, *SMALL, f"run_folder={folder}", "kl=k3")
     return folder
 
 
@@ -45,6 +46,7 @@ def test_a_run_is_evaluated_as_it_evaluated_itself(finished, tmp_path, monkeypat
     after = json.loads((finished / "summary.json").read_text())["after"]
     of_run = evaluate(monkeypatch, tmp_path / "run", f"checkpoint={finished}")
     assert of_run["metrics"] == after
+    assert OmegaConf.load(tmp_path / "run" / "config.yaml").choices.kl == "k3"
     checkpoint = latest(finished / "checkpoints")
     assert evaluate(monkeypatch, tmp_path / "file", f"checkpoint={checkpoint}")["metrics"] == after
     assert of_run["checkpoint"] == str(checkpoint) and of_run["prompts"] == {
