@@ -250,7 +250,7 @@ def test_cheap_answers_import_next_to_nothing():
     modules = done.stdout.splitlines()[1].split()
     assert not {"math_verify", "sympy", "latex2sympy2_extended", "torch", "transformers"} & set(modules)
     ours = {module for module in modules if module.startswith("dapo_lightning.")}
-    assert ours == {f"dapo_lightning.grading{part}" for part in ("", ".extract", ".math")}
+    assert ours == {f"dapo_lightning.grading{part}" for part in ("", ".extract", ".math", ".pattern")}
 
 
 def test_integers_are_graded_fast(grade):

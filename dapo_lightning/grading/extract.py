@@ -22,7 +22,7 @@ _QUOTES = ("**", "__", "`", "$$", "$"), (r"\(", r"\["), (r"\)", r"\]")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|boxed|fbox)\s{0,8}\{")
 
 
-def final_answer(completion: str, pattern: str | None = None) -> str | None:
+def final_answer(completion: str, pattern: re.Pattern[str] | None = None) -> str | None:
     r"""The answer that a completion ends on, without the dollars, full stop or \text{} around it; None if it has none.
 
     With `pattern`, the group of its last match. Without, the first of these that there is:
@@ -31,11 +31,9 @@ def final_answer(completion: str, pattern: str | None = None) -> str | None:
        answer, while "the answer is" also begins sentences about answers;
     2. the last of `Answer: ...`, `the answer is ...`, a heading `Final answer` with a line below, and `#### ...`, up to
        the end of the line, or of the clause.
-
-    Raises re.error or IndexError if `pattern` is no regular expression with a group.
     """
     if pattern is not None:
-        last = deque(re.finditer(pattern, completion), maxlen=1)
+        last = deque(pattern.finditer(completion), maxlen=1)
         return _bare(last[0][1] or "") if last else None
     box = _last_box(completion)
     return _last_statement(completion) if box is None else _bare(box)

@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import Any
 
 from dapo_lightning.grading.extract import final_answer, measured, number, simplified, unassigned
+from dapo_lightning.grading.pattern import compiled
 
 _MAX_DEPTH = 12  # of brackets: beyond, each can double the time that parsing takes
 _MAX_BITS = 20_000  # of any number that has to be written out to compare
@@ -49,13 +50,7 @@ class MathGrader:
     """
 
     def __init__(self, pattern: str | None = None, max_answer_characters: int = 500):
-        try:
-            groups = 1 if pattern is None else re.compile(pattern).groups
-        except re.error as error:
-            raise ValueError(f"reward.pattern={pattern!r} is no regular expression: {error}.") from error
-        if groups != 1:
-            raise ValueError(f"reward.pattern={pattern!r} needs one group, which is the answer, but has {groups}.")
-        self._pattern = pattern
+        self._pattern = None if pattern is None else compiled(pattern)
         self._max_characters = max_answer_characters
 
     def __call__(self, item: tuple[str, str]) -> tuple[bool, str | None, str]:
