@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 def draw_curves(run_folder: Path) -> Path:
     """Draws run_folder/metrics.csv into run_folder/curves.png and returns its path."""
     rows = read_metrics(run_folder / "metrics.csv")
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = _shown(dict.fromkeys(name for row in rows for name in row))
     figure, axes = plt.subplots(2, 3, figsize=(13, 6.5), layout="constrained")
     for axis, (title, wanted) in zip(axes.flat, PANELS, strict=True):
         for name in names:
@@ -43,7 +43,19 @@ def draw_curves(run_folder: Path) -> Path:
     return path
 
 
+def _shown(names: Iterable[str]) -> list[str]:
+    """All but the confidence intervals, which are drawn as bars, and pass@k for k below the largest."""
+    names = [name for name in names if not name.endswith("_ci95")]
+    passes = [name for name in names if name.startswith("validation/pass@")]
+    smaller = sorted(passes, key=lambda name: int(name.rpartition("@")[2]))[:-1]
+    return [name for name in names if name not in smaller]
+
+
 def _plot(axis: Axes, rows: Sequence[dict[str, Any]], name: str) -> None:
-    points = [(row["step"], row[name]) for row in rows if name in row]
-    style = {"marker": "o", "markersize": 3} if name.startswith("validation/") else {"linewidth": 1.2}
-    axis.plot(*zip(*points, strict=True), label=name, **style)
+    rows = [row for row in rows if name in row]
+    steps, values = [row["step"] for row in rows], [row[name] for row in rows]
+    if name.startswith("validation/"):
+        bars = [row.get(f"{name}_ci95", 0.0) for row in rows]
+        axis.errorbar(steps, values, yerr=bars, label=name, marker="o", markersize=3, capsize=2)
+    else:
+        axis.plot(steps, values, label=name, linewidth=1.2)
