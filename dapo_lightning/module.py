@@ -246,13 +246,23 @@ class DAPOModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Weights that are not trained stay out: they are where the policy comes from."""
-        weights = self.policy.named_parameters(remove_duplicate=False)  # tied ones have two names
-        frozen = {f"policy.{name}" for name, weight in weights if not weight.requires_grad}
-        checkpoint["state_dict"] = {name: w for name, w in checkpoint["state_dict"].items() if name not in frozen}
+        checkpoint["state_dict"] = self._without_frozen(checkpoint["state_dict"])
         checkpoint["history"] = self.history.state_dict(self.sampler.clock)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Where frozen weights stay out, loading is not strict: what is missing must be told here."""
+        different = self._without_frozen(self.state_dict()).keys() ^ checkpoint["state_dict"].keys()
+        if different:
+            raise ValueError(
+                f"the checkpoint holds other weights than the policy, as it is configured, trains (such as "
+                f"{min(different)}): give the policy.* settings of the run that it comes from."
+            )
         self.history.load_state_dict(checkpoint["history"], self.sampler.clock)
+
+    def _without_frozen(self, state: dict[str, Any]) -> dict[str, Any]:
+        weights = self.policy.named_parameters(remove_duplicate=False)  # tied ones have two names
+        frozen = {f"policy.{name}" for name, weight in weights if not weight.requires_grad}
+        return {name: weight for name, weight in state.items() if name not in frozen}
 
     def _log_step(self, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():

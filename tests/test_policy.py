@@ -8,9 +8,10 @@ import torch
 import transformers
 from conftest import tiny
 from peft import PeftModel
-from runs import assert_same_weights, run, weights
+from runs import assert_same_weights, config, run, weights
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+import train
 from dapo_lightning.callbacks.checkpoint import latest
 from dapo_lightning.data import DataError
 from dapo_lightning.logprobs import completion_logps
@@ -159,9 +160,11 @@ def test_adapters_need_layers_to_sit_on(folder, tmp_path):
         source.load(source.codec(), None, tmp_path)
 
 
+SMALL_HUB = ("policy=hub", "data=arithmetic", "data.num_train=10", "data.num_validation=8")
+
+
 def hub_run(target, folder, *overrides):
-    return run(target, "policy=hub", f"policy.name={folder}", "data=arithmetic", "data.num_train=10",
-               "data.num_validation=8", *overrides)  # fmt: skip
+    return run(target, *SMALL_HUB, f"policy.name={folder}", *overrides)
 
 
 def test_a_hub_policy_trains_and_gradient_checkpointing_changes_only_memory(folder, tmp_path, monkeypatch):
@@ -189,6 +192,11 @@ def test_lora_runs_resume_and_checkpoints_hold_the_adapters_only(folder, tmp_pat
 
     resume(tmp_path / "resumed", "num_steps=4")
     assert_same_weights(straight, tmp_path / "resumed")
+
+    other = config(*SMALL_HUB, f"policy.name={folder}", "mode=evaluate", f"run_folder={tmp_path / 'other'}",
+                   f"checkpoint={latest(straight / 'checkpoints')}", "evaluation.num_prompts=8")  # fmt: skip
+    with pytest.raises(ValueError, match=r"other weights.*policy\.\* settings"):
+        train.evaluate(other, *train.set_up(other))
 
 
 def steps(folder):

@@ -74,9 +74,6 @@ class PooledReward(Reward):
         pool = GradingPool(factory, options, self.num_workers, self.seconds, self.megabytes)
         self.__dict__["pool"] = pool  # frozen: what it grades with is not one of its settings
 
-    def __hash__(self) -> int:
-        return id(self)
-
 
 def graded(pending: Pending, read: Callable[[Any], Grade], wrong: float) -> PendingGrades:
     """Outcomes -> grades: `read` what was returned; a completion that could not be graded is wrong, and is counted."""
