@@ -74,15 +74,12 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
             f"trainer.strategy={trainer['strategy']}: FSDP1 cannot clip gradients or accumulate them by hand, as the "
             "DAPO step does. Use trainer=ddp_cpu or a DDP strategy."
         )
-    if str(trainer["precision"]).startswith("16-mixed"):
+    precision = str(trainer["precision"])
+    if precision.startswith(("16", "bf16-true")):
         raise ConfigError(
-            f"trainer.precision={trainer['precision']}: loss scaling hides gradient norms from the step. "
-            "Use trainer.precision=bf16-mixed or 32-true."
-        )
-    if str(trainer["precision"]) in ("bf16-true", "16-true"):
-        raise ConfigError(
-            f"trainer.precision={trainer['precision']}: weights in half precision would lose most updates to rounding. "
-            "Use trainer.precision=bf16-mixed, which keeps float32 weights and computes in bf16."
+            f"trainer.precision={precision}: with 16, loss scaling hides gradient norms from the step; weights in half "
+            "precision lose most updates to rounding. Use trainer.precision=bf16-mixed, which keeps float32 weights and "
+            "computes in bf16, or 32-true."
         )
     tasks = int(os.environ.get("SLURM_NTASKS", 1))
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")  # its one process launches the others

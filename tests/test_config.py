@@ -98,6 +98,9 @@ REFUSED = [
     (["evaluation.num_completions=0"], "evaluation.num_completions"),
     (["trainer.strategy=fsdp"], "FSDP1"),
     (["trainer.precision=16-mixed"], "bf16-mixed"),
+    (["trainer.precision=16"], "bf16-mixed"),
+    (["trainer.precision=16-true"], "bf16-mixed"),
+    (["trainer.precision=bf16-true"], "bf16-mixed"),
 ]
 
 
