@@ -78,8 +78,8 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
     if precision.startswith(("16", "bf16-true")):
         raise ConfigError(
             f"trainer.precision={precision}: with 16, loss scaling hides gradient norms from the step; weights in half "
-            "precision lose most updates to rounding. Use trainer.precision=bf16-mixed, which keeps float32 weights and "
-            "computes in bf16, or 32-true."
+            "precision lose most updates to rounding. Use trainer.precision=32-true, or bf16-mixed, which keeps "
+            "float32 weights and computes in bf16."
         )
     tasks = int(os.environ.get("SLURM_NTASKS", 1))
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")  # its one process launches the others
