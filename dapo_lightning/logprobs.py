@@ -7,10 +7,14 @@ so that all of them mean the same: the untruncated policy at the sampling temper
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from dapo_lightning.attention import forward, shares_prompts
+from dapo_lightning.packed import Packed
 
 
 def left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -50,9 +54,46 @@ def completion_logps(
         logps_BT and mask_BT (True = a completion token); padding has log-prob 0.
     """
     device = model.get_input_embeddings().weight.device
-    prompt_BS, prompt_mask_BS = left_pad(prompts, device)
-    tokens_BT = right_pad(completions, device)
     mask_BT = right_pad([torch.ones(len(c), dtype=torch.bool) for c in completions], device)
+    of_tokens = _packed_logps if shares_prompts(model) else _padded_logps
+    logps_N = of_tokens(model, prompts, completions, temperature, mask_BT)
+    return torch.zeros(mask_BT.shape, device=device).masked_scatter(mask_BT, logps_N), mask_BT
+
+
+def _packed_logps(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Tensor],
+    temperature: float,
+    mask_BT: Tensor,
+) -> Tensor:
+    """Log-probs of all completion tokens, row after row, [N]; nothing is computed twice, or for padding.
+
+    A completion's last token is not fed: nothing is predicted from it.
+    """
+    layout = Packed(prompts, [len(completion) - 1 for completion in completions], mask_BT.device)
+    fed = [torch.tensor(prompt) for prompt in layout.prompts] + [completions[row][:-1] for row in layout.order]
+    starts = dict(zip(layout.order, accumulate(layout.lengths, initial=layout.block.stop), strict=False))
+    last_of_prompt = dict(zip(layout.order, map(layout.last_of_prompts().__getitem__, layout.prompt_of), strict=True))
+    predicts = [
+        torch.tensor([last_of_prompt[row], *range(starts[row], starts[row] + len(completion) - 1)])
+        for row, completion in enumerate(completions)
+    ]
+    tokens, keep, ids = (torch.cat(parts).to(mask_BT.device) for parts in (fed, predicts, list(completions)))
+    logits_NV = forward(model, tokens[None], layout.position_ids().to(tokens.device), layout, keep)[0]
+    return _log_probs(logits_NV, ids, temperature)
+
+
+def _padded_logps(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Tensor],
+    temperature: float,
+    mask_BT: Tensor,
+) -> Tensor:
+    """The same for any model: each row with its prompt, prompts padded on the left and completions on the right."""
+    prompt_BS, prompt_mask_BS = left_pad(prompts, mask_BT.device)
+    tokens_BT = right_pad(completions, mask_BT.device)
     attention = torch.cat([prompt_mask_BS, mask_BT.long()], dim=1)
     # The LM head is applied only where a completion token is predicted: the last prompt position and all
     # completion positions but the last.
@@ -63,6 +104,9 @@ def completion_logps(
         logits_to_keep=tokens_BT.shape[1],
         use_cache=False,
     ).logits
-    scaled_BTV = logits_BTV.float() / temperature
-    chosen_BT = scaled_BTV.gather(2, tokens_BT[:, :, None]).squeeze(2)
-    return (chosen_BT - scaled_BTV.logsumexp(dim=2)).where(mask_BT, 0.0), mask_BT
+    return _log_probs(logits_BTV[mask_BT], tokens_BT[mask_BT], temperature)
+
+
+def _log_probs(logits_NV: Tensor, ids_N: Tensor, temperature: float) -> Tensor:
+    scaled_NV = logits_NV.float() / temperature
+    return scaled_NV.gather(1, ids_N[:, None]).squeeze(1) - scaled_NV.logsumexp(dim=1)

@@ -20,12 +20,13 @@ from transformers import PreTrainedModel
 
 from dapo_lightning import reporting
 from dapo_lightning.algorithm import Algorithm
+from dapo_lightning.attention import shares_prompts
 from dapo_lightning.clock import Clock
 from dapo_lightning.data.draw import GroupDraw
 from dapo_lightning.experience import MiniBatch, Row, placeholder, prepare
 from dapo_lightning.logprobs import completion_logps
 from dapo_lightning.metrics import GroupRecord, evaluation_metrics
-from dapo_lightning.packing import micro_batches
+from dapo_lightning.packing import micro_batches, packed_micro_batches
 from dapo_lightning.ranks import Ranks
 from dapo_lightning.sampler import GroupSampler
 from dapo_lightning.surrogate import TokenSums, surrogate_loss
@@ -50,7 +51,7 @@ class DAPOModule(L.LightningModule):
         optimizer: parameters -> optimizer.
         num_completions: completions per prompt in training (G).
         num_gradient_steps: mini-batches per rollout.
-        micro_batch_tokens: padded tokens per forward pass; bounds memory, cannot change the result.
+        micro_batch_tokens: tokens per forward pass; bounds memory, cannot change the result.
         max_gradient_norm: gradients are scaled down to it.
         num_warmup_steps: DAPO steps over which the learning rate rises linearly to its value.
         evaluation: how held-out completions are sampled, and how many per prompt.
@@ -158,7 +159,7 @@ class DAPOModule(L.LightningModule):
     def _logps(self, model: PreTrainedModel, rows: Sequence[Row]) -> list[Tensor]:
         """Log-probs [T] of each row's completion, in the order of the rows."""
         found: dict[int, Tensor] = {}
-        for part in self._micro_batches(rows):
+        for part in self._micro_batches(model, rows):
             prompts, completions = [row.prompt_tokens for row in part], [row.completion.tokens for row in part]
             logps_BT, _ = completion_logps(model, prompts, completions, self.generation.temperature)
             for row, logps_T in zip(part, logps_BT.cpu(), strict=True):
@@ -170,7 +171,7 @@ class DAPOModule(L.LightningModule):
         if mini_batch.num_tokens == 0:  # all masked, or no group kept: the loss is 0
             self.history.skipped_steps += 1
             return reporting.GradientStep(TokenSums(), 0.0, skipped=True)
-        parts = self._micro_batches(mini_batch.rows)
+        parts = self._micro_batches(self.policy, mini_batch.rows)
         num_parts = ranks.max(len(parts))
         parts += [[self._placeholder()]] * (num_parts - len(parts))
         local = TokenSums()
@@ -192,8 +193,12 @@ class DAPOModule(L.LightningModule):
             self._skip(f"loss {sums.loss} with gradient norm {norm} is not finite")
         return reporting.GradientStep(sums, norm, skipped=not is_finite)
 
-    def _micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:
+    def _micro_batches(self, model: PreTrainedModel, rows: Sequence[Row]) -> list[list[Row]]:
         """Weights are fixed beforehand, so the cut cannot change the loss."""
+        if shares_prompts(model):
+            return packed_micro_batches(
+                rows, lambda row: row.prompt_tokens, lambda row: row.completion.num_tokens, self.micro_batch_tokens
+            )
         return micro_batches(rows, lambda row: row.num_tokens, self.micro_batch_tokens)
 
     def _placeholder(self) -> Row:

@@ -20,6 +20,7 @@ from transformers import (
 
 from dapo_lightning.data import Dataset
 from dapo_lightning.policy import Policy, PolicyError
+from dapo_lightning.policy.attention import share_prompts
 from dapo_lightning.policy.codec import Chat, Codec, all_end_tokens
 from dapo_lightning.policy.lora import Lora
 
@@ -36,7 +37,8 @@ class HubPolicy:
         dtype: of the weights. Weights that are trained must be float32 (compute in bf16 with
             `trainer.precision=bf16-mixed`): at a learning rate of 1e-6 a step of Adam is far below the spacing of
             bfloat16 numbers and would be lost. With LoRA the frozen weights may be bfloat16.
-        attention: Hugging Face's `attn_implementation`: sdpa, eager, flash_attention_2, ...
+        attention: "auto": sdpa, with prompts shared by the completions of a group where the model allows it (see
+            `dapo_lightning.attention`); or Hugging Face's `attn_implementation`: sdpa, eager, flash_attention_2, ...
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         chat: whether prompts go through the tokenizer's chat template.
         system_prompt, template_kwargs: see `Chat`.
@@ -49,7 +51,7 @@ class HubPolicy:
     name: str
     revision: str | None = None
     dtype: str = "float32"
-    attention: str = "sdpa"
+    attention: str = "auto"
     gradient_checkpointing: bool = False
     chat: bool = True
     system_prompt: str | None = None
@@ -94,6 +96,8 @@ class HubPolicy:
         model = self._model().eval()
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.attention == "auto":
+            share_prompts(model)
         return self.lora.attach(model, codec) if self.lora else Policy(model, codec)
 
     def _config(self) -> PreTrainedConfig:
@@ -119,9 +123,10 @@ class HubPolicy:
             ) from None
 
     def _model(self) -> PreTrainedModel:
+        attention = "sdpa" if self.attention == "auto" else self.attention
         try:
             return AutoModelForCausalLM.from_pretrained(
-                self.name, revision=self.revision, dtype=DTYPES[self.dtype], attn_implementation=self.attention
+                self.name, revision=self.revision, dtype=DTYPES[self.dtype], attn_implementation=attention
             )
         except (OSError, ValueError, ImportError) as error:
             raise PolicyError(f"policy.name={self.name}: cannot be loaded ({_first_sentence(error)}).") from None

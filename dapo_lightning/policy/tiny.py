@@ -19,6 +19,7 @@ from transformers import (
 
 from dapo_lightning.data import Dataset
 from dapo_lightning.policy import Policy, PolicyError
+from dapo_lightning.policy.attention import share_prompts
 from dapo_lightning.policy.codec import Codec
 
 WarmStartFunction = Callable[[Policy, Dataset, str, Path], None]
@@ -56,6 +57,7 @@ class TinyPolicy:
         elif self.warm_start is not None:
             self.warm_start(policy, dataset, repr(self), cache)
         policy.model.eval()
+        share_prompts(policy.model)
         return policy
 
     def _model(self) -> PreTrainedModel:

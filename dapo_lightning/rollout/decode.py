@@ -1,5 +1,4 @@
-"""Batched decoding over a Hugging Face cache: each prompt is read once for its G completions, and rows
-leave the batch when they end."""
+"""Batched decoding: each prompt is read once for its G completions, and rows leave the batch when they end."""
 
 from __future__ import annotations
 
@@ -8,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from dapo_lightning.logprobs import left_pad, positions
+from dapo_lightning.rollout.cache import read_prompts
 from dapo_lightning.rollout.sample import sample_tokens
 from dapo_lightning.types import Completion, Generation
 
@@ -63,15 +62,9 @@ def _decode(
     ends = torch.tensor(list(end_tokens), device=device)
     out = _Recorder(noise_BT.shape[0], max_tokens, device)
 
-    prompt_PS, mask_PS = left_pad(prompts, device)
-    cache = DynamicCache(config=model.config)
-    logits_PV = _forward(model, prompt_PS, mask_PS, positions(mask_PS), cache)
-    cache.batch_repeat_interleave(num_completions)
-    logits_BV = logits_PV.repeat_interleave(num_completions, dim=0)
-    mask_BS = mask_PS.repeat_interleave(num_completions, dim=0)
+    cache, logits_BV = read_prompts(model, prompts, num_completions, device)
     rows_B = torch.arange(noise_BT.shape[0], device=device)  # where each row of the batch is recorded
     alive_B = torch.ones_like(rows_B, dtype=torch.bool)
-
     for step in range(max_tokens):
         tokens_B, logps_B, entropies_B = sample_tokens(
             logits_BV, noise_BT[rows_B, step], generation.temperature, generation.top_p
@@ -81,29 +74,24 @@ def _decode(
         num_alive = int(alive_B.sum())
         if num_alive == 0 or step == max_tokens - 1:
             break
-        if num_alive <= _COMPACT_BELOW * len(rows_B):  # copying the cache costs; do it when it pays
-            keep = alive_B.nonzero().squeeze(1)
-            cache.batch_select_indices(keep)
-            rows_B, mask_BS, tokens_B, alive_B = rows_B[keep], mask_BS[keep], tokens_B[keep], alive_B[keep]
-        mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(rows_B), 1)], dim=1)
-        logits_BV = _forward(model, tokens_B[:, None], mask_BS, positions(mask_BS)[:, -1:], cache)
+        if num_alive <= _COMPACT_BELOW * len(rows_B):
+            keep = _survivors(alive_B, num_alive)
+            cache.keep(keep)
+            rows_B, tokens_B, alive_B = rows_B[keep], tokens_B[keep], alive_B[keep]
+        logits_BV = cache.step(tokens_B)
     out.truncated_B[rows_B[alive_B]] = True
     return out.completions()
 
 
-_COMPACT_BELOW = 0.8  # share of rows still alive at which finished rows are dropped from the cache
+_COMPACT_BELOW = 0.95  # share of rows still alive at which finished rows leave the batch
 
 
-def _forward(model: PreTrainedModel, tokens: Tensor, mask: Tensor, position_ids: Tensor, cache: DynamicCache) -> Tensor:
-    """Logits that predict the next token of each row, [B, V]."""
-    return model(
-        input_ids=tokens,
-        attention_mask=mask,
-        position_ids=position_ids,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
+def _survivors(alive_B: Tensor, num_alive: int) -> Tensor:
+    """The rows alive, most of them where they are: the last ones take the places of those that have ended."""
+    keep = torch.arange(num_alive, device=alive_B.device)
+    free = (~alive_B[:num_alive]).nonzero().squeeze(1)
+    keep[free] = num_alive + alive_B[num_alive:].nonzero().squeeze(1)
+    return keep
 
 
 class _Recorder:

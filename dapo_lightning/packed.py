@@ -1,0 +1,143 @@
+"""Rows of a micro-batch as one sequence: every distinct prompt once, every completion once, no padding.
+
+    tokens      [prompt 1, prompt 2, ..., completion 1, completion 2, ...]
+    positions   [0 1 2 .., 0 1 2 ..,      S S+1 ..,     S S+1 ..]
+
+A prompt attends to itself, a completion to its prompt and itself.  This is exact: attention is all that tells the
+tokens of one row from those of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MAX_PADDING = 0.25  # share of padding inside attention that is taken for fewer, larger calls
+
+
+class Block:
+    """R rows that follow each other in a sequence of N tokens, from `start` on, and their padded form.
+
+    Attributes:
+        stop: where the next token after them is.
+        mask_RL: True where the padded form holds a token.
+    """
+
+    def __init__(self, start: int, lengths: Sequence[int], device: torch.device):
+        self.start, self.stop, self.num_rows, self.width = start, start + sum(lengths), len(lengths), max(lengths)
+        self.mask_RL = torch.arange(self.width, device=device) < torch.tensor(lengths, device=device)[:, None]
+        self._places = self.mask_RL.flatten().nonzero().squeeze(1)
+
+    def pad(self, sequence: Tensor) -> Tensor:
+        """[N, ...] -> [R, L, ...], with 0 where there is no token."""
+        tokens = sequence[self.start : self.stop]
+        padded = tokens.new_zeros(self.num_rows * self.width, *tokens.shape[1:])
+        return padded.index_copy(0, self._places, tokens).unflatten(0, (self.num_rows, self.width))
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """[R, L, ...] -> [stop - start, ...]."""
+        return padded.flatten(0, 1).index_select(0, self._places)
+
+
+@dataclass(frozen=True)
+class Completions:
+    """Completions of similar length, which attend together.
+
+    Args:
+        prompt_R: the row of each one's prompt in the block of prompts.
+        mask: [R, 1, L, S + L], True where a completion token sees a token of its prompt or of itself.
+    """
+
+    block: Block
+    prompt_R: Tensor
+    mask: Tensor
+
+
+class Packed:
+    """The layout of B completions and their prompts. Completions are put in order of length.
+
+    Args:
+        prompts: B prompts; equal ones are fed once.
+        num_tokens: how many tokens of each of the B completions are fed, 0 or more.
+
+    Attributes:
+        order: the row, among those given, of each completion in the sequence.
+        prompts: the distinct prompts.
+        block: where they are in the sequence.
+    """
+
+    def __init__(self, prompts: Sequence[Sequence[int]], num_tokens: Sequence[int], device: torch.device):
+        rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        self.prompts = list(rows)
+        self.block = Block(0, [len(prompt) for prompt in self.prompts], device)
+        self.order = sorted(range(len(prompts)), key=lambda b: -num_tokens[b])
+        self.lengths = [num_tokens[b] for b in self.order]
+        self.prompt_of = [rows[tuple(prompts[b])] for b in self.order]
+        self._parts: list[Completions] = []
+        start, first = self.block.stop, 0
+        for size in _alike(self.lengths):
+            part = slice(first, first + size)
+            block = Block(start, self.lengths[part], device)
+            prompt_R = torch.tensor(self.prompt_of[part], device=device)
+            self._parts.append(Completions(block, prompt_R, self._sees(block, prompt_R)))
+            start, first = block.stop, first + size
+
+    def _sees(self, block: Block, prompt_R: Tensor) -> Tensor:
+        size = (block.num_rows, block.width)
+        prompt = self.block.mask_RL[prompt_R][:, None].expand(*size, -1)
+        itself = torch.ones(block.width, block.width, dtype=torch.bool, device=prompt_R.device).tril()
+        return torch.cat([prompt, itself.expand(*size, -1)], dim=2)[:, None]
+
+    def position_ids(self) -> Tensor:
+        """[1, N]."""
+        of_prompts = [torch.arange(len(prompt)) for prompt in self.prompts]
+        of_completions = [
+            len(self.prompts[prompt]) + torch.arange(length)
+            for prompt, length in zip(self.prompt_of, self.lengths, strict=True)
+        ]
+        return torch.cat([*of_prompts, *of_completions])[None]
+
+    def last_of_prompts(self) -> list[int]:
+        """Where each distinct prompt's last token is: it predicts the first token of its completions."""
+        return [stop - 1 for stop in accumulate(len(prompt) for prompt in self.prompts)]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """See `Layout`: [1, H, N, D], [1, K, N, D], [1, K, N, D] -> [1, N, H, D]."""
+        q, k, v = (heads[0].transpose(0, 1) for heads in (query, key, value))
+        prompt_k, prompt_v = self.block.pad(k), self.block.pad(v)
+        out = [self.block.unpad(_attend(self.block.pad(q), prompt_k, prompt_v, None, scaling))]
+        for part in self._parts:
+            keys = torch.cat([prompt_k[part.prompt_R], part.block.pad(k)], dim=1)
+            values = torch.cat([prompt_v[part.prompt_R], part.block.pad(v)], dim=1)
+            out.append(part.block.unpad(_attend(part.block.pad(q), keys, values, part.mask, scaling)))
+        return torch.cat(out)[None]
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    """[R, L, H, D], [R, M, K, D], [R, M, K, D] -> [R, L, H, D]; causal without a mask (padding comes last)."""
+    repeats = query.shape[2] // key.shape[2]
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, dim=2), value.repeat_interleave(repeats, dim=2)
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling)
+    return out.transpose(1, 2)
+
+
+def _alike(lengths: Sequence[int]) -> list[int]:
+    """Sizes of the parts that descending lengths are cut into, so that padding stays small; 0 tokens: no part."""
+    sizes: list[int] = []
+    longest = 0
+    for length in lengths:
+        if length == 0:
+            break
+        if sizes and length >= (1 - MAX_PADDING) * longest:
+            sizes[-1] += 1
+        else:
+            sizes.append(1)
+            longest = length
+    return sizes

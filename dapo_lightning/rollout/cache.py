@@ -1,0 +1,199 @@
+"""Keys and values of the tokens so far, for rows that share prompts, and leave when they end.
+
+Two caches do the same: `SharedPromptCache` for models that take a layout, `ExpandedCache`, slower, for all others.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from dapo_lightning.attention import forward, shares_prompts
+from dapo_lightning.logprobs import left_pad, positions
+from dapo_lightning.packed import Packed
+
+
+class Cache(Protocol):
+    """What the model has read of B rows."""
+
+    def step(self, tokens_B: Tensor) -> Tensor:
+        """Reads a token in each row; logits for the next one, [B, V]."""
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with these rows, in this order: row i is what was row rows[i] >= i."""
+        ...
+
+
+def read_prompts(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], num_completions: int, device: torch.device
+) -> tuple[Cache, Tensor]:
+    """Reads P prompts, each once; the cache of B = P * G rows and the logits for their first tokens, [B, V]."""
+    kind = SharedPromptCache if shares_prompts(model) else ExpandedCache
+    cache = kind(model)
+    return cache, cache.read_prompts(prompts, num_completions, device)
+
+
+class ExpandedCache:
+    """Hugging Face's own cache, with the prompt copied to each of its completions."""
+
+    def __init__(self, model: PreTrainedModel):
+        self._model = model
+        self._cache = DynamicCache(config=model.config)
+
+    def read_prompts(self, prompts: Sequence[Sequence[int]], num_completions: int, device: torch.device) -> Tensor:
+        prompt_PS, mask_PS = left_pad(prompts, device)
+        logits_PV = self._forward(prompt_PS, mask_PS, positions(mask_PS))
+        self._cache.batch_repeat_interleave(num_completions)
+        self._mask_BS = mask_PS.repeat_interleave(num_completions, dim=0)
+        return logits_PV.repeat_interleave(num_completions, dim=0)
+
+    def step(self, tokens_B: Tensor) -> Tensor:
+        self._mask_BS = torch.cat([self._mask_BS, self._mask_BS.new_ones(len(tokens_B), 1)], dim=1)
+        return self._forward(tokens_B[:, None], self._mask_BS, positions(self._mask_BS)[:, -1:])
+
+    def keep(self, rows: Tensor) -> None:
+        self._cache.batch_select_indices(rows)
+        self._mask_BS = self._mask_BS[rows]
+
+    def _forward(self, tokens: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
+        return self._model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=position_ids,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+
+
+class SharedPromptCache:
+    """Each prompt's keys and values once; those of completions in place, in memory that grows by doubling.
+
+    A step thus reads every key and value once per prompt, or once per row, and writes only the new ones.
+    It is a `Layout`: the model's layers store into it and attend through it.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        self._model = model
+        self._prompts: dict[int, tuple[Tensor, Tensor]] = {}  # of each layer, [P, K, S, D]
+        self._own: defaultdict[int, tuple[_Tokens, _Tokens]] = defaultdict(lambda: (_Tokens(), _Tokens()))
+        self._layout: Packed | None = None  # while prompts are read
+
+    def read_prompts(self, prompts: Sequence[Sequence[int]], num_completions: int, device: torch.device) -> Tensor:
+        layout = self._layout = Packed(prompts, [0] * len(prompts), device)
+        tokens_N = torch.tensor([token for prompt in layout.prompts for token in prompt], device=device)
+        last = torch.tensor(layout.last_of_prompts(), device=device)
+        logits_PV = forward(self._model, tokens_N[None], layout.position_ids().to(device), self, keep=last)[0]
+        self._layout = None
+
+        lengths_P = layout.block.mask_RL.sum(dim=1)
+        prompt_B = torch.tensor(layout.prompt_of, device=device).repeat_interleave(num_completions)
+        self._num_prompts = len(layout.prompts)
+        self._padding_PS = None if bool(layout.block.mask_RL.all()) else ~layout.block.mask_RL
+        self._positions_B = lengths_P[prompt_B]
+        self._seat(prompt_B)
+        return logits_PV[prompt_B]
+
+    def step(self, tokens_B: Tensor) -> Tensor:
+        logits = forward(self._model, tokens_B[:, None], self._positions_B[:, None], self, keep=1)
+        self._positions_B = self._positions_B + 1
+        return logits[:, -1]
+
+    def keep(self, rows: Tensor) -> None:
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().squeeze(1)
+        for keys, values in self._own.values():
+            keys.move(rows[moved], moved)
+            values.move(rows[moved], moved)
+        self._positions_B = self._positions_B[rows]
+        self._seat(self._forget_prompts(self._prompt_B[rows]))
+
+    def _forget_prompts(self, prompt_B: Tensor) -> Tensor:
+        """Drops prompts that no row needs any more, once they are the half of all; the prompts' new numbers."""
+        needed = prompt_B.unique()
+        if 2 * len(needed) > self._num_prompts:
+            return prompt_B
+        self._num_prompts = len(needed)
+        self._prompts = {layer: (keys[needed], values[needed]) for layer, (keys, values) in self._prompts.items()}
+        self._padding_PS = None if self._padding_PS is None else self._padding_PS[needed]
+        return torch.searchsorted(needed, prompt_B)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """See `Layout`. Softmax over the prompt's scores and the row's own, in one."""
+        if self._layout is not None:
+            self._prompts[layer] = tuple(  # type: ignore[assignment]
+                self._layout.block.pad(x[0].transpose(0, 1)).transpose(1, 2).contiguous() for x in (key, value)
+            )
+            return self._layout.attend(layer, query, key, value, scaling)
+        (num_rows, num_keys, _, size), repeats = key.shape, query.shape[1] // key.shape[1]
+        keys, values = (own.append(x) for own, x in zip(self._own[layer], (key, value), strict=True))
+        prompt_keys, prompt_values = self._prompts[layer]
+        query = query.view(num_rows, num_keys, repeats, size)
+        to_prompt = self._to_rows(self._to_prompts(query) @ prompt_keys.transpose(2, 3))
+        if self._padding_B is not None:
+            to_prompt = to_prompt.masked_fill(self._padding_B, -torch.inf)
+        scores = torch.cat([to_prompt, query @ keys.transpose(2, 3)], dim=3).float().mul_(scaling)
+        weights = scores.softmax(dim=3).to(query.dtype)
+        of_prompt, of_own = weights.split([prompt_keys.shape[2], keys.shape[2]], dim=3)
+        out = self._to_rows(self._to_prompts(of_prompt) @ prompt_values) + of_own @ values
+        return out.reshape(num_rows, 1, num_keys * repeats, size)
+
+    def _seat(self, prompt_B: Tensor) -> None:
+        """Notes which rows belong to which prompt; as a block [P, seats], so that each prompt is read once for all."""
+        self._prompt_B = prompt_B
+        order = prompt_B.argsort(stable=True)
+        counts_P = prompt_B.bincount(minlength=self._num_prompts)
+        seats = torch.arange(len(order), device=order.device) - (counts_P.cumsum(0) - counts_P)[prompt_B[order]]
+        self._num_seats = int(counts_P.max())
+        place_B = torch.empty_like(order)
+        place_B[order] = prompt_B[order] * self._num_seats + seats
+        in_order = torch.arange(len(counts_P) * self._num_seats, device=order.device)
+        self._place_B = None if torch.equal(place_B, in_order) else place_B
+        padding = self._padding_PS
+        self._padding_B = None if padding is None else padding[prompt_B][:, None, None]
+
+    def _to_prompts(self, rows: Tensor) -> Tensor:
+        """[B, K, r, n] -> [P, K, seats * r, n]: the rows of a prompt side by side, 0 in empty seats."""
+        if self._place_B is not None:
+            seats = rows.new_zeros(self._num_prompts * self._num_seats, *rows.shape[1:])
+            rows = seats.index_copy_(0, self._place_B, rows)
+        return rows.unflatten(0, (self._num_prompts, self._num_seats)).transpose(1, 2).flatten(2, 3)
+
+    def _to_rows(self, block: Tensor) -> Tensor:
+        """[P, K, seats * r, n] -> [B, K, r, n]."""
+        rows = block.unflatten(2, (self._num_seats, -1)).transpose(1, 2).flatten(0, 1)
+        return rows if self._place_B is None else rows.index_select(0, self._place_B)
+
+
+class _Tokens:
+    """Keys or values of one layer, [rows at first, K, capacity, D], of which the first rows and tokens are in use."""
+
+    def __init__(self) -> None:
+        self._memory: Tensor | None = None
+        self._length = 0
+
+    def append(self, newest: Tensor) -> Tensor:
+        """Takes [B, K, 1, D]; returns all tokens of the B rows, [B, K, n, D]."""
+        num_rows, length = newest.shape[0], self._length
+        if self._memory is None or self._memory.shape[2] == length:
+            capacity = max(FIRST_CAPACITY, 2 * length)
+            larger = newest.new_empty(num_rows, newest.shape[1], capacity, newest.shape[3])
+            if self._memory is not None:
+                larger[:, :, :length] = self._memory[:num_rows]
+            self._memory = larger
+        self._memory[:num_rows, :, length] = newest[:, :, 0]
+        self._length += 1
+        return self._memory[:num_rows, :, : self._length]
+
+    def move(self, come_from: Tensor, to: Tensor) -> None:
+        """Copies rows into the places of others."""
+        if self._memory is not None:
+            self._memory[to, :, : self._length] = self._memory[come_from, :, : self._length]
+
+
+FIRST_CAPACITY = 64  # tokens
