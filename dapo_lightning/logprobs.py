@@ -108,5 +108,7 @@ def _padded_logps(
 
 
 def _log_probs(logits_NV: Tensor, ids_N: Tensor, temperature: float) -> Tensor:
-    scaled_NV = logits_NV.float() / temperature
-    return scaled_NV.gather(1, ids_N[:, None]).squeeze(1) - scaled_NV.logsumexp(dim=1)
+    logits_NV = logits_NV.float()
+    if temperature != 1:  # the division would copy [N, V] numbers
+        logits_NV = logits_NV / temperature
+    return -nn.functional.cross_entropy(logits_NV, ids_N, reduction="none")

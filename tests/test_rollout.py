@@ -6,6 +6,7 @@ from dapo_lightning.rollout.decode import Decode
 from dapo_lightning.rollout.noise import uniform_noise
 from dapo_lightning.rollout.sample import sample_tokens
 from dapo_lightning.rollout.transformers import Transformers
+from dapo_lightning.rollout.weights import prepared_weights
 from dapo_lightning.types import Generation
 
 PROMPTS = [(10, 11, 12, 13, 14), (20, 21), (30,)]  # unequal lengths: left padding matters
@@ -118,3 +119,22 @@ def test_noise_is_keyed_by_seed_stream_and_draw():
 def test_generation_without_meaning_is_refused(arguments, key):
     with pytest.raises(ValueError, match=key):
         Generation(*arguments)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+def test_prepared_weights_compute_the_same_and_leave_no_trace(policy, precision):
+    model, tokens = policy.model, torch.tensor([PROMPTS[0]])
+    with torch.no_grad(), torch.autocast("cpu", precision, enabled=precision == torch.bfloat16, cache_enabled=False):
+        expected = model(tokens).logits
+        with pytest.raises(KeyboardInterrupt), prepared_weights(model):
+            prepared = [name for name, module in model.named_modules() if "forward" in module.__dict__]
+            torch.testing.assert_close(model(tokens).logits, expected, atol=1e-4, rtol=1e-4)
+            raise KeyboardInterrupt
+        assert "lm_head" in prepared and len(prepared) == 15
+        assert not any("forward" in module.__dict__ for module in model.modules())
+        for weight in model.parameters():  # neither the blocks nor autocast's copies outlive the block
+            weight.mul_(0.5)
+        assert not torch.allclose(model(tokens).logits, expected)
+        with prepared_weights(model):
+            fresh = model(tokens).logits
+        torch.testing.assert_close(model(tokens).logits, fresh, atol=1e-4, rtol=1e-4)

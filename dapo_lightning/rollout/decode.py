@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from dapo_lightning.rollout.cache import read_prompts
 from dapo_lightning.rollout.sample import sample_tokens
+from dapo_lightning.rollout.weights import prepared_weights
 from dapo_lightning.types import Completion, Generation
 
 
@@ -25,6 +27,7 @@ class Decode:
     """
 
     max_rows: int = 512
+    exact_logps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.max_rows < 1:
@@ -44,7 +47,8 @@ class Decode:
         at_once = max(1, self.max_rows // num_completions)
         for start in range(0, len(prompts), at_once):
             part = slice(start, start + at_once)
-            rows = _decode(model, prompts[part], noise_PGT[part], generation, end_tokens)
+            with prepared_weights(model):
+                rows = _decode(model, prompts[part], noise_PGT[part], generation, end_tokens)
             yield from (tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions))
 
 

@@ -1,0 +1,81 @@
+"""What is timed: the same model, prompts and lengths for ours and for TRL."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import tokenizers
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+SMOLLM2 = Path("outputs/smollm2")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One DAPO step: `num_prompts` x `num_completions` completions, one gradient step.
+
+    Args:
+        model: "tiny", a random Llama of 3.2 M parameters with a vocabulary of 64 characters; or "smollm2".
+        max_new_tokens: of every completion, or at most, if `natural` lets the end token end it.
+        prompt_repeats: how often the question is repeated, for long prompts.
+        micro_batch_rows: completions per forward pass of TRL's update: the fastest of those tried.
+        micro_batch_tokens: the same for ours, in tokens.
+    """
+
+    model: str
+    num_prompts: int
+    num_completions: int
+    max_new_tokens: int
+    natural: bool = False
+    prompt_repeats: int = 1
+    micro_batch_rows: int = 32
+    micro_batch_tokens: int = 4096
+
+    def prompts(self, count: int) -> list[str]:
+        """Sums of two numbers, in words: all of the same length in tokens."""
+        rng = random.Random(0)
+        pairs = [(rng.randint(10, 99), rng.randint(10, 99)) for _ in range(count)]
+        if self.model == "smollm2":
+            return [f"What is {a} + {b}? Answer with just the number." for a, b in pairs]
+        return [
+            "".join([f"compute the sum of {a} and {b}, then stop: {a}+{b}="] * self.prompt_repeats) for a, b in pairs
+        ]
+
+    def policy_folder(self) -> Path:
+        """Where the model is; the tiny one is made."""
+        return SMOLLM2 if self.model == "smollm2" else tiny_folder()
+
+
+CASES = {
+    "full-length small": Case("tiny", 4, 8, 64),
+    "natural-length large": Case("tiny", 16, 16, 128, natural=True),
+    "long prompt, large group": Case("tiny", 2, 32, 64, prompt_repeats=8),
+    "smollm2": Case("smollm2", 4, 8, 64),
+}
+
+
+def tiny_folder() -> Path:
+    """Random weights and a tokenizer of 64 characters, saved as any Hugging Face model."""
+    folder = Path("outputs/benchmarks/tiny")
+    if not (folder / "config.json").exists():
+        characters = "0123456789abcdefghijklmnopqrstuvwxyz +-*/=()<>.,:;?!'\"#%_[]\n"
+        symbols = ["<pad>", "<eos>", "<unk>", *characters][:64]
+        backend = tokenizers.Tokenizer(
+            tokenizers.models.WordLevel({symbol: i for i, symbol in enumerate(symbols)}, unk_token="<unk>")
+        )
+        backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+        backend.decoder = tokenizers.decoders.Fuse()
+        config = LlamaConfig(
+            vocab_size=64, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=4,
+            num_key_value_heads=4, max_position_embeddings=1024, tie_word_embeddings=True,
+            pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+        PreTrainedTokenizerFast(
+            tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+        ).save_pretrained(folder)
+    return folder
