@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest, steps_done
-from dapo_lightning.checks import ConfigError, check
+from dapo_lightning.checks import ConfigError, check, check_logps
 from dapo_lightning.clock import Clock
 from dapo_lightning.data.datamodule import PromptDataModule
 from dapo_lightning.data.fit import Room
@@ -172,7 +172,7 @@ def run(config: DictConfig, module: DAPOModule, data: PromptDataModule, trainer:
 
 def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     """The module and the data module."""
-    techniques = ("clip", "loss", "overlong", "sampling", "advantage", "kl")
+    techniques = ("clip", "loss", "overlong", "sampling", "advantage", "kl", "correction")
     algorithm = Algorithm(**{name: instantiate(config[name]) for name in techniques})
     generation = Generation(config.max_new_tokens, config.temperature, config.top_p)
     try:
@@ -182,6 +182,9 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     except ValueError as error:
         raise ConfigError(f"evaluation.{error}") from None
     rollout, dataset, source = instantiate(config.rollout), instantiate(config.data), instantiate(config.policy)
+    logps_are_exact = config.trainer.precision == "32-true" and rollout.exact_logps
+    if config.mode == "train":
+        check_logps(config.top_p, logps_are_exact, rollout.exact_logps, algorithm.correction.reweights)
     optimizer = instantiate(config.optimizer)
     optimizer([torch.nn.Parameter(torch.zeros(1))])  # a wrong option shows now, not after the policy is loaded
     codec = source.codec()
@@ -213,7 +216,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
         num_warmup_steps=config.num_warmup_steps,
         evaluation=evaluation,
         num_evaluation_completions=config.evaluation.num_completions,
-        logps_are_exact=config.trainer.precision == "32-true",
+        logps_are_exact=logps_are_exact,
     )
     return module, data
 

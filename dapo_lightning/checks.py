@@ -27,6 +27,29 @@ def check(config: Mapping[str, Any]) -> None:
     _check_trainer(config["trainer"])
 
 
+def check_logps(top_p: float, are_old_logps: bool, rollout_is_exact: bool, reweights: bool) -> None:
+    """Checks what training makes of the log-probs that the rollout records.
+
+    Args:
+        are_old_logps: whether they serve as old log-probs, as precision and rollout allow.
+        reweights: whether a correction weighs the tokens by the difference.
+
+    Raises:
+        ConfigError: naming the key and the remedy.
+    """
+    if reweights and are_old_logps:
+        raise ConfigError(
+            "correction has nothing to correct with trainer.precision=32-true and this rollout: the log-probs recorded "
+            "while sampling are the old ones, so every weight is 1. Leave it out; it is for "
+            "trainer.precision=bf16-mixed or rollout=vllm, where the two differ."
+        )
+    if top_p < 1 and not rollout_is_exact:
+        raise ConfigError(
+            f"top_p={top_p}: this rollout records log-probs after narrowing, which are not those of the policy that is "
+            "trained. Use top_p=1.0 (evaluation.top_p may be lower), or rollout=decode."
+        )
+
+
 def _check_positive(config: Mapping[str, Any]) -> None:
     per_step = ("num_prompts_per_step", "num_completions_per_prompt", "num_gradient_steps")
     values = {name: config[name] for name in ("num_steps", *per_step, "micro_batch_tokens")}

@@ -18,6 +18,7 @@ from dapo_lightning.types import Group
 class GroupRecord:
     """What is remembered of a group once its tokens are gone: small enough to send to every rank."""
 
+    number: int
     source: str
     rewards: tuple[float, ...]
     penalties: tuple[float, ...]
@@ -34,6 +35,7 @@ class GroupRecord:
     def of(group: Group, penalties: Sequence[float]) -> GroupRecord:
         """`penalties`: overlong penalty of each completion; rewards include it."""
         return GroupRecord(
+            number=group.draw.number,
             source=group.draw.prompt.source,
             rewards=tuple(grade.score + penalty for grade, penalty in zip(group.grades, penalties, strict=True)),
             penalties=tuple(penalties),

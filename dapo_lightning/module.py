@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import lightning as L
@@ -30,7 +31,7 @@ from dapo_lightning.packing import micro_batches, packed_micro_batches
 from dapo_lightning.ranks import Ranks
 from dapo_lightning.sampler import GroupSampler
 from dapo_lightning.surrogate import TokenSums, surrogate_loss
-from dapo_lightning.types import Generation, Group, PromptDraw
+from dapo_lightning.types import Generation, Group, PendingGroup, PromptDraw
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,9 @@ class DAPOModule(L.LightningModule):
         outcomes: list[reporting.GradientStep] = []
         self.updating = True
         with self.sampler.clock("update"):
-            if self._rewards_are_finite(records):
+            if filled.surplus and not self.logps_are_exact:
+                draw.carry(self._with_old_logps(filled.surplus, ranks))
+            if self._rewards_are_finite(reporting.used_up(records, filled)):
                 mini_batches = prepare(filled.groups, self.algorithm, self.num_gradient_steps, ranks)
                 mini_batches = [self._with_logps(mini_batch) for mini_batch in mini_batches]
                 for mini_batch in mini_batches:
@@ -122,23 +125,41 @@ class DAPOModule(L.LightningModule):
         self.updating = False
         if self._reference:
             metrics["kl/reference"] = sums.kl_reference / max(1.0, sums.tokens)
+        if self.algorithm.correction.reweights:
+            metrics["correction/mean"] = sums.correction / max(1.0, sums.tokens)
+            metrics["correction/capped_fraction"] = sums.correction_capped / max(1.0, sums.tokens)
         metrics |= {"steps/dapo": float(history.dapo_steps), "steps/gradient": float(history.gradient_steps)}
         self.last_groups, self.last_metrics = filled.groups, metrics
         self._log_step(metrics)
 
-    def _sample(self, draws: Sequence[PromptDraw]) -> list[Group]:
-        groups = self.sampler(draws, self.num_completions, self.generation, "train")
-        for group in groups:
-            penalties = self.algorithm.overlong.penalty(group.lengths_G()).tolist()
-            self._records.append(GroupRecord.of(group, penalties))
-        return groups
+    def _sample(self, draws: Sequence[PromptDraw]) -> Iterator[list[PendingGroup]]:
+        for together in self.sampler.generated(draws, self.num_completions, self.generation, "train"):
+            yield [partial(self._recorded, pending) for pending in together]
+
+    def _recorded(self, pending: PendingGroup) -> Group:
+        group = pending()
+        penalties = self.algorithm.overlong.penalty(group.lengths_G()).tolist()
+        self._records.append(GroupRecord.of(group, penalties))
+        return group
 
     def _rewards_are_finite(self, records: Sequence[GroupRecord]) -> bool:
-        """Looks at all groups generated: one of NaN rewards has nothing correct, so the keep rule would hide it."""
+        """Looks at all groups, kept or not: one of NaN rewards has nothing correct, so the keep rule would hide it."""
         bad = [record for record in records if not all(map(math.isfinite, record.rewards))]
         if bad:
             self._skip(f"the reward of {bad[0].source} is not finite ({list(bad[0].rewards)})")
         return not bad
+
+    @torch.no_grad()
+    def _with_old_logps(self, groups: Sequence[Group], ranks: Ranks) -> list[Group]:
+        """Attaches the log-probs of the policy as it is now, before the update: the one that sampled these groups."""
+        mine = ranks.mine(groups)
+        rows = [Row(group.prompt_tokens, completion, 0.0, 0.0) for group in mine for completion in group.completions]
+        logps = iter(self._logps(self.policy, rows))
+        known = [
+            replace(group, completions=tuple(replace(c, old_logps=next(logps).clone()) for c in group.completions))
+            for group in mine
+        ]
+        return sorted(ranks.gather(known), key=lambda group: group.draw.number)
 
     @torch.no_grad()
     def _with_logps(self, mini_batch: MiniBatch) -> MiniBatch:
@@ -147,9 +168,10 @@ class DAPOModule(L.LightningModule):
         if self.logps_are_exact:
             rows = [replace(row, old_logps=row.completion.logps) for row in rows]
         else:
-            rows = [
-                replace(row, old_logps=logps) for row, logps in zip(rows, self._logps(self.policy, rows), strict=True)
-            ]
+            unknown = [row for row in rows if row.completion.old_logps is None]  # carried groups know theirs
+            logps = iter(self._logps(self.policy, unknown))
+            rows = [replace(row, old_logps=row.completion.old_logps) for row in rows]
+            rows = [replace(row, old_logps=next(logps)) if row.old_logps is None else row for row in rows]
         if self._reference:
             with self._reference() as reference:
                 logps_of_rows = self._logps(reference, rows)

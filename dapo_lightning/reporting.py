@@ -37,6 +37,7 @@ class History:
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     groups_generated: int = 0
+    groups_used_up: int = 0
     groups_useful: int = 0
     tokens_generated: int = 0
     tokens_trained: int = 0
@@ -46,6 +47,7 @@ class History:
         """Counts one DAPO step: what it generated and trained on."""
         self.dapo_steps += 1
         self.groups_generated += len(records)
+        self.groups_used_up += sum(filled.reasons.values())
         self.groups_useful += filled.reasons.get("useful", 0)
         self.tokens_generated += sum(sum(record.num_tokens) for record in records)
         self.tokens_trained += round(sums.tokens)
@@ -72,6 +74,11 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def used_up(records: Sequence[GroupRecord], filled: Filled) -> list[GroupRecord]:
+    """The records of those prompts that the step used up: the others will be drawn again, as if never sampled."""
+    return [record for record in records if record.number < filled.cursor]
+
+
 def step_metrics(
     records: Sequence[GroupRecord],
     filled: Filled,
@@ -82,18 +89,24 @@ def step_metrics(
 ) -> dict[str, float]:
     """Everything that is logged for one DAPO step.
 
-    Rollout metrics are over all completions generated, kept or not, so that the filter does not bias them. Update
-    metrics are means over the tokens of the gradient steps taken; the sampling gap is that of the first, whose weights
-    are those that sampled. `groups/kept` is what was trained on, `groups/useful` also counts the surplus.
+    Rollout metrics are over all prompts that the step used up, kept or not, so that neither the filter nor what was
+    sampled ahead can bias them; what is generated and its seconds count everything. Update metrics are means over the
+    tokens of the gradient steps taken; the sampling gap is that of the first, whose weights are those that sampled, but
+    for carried groups. `groups/kept` is what was trained on, `groups/useful` also counts the surplus. `groups/carried`
+    is the share, of those trained on, that the step before sampled; none but `groups/kept` and what is of the update
+    counts them here.
     """
-    num_groups = filled.num_groups_generated
+    used = used_up(records, filled)
+    num_groups = len(used)
     num_generated_tokens = sum(sum(record.num_tokens) for record in records)
-    metrics = completion_metrics(records) | grading_metrics(records)
+    metrics = completion_metrics(used) | grading_metrics(used)
     metrics |= {f"groups/{reason}": filled.reasons.get(reason, 0) / num_groups for reason in REASONS}
     metrics |= {
         "groups/kept": len(filled.groups) / num_groups,
+        "groups/carried": filled.num_carried / max(1, len(filled.groups)),
+        "sampling/keep_rate": filled.keep_rate,
         "sampling/rounds": float(filled.num_rounds),
-        "sampling/generated_per_trained": num_groups / max(1, len(filled.groups)),
+        "sampling/generated_per_trained": filled.num_generated / max(1, len(filled.groups)),
         "tokens/generated": float(num_generated_tokens),
         "tokens/trained": sums.tokens,
         "learning_rate": learning_rate,

@@ -30,6 +30,8 @@ class TokenSums:
     kl_old: float = 0.0
     kl_reference: float = 0.0
     sampling_gap: float = 0.0
+    correction: float = 0.0
+    correction_capped: float = 0.0
 
     def __add__(self, other: TokenSums) -> TokenSums:
         total = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
@@ -39,7 +41,7 @@ class TokenSums:
 def surrogate_loss(
     model: PreTrainedModel, rows: Sequence[Row], algorithm: Algorithm, temperature: float
 ) -> tuple[Tensor, TokenSums]:
-    """- sum_b w_b sum_t (objective_bt - kl_bt), Eq. 8, over the given rows only.
+    """- sum_b w_b sum_t (correction_bt objective_bt - kl_bt), Eq. 8, over the given rows only.
 
     Log-probs are computed at the sampling temperature: the ratio compares the policies that (would have) sampled.
     """
@@ -52,6 +54,9 @@ def surrogate_loss(
     advantages_B = torch.tensor([row.advantage for row in rows], device=device)
     weights_B = torch.tensor([row.weight for row in rows], device=device)
     objective_BT = algorithm.clip.objective(ratio_BT, advantages_B)
+    sampled_BT = _padded([row.completion.logps for row in rows], device)
+    if algorithm.correction.reweights:
+        objective_BT = objective_BT * algorithm.correction.weights(old_BT, sampled_BT)
     reference_BT = None
     if algorithm.kl.needs_reference:
         reference_BT = _padded([row.reference_logps for row in rows], device)
@@ -62,7 +67,6 @@ def surrogate_loss(
         counted_BT = mask_BT & (weights_B > 0)[:, None]  # placeholders are nobody's tokens
         above_BT = algorithm.clip.clipped_above(ratio_BT, advantages_B) & counted_BT
         below_BT = algorithm.clip.clipped_below(ratio_BT, advantages_B) & counted_BT
-        sampled_BT = _padded([row.completion.logps for row in rows], device)
 
         def total(values_BT: Tensor) -> float:
             return float(values_BT.where(counted_BT, 0.0).sum())
@@ -79,6 +83,9 @@ def surrogate_loss(
             kl_reference=0.0 if reference_BT is None else total(k3(reference_BT - logps_BT)),
             sampling_gap=total((logps_BT - sampled_BT).abs()),
         )
+        if algorithm.correction.reweights:
+            sums.correction = total(algorithm.correction.weights(old_BT, sampled_BT))
+            sums.correction_capped = total(algorithm.correction.capped(old_BT, sampled_BT).float())
     return loss, sums
 
 

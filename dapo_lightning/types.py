@@ -6,7 +6,7 @@ S prompt tokens, T completion tokens, V vocabulary.  `tokens_BT` is a [B, T] ten
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,13 +69,15 @@ class Completion:
 
     `tokens` [T] includes the end token when there is one.  `logps` [T] and `entropies` [T] are
     those of the untruncated policy at the sampling temperature (top_p narrows what is drawn, not
-    what is recorded).  `truncated`: the token budget was hit without an end token.
+    what is recorded).  `truncated`: the token budget was hit without an end token.  `old_logps` [T] are those of a
+    forward pass of the policy that sampled it, where `logps` are not and that policy will be gone when they are needed.
     """
 
     tokens: Tensor
     logps: Tensor
     entropies: Tensor
     truncated: bool
+    old_logps: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -125,6 +127,10 @@ class Group:
 
     def truncated_G(self) -> Tensor:
         return torch.tensor([completion.truncated for completion in self.completions])
+
+
+PendingGroup = Callable[[], Group]
+"""A group that has been generated; call to wait for its grades."""
 
 
 @dataclass(frozen=True)

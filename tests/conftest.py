@@ -11,6 +11,7 @@ import torch
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.algorithm.advantage import GroupNormalized
 from dapo_lightning.algorithm.clip import Clip
+from dapo_lightning.algorithm.correction import NoCorrection
 from dapo_lightning.algorithm.kl import NoKL
 from dapo_lightning.algorithm.loss import TokenLevel
 from dapo_lightning.algorithm.overlong import NoOverlong
@@ -49,6 +50,7 @@ def algorithm(**options: object) -> Algorithm:
         "sampling": Static(),
         "advantage": GroupNormalized(),
         "kl": NoKL(),
+        "correction": NoCorrection(),
     }
     return Algorithm(**base | options)  # type: ignore[arg-type]
 

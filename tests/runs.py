@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import AutoModelForCausalLM
 
 import train
@@ -49,6 +49,13 @@ def run(folder: Path, *overrides: str) -> Path:
         small = [o for o in small if not o.startswith("overlong.")]
     start(config(*small, *overrides, f"run_folder={folder}"))
     return folder
+
+
+def resume(folder: Path, *overrides: str) -> None:
+    """Continues a run in this process."""
+    saved = OmegaConf.merge(OmegaConf.load(folder / "config.yaml"), {"resume": str(folder)})
+    config("run_folder=x")  # Hydra's own state, as a new process would have it
+    start(OmegaConf.merge(saved, OmegaConf.from_dotlist(list(overrides))))
 
 
 def start(composed: DictConfig) -> None:

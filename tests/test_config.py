@@ -2,9 +2,11 @@
 
 import ast
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 from runs import ROOT, config
@@ -13,7 +15,7 @@ import train
 from dapo_lightning.checks import ConfigError, check
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in (ROOT / "conf").glob("*/*.yaml"))
-TECHNIQUES = ("clip", "loss", "overlong", "sampling", "advantage", "kl")
+TECHNIQUES = ("clip", "loss", "overlong", "sampling", "advantage", "kl", "correction")
 REQUIRED = {
     ("reward", "function"): ["reward.path=rewards.even_length"],
     ("data", "jsonl"): ["data.train_path=a", "data.validation_path=b"],
@@ -34,6 +36,9 @@ def test_every_option_composes_and_instantiates(group, option, tmp_path):
         return
     if group == "trainer":
         train.build_trainer(composed, checkpoint=None)
+    elif option == "vllm" and find_spec("vllm") is None:
+        with pytest.raises(InstantiationException, match="rollout=vllm needs the package vllm"):
+            instantiate(composed[group])
     else:
         assert instantiate(composed[group]) is not None
 
@@ -71,7 +76,7 @@ def test_grpo_switches_off_all_four():
     grpo = config("experiment=grpo", "run_folder=x")
     assert (grpo.clip.lower, grpo.clip.upper) == (0.8, 1.2)
     names = [get_class(grpo[group]._target_).__name__ for group in TECHNIQUES]
-    assert names == ["Clip", "SampleLevel", "NoOverlong", "Static", "GroupNormalized", "NoKL"]
+    assert names == ["Clip", "SampleLevel", "NoOverlong", "Static", "GroupNormalized", "NoKL", "NoCorrection"]
 
 
 def test_a_toggle_on_the_command_line_beats_the_experiment():
@@ -96,6 +101,7 @@ REFUSED = [
     (["num_prompts_per_step=4", "num_gradient_steps=4", "trainer=ddp_cpu"], "multiple of 8"),
     (["num_steps=0"], "num_steps=0"),
     (["evaluation.num_completions=0"], "evaluation.num_completions"),
+    (["evaluation.num_prompts=1", "trainer=ddp_cpu"], "each of the 2 processes needs at least one"),
     (["trainer.strategy=fsdp"], "FSDP1"),
     (["trainer.precision=16-mixed"], "bf16-mixed"),
     (["trainer.precision=16"], "bf16-mixed"),
@@ -130,6 +136,12 @@ def test_more_slurm_tasks_than_ranks_are_refused(monkeypatch):
         (["policy.warm_start=nowhere"], "policy.warm_start=nowhere"),
         (["data=jsonl", "data.train_path=no", "data.validation_path=no"], "data.train_path"),
         (["num_completions_per_prompt=1"], "at least two"),
+        (["correction=truncated"], "correction has nothing to correct"),
+        (["correction=truncated", "correction.cap=0.5"], "correction.cap=0.5"),
+        (
+            ["evaluation.num_prompts=null", "data.num_validation=1", "trainer=ddp_cpu"],
+            "each of the 2 processes needs at least one",
+        ),
     ],
 )
 def test_bad_values_are_one_sentence_and_no_traceback(overrides, says, tmp_path, monkeypatch, capsys):

@@ -2,13 +2,18 @@
 
 import json
 import re
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
-from runs import SMALL, assert_same_weights, command
+from omegaconf import OmegaConf
+from runs import ROOT, SMALL, assert_same_weights, command, config, resume, run
 
+import train
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest
+from dapo_lightning.checks import ConfigError
 from dapo_lightning.logger import read_metrics
 
 # There are ten train prompts, so this runs across epochs.
@@ -78,6 +83,16 @@ def test_killed_twice_finished_and_given_more_steps(straight, tmp_path):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])  # old log-probs as recorded, or recomputed
+def test_carried_groups_are_in_the_checkpoint(tmp_path, precision):
+    carry = ("sampling.surplus=carry", f"trainer.precision={precision}", "max_new_tokens=40", "evaluation.every=4")
+    straight, stopped = run(tmp_path / "straight", *carry), run(tmp_path / "stopped", *carry, "num_steps=2")
+    resume(stopped, "num_steps=4")
+    assert_same_weights(straight, stopped)
+    shares = [[row.get("groups/carried") for row in read_metrics(f / "metrics.csv")] for f in (straight, stopped)]
+    assert shares[0] == shares[1] and shares[0][3] > 0  # in the first step after the checkpoint
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
@@ -91,6 +106,26 @@ def test_what_resume_cannot_honour_is_refused(straight, override, says):
     process = command(straight, *overrides)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 1 and says in output and "Traceback" not in output
+
+
+def test_the_advice_fits_every_policy(tmp_path):
+    """policy=tiny alone has a warm_start."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step_000001.ckpt").touch()
+    OmegaConf.save({}, tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match=r"policy=hub policy\.name=<run folder>/policy"):
+        train.resumed(config(f"resume={tmp_path}", "clip.upper=1.3"))
+
+
+def test_a_mistyped_folder_is_not_made(tmp_path):
+    (tmp_path / "no_run").mkdir()
+    for name in ("typo", "no_run"):
+        process = subprocess.run([sys.executable, ROOT / "train.py", f"resume={name}"], cwd=tmp_path, text=True,
+                                 capture_output=True, check=False)  # fmt: skip
+        assert process.returncode == 1
+        assert process.stderr.startswith(f"error: resume={name}: holds no config.yaml with a checkpoint.")
+        assert "Traceback" not in process.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["no_run"]
 
 
 def test_a_kill_during_the_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):

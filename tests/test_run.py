@@ -10,7 +10,7 @@ import torch
 from conftest import tiny
 from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
-from runs import assert_same_weights, config, run, start, weights
+from runs import assert_same_weights, resume, run, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -22,7 +22,8 @@ from dapo_lightning.policy.tiny import TinyPolicy
 from dapo_lightning.reward import RewardError
 
 LOGGED = """
-    reward/mean reward/std accuracy groups/useful groups/all_correct groups/all_wrong groups/kept sampling/rounds
+    reward/mean reward/std accuracy groups/useful groups/all_correct groups/all_wrong groups/kept groups/carried
+    sampling/rounds sampling/keep_rate
     sampling/generated_per_trained length/mean length/min length/max length/truncated overlong/penalty entropy
     probability
     clip/upper_fraction clip/lower_fraction ratio/mean ratio/max kl/old gradient/norm learning_rate steps/dapo
@@ -226,12 +227,6 @@ def test_a_failing_reward_saves_completed_work_and_can_be_resumed(tmp_path, monk
     monkeypatch.delenv("FAILS_AFTER")
     resume(tmp_path / "broken")
     assert_same_weights(straight, tmp_path / "broken")
-
-
-def resume(folder, *overrides):
-    saved = OmegaConf.merge(OmegaConf.load(folder / "config.yaml"), {"resume": str(folder)})
-    config("run_folder=x")  # Hydra's own state, as a new process would have it
-    start(OmegaConf.merge(saved, OmegaConf.from_dotlist(list(overrides))))
 
 
 def test_an_interrupted_evaluation_is_left_out_and_later_ones_are_whole(tmp_path, monkeypatch):

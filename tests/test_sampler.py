@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from dapo_lightning.reward import Reward, RewardError
+from dapo_lightning.rollout.decode import Decode
+from dapo_lightning.rollout.transformers import Transformers
 from dapo_lightning.sampler import GroupSampler
 from dapo_lightning.types import Completion, Generation, Grade, Prompt, PromptDraw
 
@@ -40,6 +42,37 @@ def test_groups_are_graded_while_the_next_ones_are_generated(policy):
         *("wait 0", "wait 1", "wait 2"),
     ]
     assert [group.draw for group in groups] == DRAWS and all(group.num_correct == 1 for group in groups)
+
+
+def test_nothing_is_generated_before_it_is_asked_for(policy):
+    script = Script()
+    generated = GroupSampler(policy, script.rollout, script, seed=0).generated(DRAWS, 2, Generation(1), "train")
+    assert script.log == []
+    ((pending,),) = [next(generated)]
+    assert script.log == ["generate 0", "submit 0"]
+    assert pending().draw == DRAWS[0]
+    generated.close()
+    assert script.log == ["generate 0", "submit 0", "wait 0"]
+
+
+@pytest.mark.parametrize(
+    ("rollout", "sizes"), [(Decode(max_rows=4), [2, 1]), (Decode(max_rows=1), [1, 1, 1]), (Transformers(), [3])]
+)
+def test_what_the_rollout_generates_at_once_comes_at_once(policy, rollout, sizes):
+    script = Script()
+    sampler = GroupSampler(policy, rollout, script, seed=0)
+    generated = list(sampler.generated(DRAWS, 2, Generation(5), "train"))
+    assert [len(together) for together in generated] == sizes
+    groups = sampler(DRAWS, 2, Generation(5), "train")
+    assert [pending().texts for together in generated for pending in together] == [group.texts for group in groups]
+    assert all(sampler.clock.seconds[name] > 0 for name in ("generate", "grade"))
+
+
+def test_a_rollout_that_loses_a_prompt_is_an_error(policy):
+    script = Script()
+    sampler = GroupSampler(policy, lambda *arguments: list(script.rollout(*arguments))[:2], script, seed=0)
+    with pytest.raises(ValueError, match="zip"):
+        sampler(DRAWS, 2, Generation(1), "train")
 
 
 def test_a_reward_that_loses_a_completion_is_an_error(policy):

@@ -1,4 +1,4 @@
-"""The six techniques of DAPO as pure functions of tensors. One file, one equation, one config group."""
+"""The seven techniques as pure functions of tensors. One file, one equation, one config group."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ class OverlongOption(Protocol):
 class SamplingOption(Protocol):
     """See `sampling.py`."""
 
+    @property
+    def carries(self) -> bool: ...
     def verdict(self, group: Group) -> Verdict: ...
-    def next_round(self, missing: int, num_seen: int, num_kept: int, rounds_done: int) -> int: ...
+    def next_round(self, missing: int, keep_rate: float, rounds_done: int) -> int: ...
     def at_end(self, missing: int, reasons: dict[str, int]) -> str | None: ...
 
 
@@ -46,6 +48,15 @@ class KLOption(Protocol):
     @property
     def needs_reference(self) -> bool: ...
     def penalty(self, logps_BT: Tensor, reference_logps_BT: Tensor) -> Tensor: ...
+
+
+class CorrectionOption(Protocol):
+    """See `correction.py`."""
+
+    @property
+    def reweights(self) -> bool: ...
+    def weights(self, old_logps_BT: Tensor, sampled_logps_BT: Tensor) -> Tensor: ...
+    def capped(self, old_logps_BT: Tensor, sampled_logps_BT: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -58,3 +69,4 @@ class Algorithm:
     sampling: SamplingOption
     advantage: Callable[[Tensor], Tensor]
     kl: KLOption
+    correction: CorrectionOption

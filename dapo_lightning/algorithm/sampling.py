@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from dapo_lightning.types import Group, Verdict
 
@@ -13,11 +14,13 @@ class Static:
     """One round, every group is trained on: naive GRPO. All-correct and all-wrong groups have zero
     advantage, so they dilute the batch."""
 
+    carries: ClassVar[bool] = False
+
     def verdict(self, group: Group) -> Verdict:
         """Keeps every group; the reason tells what it is worth."""
         return Verdict(keep=True, reason=_usefulness(group))
 
-    def next_round(self, missing: int, num_seen: int, num_kept: int, rounds_done: int) -> int:
+    def next_round(self, missing: int, keep_rate: float, rounds_done: int) -> int:
         """How many prompts to sample next: all of them in the first round, then none."""
         return missing if rounds_done == 0 else 0
 
@@ -36,6 +39,9 @@ class Dynamic:
     Args:
         max_rounds: how many times prompts may be drawn for one DAPO step.
         at_cap: what to do when max_rounds did not fill the batch: "error", or "train_partial".
+        max_oversampling: a round asks for at most so many times what is missing.
+        surplus: what becomes of useful groups beyond those a step trains on. "drop": nothing. "carry": the next step
+            trains on them, off-policy by a step.
 
     Raises:
         ValueError: for values without meaning.
@@ -43,28 +49,39 @@ class Dynamic:
 
     max_rounds: int
     at_cap: str
+    max_oversampling: float = 4.0
+    surplus: str = "drop"
 
     def __post_init__(self) -> None:
         if self.max_rounds < 1:
             raise ValueError(f"sampling.max_rounds={self.max_rounds}: at least one round is needed.")
         if self.at_cap not in ("error", "train_partial"):
             raise ValueError(f"sampling.at_cap={self.at_cap!r}: choose 'error' or 'train_partial'.")
+        if not 1 <= self.max_oversampling < math.inf:
+            raise ValueError(
+                f"sampling.max_oversampling={self.max_oversampling}: a round asks for what is missing at least, so it "
+                "must be a finite number, at least 1 (1: never more prompts than groups are missing)."
+            )
+        if self.surplus not in ("drop", "carry"):
+            raise ValueError(f"sampling.surplus={self.surplus!r}: choose 'drop' or 'carry'.")
+
+    @property
+    def carries(self) -> bool:
+        """Whether surplus groups are kept for the next step."""
+        return self.surplus == "carry"
 
     def verdict(self, group: Group) -> Verdict:
         """Keeps a group that has both correct and wrong completions."""
         reason = _usefulness(group)
         return Verdict(keep=reason == "useful", reason=reason)
 
-    def next_round(self, missing: int, num_seen: int, num_kept: int, rounds_done: int) -> int:
-        """How many prompts to sample next, given what this step's earlier rounds yielded.
-
-        As many as the keep rate seen so far says are needed, at most four times what is missing: a rate
-        measured on few groups is noise, and an unlucky round must not order a flood.
-        """
+    def next_round(self, missing: int, keep_rate: float, rounds_done: int) -> int:
+        """How many prompts to sample next: missing / keep_rate, at most max_oversampling times what is missing: a rate
+        measured on few groups is noise, and an unlucky round must not order a flood."""
         if missing <= 0 or rounds_done >= self.max_rounds:
             return 0
-        keep_rate = num_kept / num_seen if num_seen else 1.0
-        return min(4 * missing, math.ceil(missing / keep_rate) if keep_rate else 4 * missing)
+        needed = missing / keep_rate if keep_rate else math.inf
+        return math.ceil(min(needed, int(self.max_oversampling * missing)))
 
     def at_end(self, missing: int, reasons: dict[str, int]) -> str | None:
         """What to tell the user if the batch is short of groups; None if it is full.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from dapo_lightning.types import Completion, Generation
 @dataclass(frozen=True)
 class Transformers:
     """`model.generate` on every row until the longest has ended; the same noise gives the same tokens as `Decode`."""
+
+    exact_logps: ClassVar[bool] = True
 
     @torch.no_grad()
     def __call__(

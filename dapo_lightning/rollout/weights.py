@@ -28,7 +28,7 @@ def prepared_weights(model: PreTrainedModel) -> Iterator[None]:
         if device_type == "cpu" and torch.backends.mkldnn.is_available():
             for layer in model.modules():
                 if type(layer) is nn.Linear and type(layer.weight.data) is Tensor:  # neither quantised nor sharded
-                    layer.forward = _with_blocked_weight(layer, dtype)  # type: ignore[method-assign]
+                    layer.__dict__["forward"] = _with_blocked_weight(layer, dtype)
                     stack.callback(layer.__dict__.pop, "forward")
         yield
 

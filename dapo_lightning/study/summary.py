@@ -35,7 +35,7 @@ def summarize(
         "dapo_steps": history.dapo_steps,
         "gradient_steps": history.gradient_steps,
         "skipped_steps": history.skipped_steps,
-        "useful_group_share": history.groups_useful / max(1, history.groups_generated),
+        "useful_group_share": history.groups_useful / max(1, history.groups_used_up),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "tokens": {"generated": history.tokens_generated, "trained": history.tokens_trained},
         "peak_memory_mb": round(peak_memory_mb(), 1),
