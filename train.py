@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest, steps_done
-from dapo_lightning.checks import ConfigError, check, check_logps
+from dapo_lightning.checks import ConfigError, check, check_held_out, check_logps
 from dapo_lightning.clock import Clock
 from dapo_lightning.data.datamodule import PromptDataModule
 from dapo_lightning.data.fit import Room
@@ -35,7 +35,13 @@ from dapo_lightning.types import Generation
 
 
 def run_folder(resume: str | None, mode: str, experiment: str | None) -> str:
-    """A new folder for a new run, the old one for a run that is resumed."""
+    """A new folder for a new run, the old one for a run that is resumed; Hydra makes it before anything else happens,
+    so a folder without a run must be refused here."""
+    if resume:
+        try:
+            to_resume(Path(resume))
+        except ConfigError as error:
+            sys.exit(f"error: {error}")
     kind = experiment or "custom" if mode == "train" else mode
     return resume or f"outputs/{kind}/{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
 
@@ -44,6 +50,8 @@ for harmless in ("in eval mode", "LeafSpec", "before `optimizer.step", "does not
     warnings.filterwarnings("ignore", message=f".*{harmless}")  # the policy has no dropout; skipped steps are counted
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
+
+FROM_ITS_WEIGHTS = "policy=hub policy.name=<run folder>/policy policy.chat=<as before; false for policy=tiny>"
 
 
 @hydra.main(version_base="1.3", config_path=str(Path(__file__).parent / "conf"), config_name="config")
@@ -71,13 +79,16 @@ def of_run(config: DictConfig) -> DictConfig:
     if config.mode != "evaluate":
         raise ConfigError(
             f"checkpoint={config.checkpoint} is for mode=evaluate. To go on with a run, use resume=<run folder>; to "
-            "start from its weights, policy=hub policy.name=<run folder>/policy policy.chat=<as before>."
+            f"start from its weights, {FROM_ITS_WEIGHTS}."
         )
     return evaluated(config)
 
 
 def evaluated(config: DictConfig) -> DictConfig:
-    """The configuration of the run that `checkpoint` belongs to, with what is given now on top."""
+    """The configuration of the run that `checkpoint` belongs to, with what is given now on top.
+
+    A group named now starts afresh: what the old run, or its recipe, set in it belongs to the option chosen then.
+    """
     given = Path(config.checkpoint)
     file = latest(given / "checkpoints") if given.is_dir() else given
     if file is None or not file.is_file() or not (file.parent.parent / "config.yaml").is_file():
@@ -85,10 +96,14 @@ def evaluated(config: DictConfig) -> DictConfig:
             f"checkpoint={given}: is neither the folder of a run nor a .ckpt file inside one. "
             "For a policy folder use policy=hub policy.name=<folder>."
         )
-    of_that_run = [o for o in read_config(file.parent.parent).overrides if not o.startswith(("run_folder=", "mode="))]
-    overrides = [*of_that_run, *HydraConfig.get().overrides.task]
+    now = list(HydraConfig.get().overrides.task)
+    named = groups_named(now)
+    dropped = {"run_folder", "mode", *named}
+    of_that_run = [o for o in read_config(file.parent.parent).overrides if key(o).partition(".")[0] not in dropped]
+    overrides = [*of_that_run, *now]
     composed = compose("config", overrides=overrides, return_hydra_config=True)
     with open_dict(composed):
+        composed.update({group: config[group] for group in named if group in config})
         composed.choices, composed.overrides = composed.pop("hydra").runtime.choices, overrides
         composed.checkpoint = str(file)
         if "warm_start" in composed.policy:
@@ -96,18 +111,36 @@ def evaluated(config: DictConfig) -> DictConfig:
     return composed
 
 
-def resumed(config: DictConfig) -> DictConfig:
-    """The configuration of the run to resume, where it is now; only `num_steps` may be changed, and is remembered."""
-    folder = Path(config.resume)
+def groups_named(overrides: list[str]) -> set[str]:
+    """The config groups for which an option is chosen, by name or by the recipe or experiment that is named."""
+    chosen = HydraConfig.get().runtime.choices
+    default = compose("config", return_hydra_config=True).hydra.runtime.choices
+    return {key(o) for o in overrides if key(o) in chosen} | {g for g in chosen if chosen[g] != default.get(g)}
+
+
+def key(override: str) -> str:
+    """`reward.pattern` of `+reward.pattern=x`."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def to_resume(folder: Path) -> Path:
+    """The last checkpoint of a run folder."""
     checkpoint = latest(folder / "checkpoints")
     if not (folder / "config.yaml").is_file() or checkpoint is None:
         raise ConfigError(f"resume={folder}: holds no config.yaml with a checkpoint. Name the folder of a run.")
+    return checkpoint
+
+
+def resumed(config: DictConfig) -> DictConfig:
+    """The configuration of the run to resume, where it is now; only `num_steps` may be changed, and is remembered."""
+    folder = Path(config.resume)
+    checkpoint = to_resume(folder)
     overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
     refused = [override for override in overrides if not override.startswith("num_steps=")]
     if refused:
         raise ConfigError(
             f"resume keeps the configuration of its run, so {' '.join(refused)} would have no effect: leave it out, "
-            "or start a new run with policy.warm_start=<run folder>/policy. Only num_steps can be changed."
+            f"or start a new run with {FROM_ITS_WEIGHTS}. Only num_steps can be changed."
         )
     saved = read_config(folder)
     saved = OmegaConf.create(moved(as_dict(saved), str(saved.run_folder), str(folder.resolve())))
@@ -182,7 +215,8 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     except ValueError as error:
         raise ConfigError(f"evaluation.{error}") from None
     rollout, dataset, source = instantiate(config.rollout), instantiate(config.data), instantiate(config.policy)
-    logps_are_exact = config.trainer.precision == "32-true" and rollout.exact_logps
+    in_float32 = config.trainer.precision == "32-true" and source.dtype == "float32"
+    logps_are_exact = in_float32 and rollout.exact_logps
     if config.mode == "train":
         check_logps(config.top_p, logps_are_exact, rollout.exact_logps, algorithm.correction.reweights)
     optimizer = instantiate(config.optimizer)
@@ -199,6 +233,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
         num_validation_prompts=config.evaluation.num_prompts,
         seed=config.seed,
     )
+    check_held_out(data.counts["evaluated"], as_dict(config)["trainer"])
     reward = instantiate(config.reward)
     reward.start()
     clock = Clock()

@@ -31,7 +31,7 @@ def check_logps(top_p: float, are_old_logps: bool, rollout_is_exact: bool, rewei
     """Checks what training makes of the log-probs that the rollout records.
 
     Args:
-        are_old_logps: whether they serve as old log-probs, as precision and rollout allow.
+        are_old_logps: whether they serve as old log-probs, as precision, weights and rollout allow.
         reweights: whether a correction weighs the tokens by the difference.
 
     Raises:
@@ -39,14 +39,28 @@ def check_logps(top_p: float, are_old_logps: bool, rollout_is_exact: bool, rewei
     """
     if reweights and are_old_logps:
         raise ConfigError(
-            "correction has nothing to correct with trainer.precision=32-true and this rollout: the log-probs recorded "
-            "while sampling are the old ones, so every weight is 1. Leave it out; it is for "
-            "trainer.precision=bf16-mixed or rollout=vllm, where the two differ."
+            "correction has nothing to correct with trainer.precision=32-true, float32 weights and this rollout: the "
+            "log-probs recorded while sampling are the old ones, so every weight is 1. Leave it out; it is for "
+            "policy.dtype=bfloat16, trainer.precision=bf16-mixed or rollout=vllm, where the two differ."
         )
     if top_p < 1 and not rollout_is_exact:
         raise ConfigError(
             f"top_p={top_p}: this rollout records log-probs after narrowing, which are not those of the policy that is "
             "trained. Use top_p=1.0 (evaluation.top_p may be lower), or rollout=decode."
+        )
+
+
+def check_held_out(num_prompts: int, trainer: Mapping[str, Any]) -> None:
+    """Checks that there are as many held-out prompts as ranks.
+
+    Raises:
+        ConfigError: naming the key and the remedy.
+    """
+    ranks = _num_ranks(trainer)
+    if ranks is not None and num_prompts < ranks:
+        raise ConfigError(
+            f"evaluation.num_prompts: {num_prompts} held-out prompt{'s' * (num_prompts != 1)}, but each of the {ranks} "
+            "processes needs at least one: raise it (the dataset must hold as many), or lower trainer.devices."
         )
 
 
@@ -81,8 +95,8 @@ def _check_batches(config: Mapping[str, Any]) -> None:
             f"num_prompts_per_step={prompts} cannot be shared equally by {ranks} processes in "
             f"num_gradient_steps={steps} mini-batches: use a multiple of {steps * ranks}."
         )
-    if ranks is not None and (config["evaluation"]["num_prompts"] or ranks) < ranks:
-        raise ConfigError(f"evaluation.num_prompts: each of the {ranks} processes needs at least one.")
+    if config["evaluation"]["num_prompts"] is not None:  # null: the dataset must tell first
+        check_held_out(config["evaluation"]["num_prompts"], config["trainer"])
 
 
 def _num_ranks(trainer: Mapping[str, Any]) -> int | None:

@@ -90,8 +90,8 @@ def evaluation_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
     """avg@n, pass@k, maj@n over prompts with n completions each, and what the completions were like.
 
     `..._ci95` is the half-width of a 95 % confidence interval for a mean over prompts: other prompts of the same kind,
-    and other completions of them. maj@n is left out where the reward reads no final answers: there is nothing to
-    vote on.
+    and other completions of them; a single prompt has none. maj@n is left out where the reward reads no final answers:
+    there is nothing to vote on.
     """
     n = len(records[0].correct)
     of_prompts = {f"avg@{n}": [fmean(record.correct) for record in records]}
@@ -100,9 +100,10 @@ def evaluation_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
     if any(answer is not None for record in records for answer in record.answers):
         of_prompts[f"maj@{n}"] = [majority_correct(record.answers, record.correct) for record in records]
     completions = completion_metrics(records)
+    intervals = {f"{name}_ci95": half_width_95(values) for name, values in of_prompts.items() if len(values) > 1}
     return {
         **{name: fmean(values) for name, values in of_prompts.items()},
-        **{f"{name}_ci95": half_width_95(values) for name, values in of_prompts.items()},
+        **intervals,
         "length": completions["length/mean"],
         "truncated": completions["length/truncated"],
         "entropy": completions["entropy"],
@@ -113,10 +114,7 @@ def evaluation_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
 
 
 def half_width_95(values: Sequence[float]) -> float:
-    """Half the width of the normal-theory 95 % confidence interval of a mean: 1.96 s / sqrt(n), s with n - 1; nan for a
-    single value."""
-    if len(values) < 2:
-        return math.nan
+    """Half the width of the normal-theory 95 % confidence interval of a mean: 1.96 s / sqrt(n), s with n - 1."""
     return 1.96 * stdev(values) / math.sqrt(len(values))
 
 

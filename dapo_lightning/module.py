@@ -28,6 +28,7 @@ from dapo_lightning.experience import MiniBatch, Row, placeholder, prepare
 from dapo_lightning.logprobs import completion_logps
 from dapo_lightning.metrics import GroupRecord, evaluation_metrics
 from dapo_lightning.packing import micro_batches, packed_micro_batches
+from dapo_lightning.policy import Reference
 from dapo_lightning.ranks import Ranks
 from dapo_lightning.sampler import GroupSampler
 from dapo_lightning.surrogate import TokenSums, surrogate_loss
@@ -87,13 +88,19 @@ class DAPOModule(L.LightningModule):
         self._optimizer, self._num_warmup_steps = optimizer, num_warmup_steps
         self._evaluator = replace(sampler, clock=Clock())  # its time counts as evaluation, not as generate and grade
         # A function, so that torch does not see the copy it holds: not trained, not in checkpoints.
-        self._reference = sampler.policy.reference() if algorithm.kl.needs_reference else None
+        self._reference: Reference | None = None
         self.history = reporting.History()
         self.updating = False  # True while weights are between two DAPO steps: nothing to save then
         self.last_groups: list[Group] = []  # of the last step, for callbacks
         self.evaluated_groups: list[Group] = []  # of the last evaluation, this rank's, for callbacks
         self.last_metrics: dict[str, float] = {}
         self._records: list[GroupRecord] = []
+
+    def setup(self, stage: str) -> None:
+        """Takes the reference, where there is training: the policy before the first step, as Lightning loads a
+        checkpoint later."""
+        if stage == "fit" and self.algorithm.kl.needs_reference and self._reference is None:
+            self._reference = self.sampler.policy.reference()
 
     def training_step(self, draw: GroupDraw, batch_idx: int) -> None:
         """One DAPO step: one rollout, `num_gradient_steps` gradient steps."""

@@ -9,7 +9,7 @@ import pytest
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
-from runs import ROOT, config
+from runs import ROOT, SMALL, config
 
 import train
 from dapo_lightning.checks import ConfigError, check
@@ -116,6 +116,12 @@ def test_combinations_without_meaning_are_refused(overrides, says):
         check(OmegaConf.to_container(config(*overrides, "run_folder=x"), resolve=True))
 
 
+def test_fewer_held_out_prompts_than_ranks_are_refused():
+    composed = config(*SMALL, "trainer=ddp_cpu", "evaluation.num_prompts=null", "data.num_validation=1")
+    with pytest.raises(ConfigError, match=r"1 held-out prompt.*each of the 2 processes needs at least one"):
+        train.build(composed)
+
+
 def test_more_slurm_tasks_than_ranks_are_refused(monkeypatch):
     resolved = OmegaConf.to_container(config("run_folder=x"), resolve=True)
     monkeypatch.setenv("SLURM_NTASKS", "2")
@@ -138,10 +144,6 @@ def test_more_slurm_tasks_than_ranks_are_refused(monkeypatch):
         (["num_completions_per_prompt=1"], "at least two"),
         (["correction=truncated"], "correction has nothing to correct"),
         (["correction=truncated", "correction.cap=0.5"], "correction.cap=0.5"),
-        (
-            ["evaluation.num_prompts=null", "data.num_validation=1", "trainer=ddp_cpu"],
-            "each of the 2 processes needs at least one",
-        ),
     ],
 )
 def test_bad_values_are_one_sentence_and_no_traceback(overrides, says, tmp_path, monkeypatch, capsys):

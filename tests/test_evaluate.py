@@ -6,11 +6,13 @@ from dataclasses import replace
 from statistics import fmean, stdev
 
 import pytest
+from hydra import initialize
 from omegaconf import OmegaConf
-from runs import SMALL, run
+from runs import SMALL, config, run
 
 import train
 from dapo_lightning.callbacks.checkpoint import latest
+from dapo_lightning.policy import Policy
 from dapo_lightning.policy.tiny import TinyPolicy
 
 CODEC = TinyPolicy.codec
@@ -50,8 +52,57 @@ def test_a_run_is_evaluated_as_it_evaluated_itself(finished, tmp_path, monkeypat
     checkpoint = latest(finished / "checkpoints")
     assert evaluate(monkeypatch, tmp_path / "file", f"checkpoint={checkpoint}")["metrics"] == after
     assert of_run["checkpoint"] == str(checkpoint) and of_run["prompts"] == {
-        "validation": 8, "validation_dropped": 0, "repeated": 0,
+        "validation": 8, "validation_dropped": 0, "evaluated": 8,
     }  # fmt: skip
+
+
+def test_it_says_how_many_of_the_prompts_were_evaluated(finished, tmp_path, monkeypatch, capsys):
+    summary = evaluate(monkeypatch, tmp_path / "run", f"checkpoint={finished}", "evaluation.num_prompts=3")
+    assert summary["prompts"] == {"validation": 8, "validation_dropped": 0, "evaluated": 3}
+    assert "3 of 8 held-out prompts" in capsys.readouterr().out
+
+
+def test_one_prompt_has_no_interval(finished, tmp_path, monkeypatch):
+    evaluate(monkeypatch, tmp_path / "run", f"checkpoint={finished}", "evaluation.num_prompts=1")
+    assert "NaN" not in (tmp_path / "run" / "summary.json").read_text()
+
+
+def test_evaluation_needs_no_reference(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(Policy, "reference", lambda self: pytest.fail("copied the policy"))
+    evaluate(monkeypatch, tmp_path / "run", f"checkpoint={finished}", "evaluation.num_prompts=1")
+
+
+RECIPE = "recipe=smollm2_chain_sum"
+
+
+@pytest.mark.parametrize(
+    ("of_run", "now", "fresh"),
+    [
+        (["reward=math", "reward.pattern=x"], ["reward=exact"], ["reward"]),
+        (["reward=math", "+reward.pattern=x"], ["reward=math"], ["reward"]),  # the old pattern would fit, silently
+        (["data.num_train=10"], ["data=gsm8k", "data.unique=true"], ["data"]),
+        (["data=jsonl", "data.train_path=a", "data.validation_path=b"], [RECIPE], ["policy", "data", "reward"]),
+        ([RECIPE, "reward.pattern=x"], ["data=gsm8k", "reward=math"], ["data", "reward"]),
+        ([RECIPE], ["data=reasoning_gym", "data.task=gcd"], ["data"]),
+        ([RECIPE], ["policy=tiny"], ["policy"]),
+    ],
+)
+def test_a_group_named_now_starts_afresh(of_run, now, fresh, tmp_path):
+    """Nothing that the old run, or its recipe, set in that group is left; the rest of the old run stays."""
+    (tmp_path / "checkpoints").mkdir()
+    (file := tmp_path / "checkpoints" / "step_000001.ckpt").touch()
+    OmegaConf.save({"overrides": ["max_new_tokens=5", *of_run]}, tmp_path / "config.yaml")
+    given = config("mode=evaluate", f"checkpoint={file}", "run_folder=x", *now)
+    with initialize(version_base="1.3", config_path="../conf"):
+        composed = train.evaluated(given)
+    assert composed.max_new_tokens == 5 and composed.mode == "evaluate"
+    before, anew = config(*of_run, "run_folder=x"), config(*now, "run_folder=x")
+    for group in ("policy", "data", "reward"):
+        expected = (anew if group in fresh else before)[group]
+        if group == "policy" and "warm_start" in expected:
+            expected.warm_start = None
+        unresolved = [OmegaConf.to_container(options, resolve=False) for options in (composed[group], expected)]
+        assert unresolved[0] == unresolved[1], group
 
 
 def test_its_own_sampling_and_any_policy_folder(finished, tmp_path, monkeypatch):

@@ -4,7 +4,8 @@ from statistics import fmean
 import pytest
 from conftest import make_group
 
-from dapo_lightning.metrics import GroupRecord, completion_metrics, majority_correct, pass_at_k
+from dapo_lightning.metrics import GroupRecord, completion_metrics, evaluation_metrics, majority_correct, pass_at_k
+from dapo_lightning.study.summary import table
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(4, 1, 2), (5, 2, 3), (6, 0, 2), (6, 6, 1), (8, 5, 4)])
@@ -38,3 +39,21 @@ def test_means_are_over_completions_and_over_tokens():
     assert metrics["length/truncated"] == 0.25
     tokens = [float(x) for group in groups for c in group.completions for x in c.entropies]
     assert metrics["entropy"] == pytest.approx(fmean(tokens), rel=1e-5)
+
+
+def test_an_interval_needs_two_prompts():
+    records = [GroupRecord.of(make_group(number, [1.0, -1.0]), [0.0, 0.0]) for number in (0, 1)]
+    assert not [name for name in evaluation_metrics(records[:1]) if "ci95" in name]
+    names = [name for name in evaluation_metrics(records) if "ci95" in name]
+    assert names == ["avg@2_ci95", "pass@2_ci95"]
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_what_one_evaluation_lacks_is_a_dash_in_the_table(swap):
+    """No completion had an answer to vote with, or a single prompt was evaluated."""
+    columns = [{"avg@2": 0.5, "length": 3.0}, {"avg@2": 1.0, "maj@2": 0.25, "length": 2.0, "avg@2_ci95": 0.125}]
+    cells = [["0.500", "1.000 ± 0.125"], ["-", "0.250"], ["3.000", "2.000"]]
+    lines = table(columns[::-1] if swap else columns)
+    expected = [row[::-1] if swap else row for row in cells]
+    assert [[line[22:38].strip(), line[38:].strip()] for line in lines] == expected
+    assert [line.split()[0] for line in lines] == ["avg@2", "maj@2", "length"]

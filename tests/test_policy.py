@@ -2,23 +2,33 @@
 
 import csv
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
 import transformers
 from conftest import tiny
 from peft import PeftModel
-from runs import assert_same_weights, config, run, weights
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from runs import SMALL, assert_same_weights, config, run, weights
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 import train
 from dapo_lightning.callbacks.checkpoint import latest
+from dapo_lightning.checks import ConfigError
 from dapo_lightning.data import DataError
 from dapo_lightning.logprobs import completion_logps
 from dapo_lightning.policy import PolicyError
 from dapo_lightning.policy.hub import HubPolicy
 from dapo_lightning.policy.lora import Lora
-from dapo_lightning.types import Prompt
+from dapo_lightning.rollout.transformers import Transformers
+from dapo_lightning.types import Generation, Prompt
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
@@ -154,6 +164,15 @@ def test_lora_settings_without_meaning_are_refused(settings, says):
         Lora(**settings)
 
 
+@pytest.mark.parametrize("lora", [None, Lora(rank=4)])
+def test_end_tokens_outlive_generation(folder, tmp_path, lora):
+    source = HubPolicy(str(folder), lora=lora)
+    policy = source.load(source.codec(), None, tmp_path)
+    list(Transformers()(policy.model, PROMPTS, torch.rand(2, 1, 3), Generation(3), policy.codec.end_tokens))
+    policy.save(tmp_path / "saved")
+    assert GenerationConfig.from_pretrained(tmp_path / "saved").eos_token_id == [1, *range(20, 60)]
+
+
 def test_adapters_need_layers_to_sit_on(folder, tmp_path):
     source = HubPolicy(str(folder), lora=Lora(target_modules=["nothing_like_it"]))
     with pytest.raises(PolicyError, match=r"policy\.lora\.target_modules"):
@@ -230,6 +249,35 @@ def test_dropout_stays_off(tmp_path):
     assert json.loads((folder / "summary.json").read_text())["gradient_steps"] == 8
 
 
+def test_dropout_stays_off_in_layers_that_apply_it_themselves(tmp_path):
+    """OPT's layers do, as often as they are in training mode: then gradient checkpointing would turn it on."""
+    config = OPTConfig(vocab_size=300, hidden_size=32, word_embed_proj_dim=32, ffn_dim=64, num_hidden_layers=2,
+                       num_attention_heads=2, max_position_embeddings=128, dropout=0.5, eos_token_id=1)  # fmt: skip
+    OPTForCausalLM(config).save_pretrained(tmp_path)
+    tiny(seed=1).codec.tokenizer.save_pretrained(tmp_path)
+    source = HubPolicy(str(tmp_path), chat=False, gradient_checkpointing=True)
+    policy, found = source.load(source.codec(), None, tmp_path), []
+    for context in (nullcontext, policy.recomputing_activations):
+        policy.model.zero_grad()
+        with context():
+            values = logps(policy.model)
+            values.sum().backward()
+        assert not any(module.training for module in policy.model.modules())
+        found.append((values.detach(), [weight.grad.clone() for weight in policy.model.parameters()]))
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_log_probs_over_bfloat16_weights_are_not_exact(folder, tmp_path):
+    small = [o for o in SMALL if not o.startswith("policy.")]
+    lora = [*small, "policy=lora", f"policy.name={folder}", "trainer.precision=32-true", f"run_folder={tmp_path}"]
+    for dtype, exact in (("float32", True), ("bfloat16", False)):
+        module, _ = train.build(config(*lora, f"policy.dtype={dtype}"))
+        assert module.logps_are_exact is exact
+    with pytest.raises(ConfigError, match="nothing to correct"):
+        train.build(config(*lora, "policy.dtype=float32", "correction=truncated"))
+    train.build(config(*lora, "policy.dtype=bfloat16", "correction=truncated"))
+
+
 def test_chats_from_a_file_graded_as_mathematics(folder, tmp_path):
     rows = [{"prompt": [{"role": "user", "content": f"{i}+1="}], "answer": i + 1, "level": 1} for i in range(6)]
     data = tmp_path / "data.jsonl"
@@ -240,7 +288,7 @@ def test_chats_from_a_file_graded_as_mathematics(folder, tmp_path):
     )  # fmt: skip
     summary = json.loads((target / "summary.json").read_text())
     assert summary["prompts"] == {
-        "train": 6, "train_dropped": 0, "validation": 6, "validation_dropped": 0, "repeated": 6,
+        "train": 6, "train_dropped": 0, "validation": 6, "validation_dropped": 0, "evaluated": 6, "repeated": 6,
     }  # fmt: skip
     evaluated = [json.loads(line) for line in (target / "evaluation.jsonl").read_text().splitlines()]
     assert evaluated[2]["prompt"] == rows[2]["prompt"] and evaluated[2]["answer"] == "3"

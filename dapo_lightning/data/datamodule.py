@@ -35,7 +35,8 @@ class PromptDataModule(L.LightningDataModule):
         num_prompts_per_batch: held-out prompts sampled at once on one rank.
 
     Attributes:
-        counts: how many prompts there are, were dropped as too long, and stand in both splits.
+        counts: how many prompts there are, were dropped as too long, are evaluated, and stand in both splits
+            ("repeated": of those evaluated, if the train split is loaded).
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class PromptDataModule(L.LightningDataModule):
         self._draws = GroupDraws(PromptStream(train, seed), sampling, num_prompts_per_step, num_steps)
         self._held_out = [PromptDraw(row, prompt) for row, prompt in enumerate(held_out[:num_validation_prompts])]
         self._num_prompts_per_batch = num_prompts_per_batch
-        self._count_repeated(train)
+        self.counts["evaluated"] = len(self._held_out)
+        if num_steps:
+            self._count_repeated(train)
 
     def _fitting(self, prompts: Sequence[Prompt], encode: Encode, room: Room, split: str) -> list[Prompt]:
         kept = room.fitting(prompts, encode, split)

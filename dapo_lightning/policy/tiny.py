@@ -6,6 +6,7 @@ import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import tokenizers
 import torch
@@ -35,6 +36,7 @@ class TinyPolicy:
             the weights from, or None for random weights.
     """
 
+    dtype: ClassVar[str] = "float32"
     hidden_size: int
     intermediate_size: int
     num_layers: int

@@ -55,12 +55,17 @@ class Transformers:
 
 @contextmanager
 def _neutral_generation_config(model: PreTrainedModel) -> Iterator[None]:
-    """The model's own may carry penalties that the update knows nothing of."""
-    own, model.generation_config = model.generation_config, GenerationConfig()
+    """The model's own may carry penalties that the update knows nothing of; with adapters it is the model inside that
+    has one."""
+    owners = [m for m in model.modules() if isinstance(vars(m).get("generation_config"), GenerationConfig)]
+    own = [owner.generation_config for owner in owners]
     try:
+        for owner in owners:
+            owner.generation_config = GenerationConfig()
         yield
     finally:
-        model.generation_config = own
+        for owner, config in zip(owners, own, strict=True):
+            owner.generation_config = config
 
 
 class _Sampler(LogitsProcessor):

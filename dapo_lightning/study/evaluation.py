@@ -26,7 +26,8 @@ def evaluation_as_text(summary: Mapping[str, Any]) -> str:
     """The table shown at the end."""
     settings = summary["evaluation"]
     sampled = ", ".join(f"{name} {settings[name]}" for name in ("max_new_tokens", "temperature", "top_p"))
-    lines = ["", f"{summary['prompts']['validation']} held-out prompts, {sampled}", *table([summary["metrics"]])]
+    prompts = f"{summary['prompts']['evaluated']} of {summary['prompts']['validation']} held-out prompts"
+    lines = ["", f"{prompts}, {sampled}", *table([summary["metrics"]])]
     lines += [
         "",
         f"{'run folder':<22}{summary['run_folder']}",

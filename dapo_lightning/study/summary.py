@@ -72,11 +72,14 @@ def as_text(summary: dict[str, Any]) -> str:
 
 
 def table(columns: Sequence[dict[str, float]]) -> list[str]:
-    """One line per metric; those with a 95 % confidence interval as mean ± half-width."""
+    """One line per metric; those with a 95 % confidence interval as mean ± half-width, a dash where there is none."""
 
     def cell(column: dict[str, float], name: str) -> str:
+        if name not in column:
+            return "-"
         interval = column.get(f"{name}_ci95")
         return f"{column[name]:.3f}" + ("" if interval is None else f" ± {interval:.3f}")
 
-    names = [name for name in columns[0] if not name.endswith("_ci95")]
+    fullest_first = sorted(columns, key=len, reverse=True)  # for the order of the lines
+    names = dict.fromkeys(name for column in fullest_first for name in column if not name.endswith("_ci95"))
     return [f"{name:<22}" + "".join(f"{cell(column, name):>16}" for column in columns) for name in names]
