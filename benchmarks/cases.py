@@ -21,6 +21,7 @@ class Case:
         model: "tiny", a random Llama of 3.2 M parameters with a vocabulary of 64 characters; or "smollm2".
         max_new_tokens: of every completion, or at most, if `natural` lets the end token end it.
         prompt_repeats: how often the question is repeated, for long prompts.
+        recompute: activations, in the backward pass (gradient checkpointing), on both sides.
         micro_batch_rows: completions per forward pass of TRL's update: the fastest of those tried.
         micro_batch_tokens: the same for ours, in tokens.
     """
@@ -31,6 +32,7 @@ class Case:
     max_new_tokens: int
     natural: bool = False
     prompt_repeats: int = 1
+    recompute: bool = False
     micro_batch_rows: int = 32
     micro_batch_tokens: int = 4096
 
@@ -51,9 +53,10 @@ class Case:
 
 CASES = {
     "full-length small": Case("tiny", 4, 8, 64),
-    "natural-length large": Case("tiny", 16, 16, 128, natural=True),
+    "natural-length large": Case("tiny", 16, 16, 128, natural=True, micro_batch_tokens=2048),
     "long prompt, large group": Case("tiny", 2, 32, 64, prompt_repeats=8),
-    "smollm2": Case("smollm2", 4, 8, 64),
+    "smollm2": Case("smollm2", 4, 8, 64, micro_batch_rows=8, micro_batch_tokens=1024),
+    "smollm2, lean": Case("smollm2", 4, 8, 64, recompute=True, micro_batch_rows=8, micro_batch_tokens=1024),
 }
 
 

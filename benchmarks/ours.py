@@ -91,7 +91,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     case = CASES[arguments.case]
 
-    source = HubPolicy(str(case.policy_folder()), chat=case.model == "smollm2")
+    source = HubPolicy(str(case.policy_folder()), chat=case.model == "smollm2", gradient_checkpointing=case.recompute)
     codec = source.codec()
     if not case.natural:
         codec = replace(codec, end_tokens=(-1,))  # nothing ends a completion

@@ -91,7 +91,7 @@ def main() -> None:
             output_dir=tempfile.mkdtemp(),
             use_cpu=True,
             bf16=arguments.precision == "bf16-mixed",
-            gradient_checkpointing=False,
+            gradient_checkpointing=case.recompute,
             loss_type="dapo",
             epsilon=0.2,
             epsilon_high=0.28,
