@@ -23,7 +23,7 @@ class GroupRecord:
     rewards: tuple[float, ...]
     penalties: tuple[float, ...]
     correct: tuple[bool, ...]
-    answers: tuple[str | None, ...]
+    votes: tuple[str | None, ...]
     num_tokens: tuple[int, ...]
     truncated: tuple[bool, ...]
     failures: tuple[str | None, ...]
@@ -40,7 +40,7 @@ class GroupRecord:
             rewards=tuple(grade.score + penalty for grade, penalty in zip(group.grades, penalties, strict=True)),
             penalties=tuple(penalties),
             correct=tuple(grade.correct for grade in group.grades),
-            answers=tuple(grade.answer for grade in group.grades),
+            votes=tuple(grade.answer if grade.vote is None else grade.vote for grade in group.grades),
             num_tokens=tuple(completion.num_tokens for completion in group.completions),
             truncated=tuple(completion.truncated for completion in group.completions),
             failures=tuple(grade.failure for grade in group.grades),
@@ -75,7 +75,7 @@ def completion_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
     }
 
 
-FAILURES = ("timeout", "memory", "crash", "error", "unparsed")
+FAILURES = ("timeout", "memory", "crash", "error")
 
 
 def grading_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
@@ -97,8 +97,8 @@ def evaluation_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
     of_prompts = {f"avg@{n}": [fmean(record.correct) for record in records]}
     for k in [k for k in (2**i for i in range(1, n.bit_length())) if k < n] + [n]:
         of_prompts[f"pass@{k}"] = [pass_at_k(n, sum(record.correct), k) for record in records]
-    if any(answer is not None for record in records for answer in record.answers):
-        of_prompts[f"maj@{n}"] = [majority_correct(record.answers, record.correct) for record in records]
+    if any(vote is not None for vote in _all(records, "votes")):
+        of_prompts[f"maj@{n}"] = [majority_correct(record.votes, record.correct) for record in records]
     completions = completion_metrics(records)
     intervals = {f"{name}_ci95": half_width_95(values) for name, values in of_prompts.items() if len(values) > 1}
     return {
@@ -130,12 +130,12 @@ def pass_at_k(num_completions: int, num_correct: int, k: int) -> float:
     return 1 - math.comb(num_completions - num_correct, k) / math.comb(num_completions, k)
 
 
-def majority_correct(answers: Sequence[str | None], correct: Sequence[bool]) -> float:
-    """1 if the most frequent answer is correct, 0 if not; between tied answers the expectation of a fair draw.
-    Completions without an answer do not vote."""
-    votes = Counter(answer for answer in answers if answer is not None)
-    if not votes:
+def majority_correct(votes: Sequence[str | None], correct: Sequence[bool]) -> float:
+    """1 if the answer with most votes is correct, 0 if not; between tied answers the expectation of a fair draw.
+    Completions without an answer (None) do not vote."""
+    counts = Counter(vote for vote in votes if vote is not None)
+    if not counts:
         return 0.0
-    winners = [answer for answer, count in votes.items() if count == max(votes.values())]
-    right = {answer for answer, is_correct in zip(answers, correct, strict=True) if is_correct}
+    winners = [vote for vote, count in counts.items() if count == max(counts.values())]
+    right = {vote for vote, is_correct in zip(votes, correct, strict=True) if is_correct}
     return fmean(winner in right for winner in winners)

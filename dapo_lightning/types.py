@@ -89,14 +89,16 @@ class Grade:
     """What a reward says of one completion.
 
     `correct` alone decides what dynamic sampling keeps; shaping never touches it.  `answer` is the final answer
-    as the reward read it, which majority voting counts; None if the completion gives none.  `failure` says why the
-    completion could not be graded ("timeout", "memory", "crash", "error"); it then counts as wrong.  `parts` are the
-    scores of the rewards that `score` is made of, by name.
+    as the reward read it; None if the completion gives none.  `vote` stands for all spellings of that answer, and is
+    what majority voting counts; None: the answer as it stands.  `failure` says why the completion could not be graded
+    ("timeout", "memory", "crash", "error"); it then counts as wrong.  `parts` are the scores of the rewards that
+    `score` is made of, by name.
     """
 
     score: float
     correct: bool
     answer: str | None = None
+    vote: str | None = None
     failure: str | None = None
     parts: Mapping[str, float] = field(default_factory=dict)
 

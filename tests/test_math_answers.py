@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dapo_lightning.grading import latex as reading
 from dapo_lightning.grading import math as grading
 from dapo_lightning.grading.extract import final_answer
 from dapo_lightning.grading.math import MathGrader
@@ -36,9 +37,7 @@ FALSE_POSITIVES = {("10", r"Hence $\boxed{10_2}$."), (r"\pi+10^{-300}", r"Hence 
 
 @pytest.fixture(scope="module")
 def grade():
-    grader = MathGrader()
-    grader(("x", r"\boxed{x+0}"))  # imports math-verify
-    return grader
+    return MathGrader()
 
 
 def verdicts(grade):
@@ -91,8 +90,8 @@ def test_the_final_answer(text, answer):
 
 def test_a_pattern_of_ones_own():
     text = "<answer>1</answer> <answer>$2$</answer> \\boxed{3}"
-    assert MathGrader(r"<answer>(.*?)</answer>")(("2", text)) == (True, "2", "string")
-    assert MathGrader(r"<ANSWER>(.*?)</ANSWER>")(("3", text)) == (False, None, "none")
+    assert MathGrader(r"<answer>(.*?)</answer>")(("2", text)) == (True, "2", "string", "2")
+    assert MathGrader(r"<ANSWER>(.*?)</ANSWER>")(("3", text)) == (False, None, "none", None)
     for pattern in ("(", "a", "(a)(b)"):
         with pytest.raises(ValueError, match=r"reward\.pattern"):
             MathGrader(pattern)
@@ -113,7 +112,40 @@ def test_a_pattern_of_ones_own():
     ],
 )
 def test_stages(grade, reference, completion, verdict):
-    assert grade((reference, completion)) == verdict
+    assert grade((reference, completion))[:3] == verdict
+
+
+@pytest.mark.parametrize(
+    ("reference", "same", "others"),
+    [
+        ("1/2", ["1/2", "0.5", r"\frac{1}{2}", r"\dfrac12", "½", ".50", "x=1/2", "2^{-1}"], ["2", "-1/2"]),
+        ("7", [r"\frac{1}{2}", "0.5"], ["7", r"\frac{1}{2}x"]),  # wrong answers are votes, too
+        ("x+1", ["x+1", "1 + x", "(x+1)", r"\frac{2x+2}{2}", "y=x+1"], ["x-1", "z+1", "x+1.0001"]),
+        ("(x+1)^{500}", ["(x+1)^{500}", "(1+x)^{500}"], ["(x+1)^{501}"]),
+        (r"\frac{\sqrt{2}}{2}", [r"\frac{\sqrt{2}}{2}", r"1/\sqrt{2}", r"\sqrt{1/2}"], [r"\sqrt{2}"]),
+        (r"\{1,2\}", [r"\{1,2\}", r"\{2, 1\}"], ["(1,2)", r"\{1\}"]),
+        ("yes", ["yes", r"\text{Yes}", "YES."], ["no"]),
+        ("B", ["B", "(B)", r"\text{B}", "b", "B. 12"], ["(A)", "C"]),
+        ("5", ["5", r"5\text{ cm}", "5 m"], ["6"]),
+        (r"5\text{ cm}", ["5", r"5\text{ cm}", "5 centimeters"], ["5 m"]),
+        ("x+1", ["1+", " 1+"], ["1-"]),  # no mathematics
+        ("2,2,3", ["2,2,3", "2, 2, 3"], ["2,3", "2,3,3"]),
+        ("x=5", ["5", "x = 5"], ["y=5"]),
+    ],
+)
+def test_one_vote_for_all_spellings(grade, reference, same, others):
+    votes = [grade((reference, rf"\boxed{{{answer}}}"))[3] for answer in [*same, *others]]
+    assert len(set(votes[: len(same)])) == 1, votes
+    assert not set(votes[: len(same)]) & set(votes[len(same) :]), votes
+
+
+def test_right_and_wrong_answers_share_no_vote(grade):
+    """But for what differs beyond twelve digits. Of the right answers, nine in ten vote as the reference does."""
+    verdicts_ = [verdict for verdict in verdicts(grade) if verdict[1] is not None]
+    golds = [grade((row["answer"], rf"\boxed{{{row['answer']}}}"))[3] for row in ROWS]
+    pairs = [(verdict[0], verdict[3] == gold) for verdict, gold in zip(verdicts(grade), golds, strict=True)]
+    assert Counter(pairs)[(False, True)] == 2
+    assert Counter(pairs)[(True, True)] > 0.89 * sum(verdict[0] for verdict in verdicts_)
 
 
 REFERENCES = ("7", "x^2+1", "(1,2)", "x+y=1", r"\{1,2\}", "x>1")
@@ -151,14 +183,14 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: f"{text[:12]!r} x {len(text)}")
 def test_hostile_text_of_a_megabyte_gets_a_verdict_at_once(grade, text):
     start = time.process_time()
-    correct, answer, _ = grade(("7", text))
+    correct, answer, *_ = grade(("7", text))
     assert correct is False and len(answer or "") <= 500
     assert time.process_time() - start < 1.0
 
 
 def test_a_million_open_boxes_take_linear_time(grade):
     start = time.process_time()
-    assert grade(("7", r"\boxed{" * 10**6)) == (False, None, "none")  # seven megabytes
+    assert grade(("7", r"\boxed{" * 10**6)) == (False, None, "none", None)  # seven megabytes
     assert time.process_time() - start < 7.0
 
 
@@ -223,7 +255,8 @@ def test_no_text_is_evaluated(watched):
 def test_grading_is_deterministic(grade, watched):
     again = [list(verdict) for verdict in verdicts(grade)]
     assert again == watched[0]  # in another order, with other hashes
-    grading._parsed.cache_clear()
+    reading.parsed.cache_clear()
+    reading.written.cache_clear()
     assert [list(verdict) for verdict in verdicts(grade)] == again
 
 
@@ -239,18 +272,33 @@ def test_what_is_left_to_the_pool_can_be_killed(reference, answer):
         run(f"from dapo_lightning.grading.math import MathGrader; MathGrader()({item!r})", timeout=5)
 
 
-def test_cheap_answers_import_next_to_nothing():
-    answers = [("12", r"\boxed{12}"), ("12", "Answer: 12.0"), ("1/2", r"\boxed{\frac12}"), ("yes", "#### no")]
-    answers += [("12", "none"), ("12", r"\boxed{(" + "x" * 1000 + "}"), ("12", r"\boxed{import os}")]
+def test_the_grader_imports_all_it_needs_before_the_first_item():
+    """An item's time limit covers no imports: on a slow machine they take longer than it allows."""
+    items = [(row["answer"], row["completion"]) for row in ROWS if row["kind"] in ("polynomial", "matrix", "equation")]
+    items += [("x+1", r"\boxed{1+x}"), ("x>1", r"\boxed{1<x}"), (r"\{1,2\}", r"\boxed{\{2,1\}}")]
     done = run(
-        "import sys; from dapo_lightning.grading.math import MathGrader;"
-        f"print([MathGrader()(item) for item in {answers!r}]); print(*sys.modules)",
+        "import sys; from dapo_lightning.grading.math import MathGrader; early = set(sys.modules);"
+        f"grade = MathGrader(); built = set(sys.modules); print([grade(item)[2] for item in {items!r}]);"
+        "print(*early); print(*set(sys.modules) - built)",
         timeout=60,
     )
-    modules = done.stdout.splitlines()[1].split()
-    assert not {"math_verify", "sympy", "latex2sympy2_extended", "torch", "transformers"} & set(modules)
-    ours = {module for module in modules if module.startswith("dapo_lightning.")}
-    assert ours == {f"dapo_lightning.grading{part}" for part in ("", ".extract", ".math", ".pattern")}
+    stages, early, late = done.stdout.splitlines()
+    assert "symbolic" in stages
+    assert len(late.split()) < 8 and all(module.startswith("sympy.") for module in late.split())  # small parts of it
+    assert not {"math_verify", "sympy", "latex2sympy2_extended", "torch", "transformers"} & set(early.split())
+    ours = {module for module in early.split() if module.startswith("dapo_lightning.")}
+    assert ours == {f"dapo_lightning.grading{part}" for part in ("", ".extract", ".latex", ".math", ".pattern")}
+
+
+def test_the_training_process_imports_no_mathematics():
+    done = run(
+        "import sys; from dapo_lightning.reward.math import Math; from dapo_lightning.types import Prompt;"
+        "reward = Math(1, 60.0, 1000); reward.start();"
+        r"print(reward([Prompt('', 'x+1', '')], [r'\boxed{1+x}'])[0].correct); reward.close(); print(*sys.modules)",
+        timeout=120,
+    )
+    correct, modules = done.stdout.splitlines()
+    assert correct == "True" and not {"math_verify", "latex2sympy2_extended"} & set(modules.split())
 
 
 def test_integers_are_graded_fast(grade):

@@ -1,11 +1,24 @@
 import itertools
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import pytest
 from conftest import make_group
 
-from dapo_lightning.metrics import GroupRecord, completion_metrics, evaluation_metrics, majority_correct, pass_at_k
+from dapo_lightning.metrics import (
+    GroupRecord,
+    completion_metrics,
+    evaluation_metrics,
+    grading_metrics,
+    majority_correct,
+    pass_at_k,
+)
+from dapo_lightning.reward import Reward
+from dapo_lightning.reward.exact import Exact
+from dapo_lightning.reward.math import Math
+from dapo_lightning.reward.weighted import Weighted
 from dapo_lightning.study.summary import table
+from dapo_lightning.types import Prompt
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(4, 1, 2), (5, 2, 3), (6, 0, 2), (6, 6, 1), (8, 5, 4)])
@@ -26,6 +39,41 @@ def test_pass_at_k_needs_k_completions():
 )  # fmt: skip
 def test_majority(answers, right, expected):
     assert majority_correct(answers, [answer == right for answer in answers]) == expected
+
+
+def test_the_majority_is_of_answers_not_of_spellings():
+    spellings = [r"\boxed{1/2}", r"\boxed{\frac12}", "Answer: 0.5", r"\boxed{3}", r"\boxed{3}"]
+    prompt = Prompt("?", "1/2", "test:0")
+    grades = Math(1, 60.0, 1000)([prompt] * 5, spellings)
+    assert majority_correct([grade.answer for grade in grades], [grade.correct for grade in grades]) == 0.0
+    metrics = evaluation_metrics([record_of(grades)])
+    assert metrics["maj@5"] == 1.0
+    exact = Exact("#")([Prompt("?", "0.5", "test:0")] * 3, ["#1/2", "#1/2 ", "#0.5"])
+    assert evaluation_metrics([record_of(exact)])["maj@3"] == 0.0  # it compares strings, and so it counts them
+    weighted = Weighted({"a": 1.0}, "a", a=Scripted(grades))([prompt] * 5, spellings)
+    assert evaluation_metrics([record_of(weighted)])["maj@5"] == 1.0
+
+
+@dataclass(frozen=True)
+class Scripted(Reward):
+    grades: list
+
+    def submit(self, prompts, completions):
+        return lambda: self.grades
+
+
+def record_of(grades):
+    return GroupRecord.of(replace(make_group(0, [1.0] * len(grades)), grades=tuple(grades)), [0.0] * len(grades))
+
+
+def test_not_graded_are_those_that_grading_failed_on_not_wrong_answers():
+    texts = [r"\boxed{1+}", rf"\boxed{{{'1' * 501}}}", "no answer", r"\boxed{(x+y+z+w)^{500}}", r"\boxed{x+1}"]
+    grades = Math(1, 1.5, 1000)([Prompt("?", "x+1", "test:0")] * 5, texts)
+    assert [grade.failure for grade in grades] == [None, None, None, "timeout", None]
+    records = [record_of(grades)]
+    assert evaluation_metrics(records)["not_graded"] == 0.2
+    counted = {"timeout": 1.0, "memory": 0.0, "crash": 0.0, "error": 0.0}
+    assert grading_metrics(records) == {f"grading/{reason}": count for reason, count in counted.items()}
 
 
 def test_means_are_over_completions_and_over_tokens():

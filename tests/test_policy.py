@@ -78,6 +78,16 @@ def test_prompts_go_through_the_chat_template(folder):
         encoded(folder, chat, chat=False)
 
 
+def test_a_row_that_the_chat_template_refuses_is_named(folder, tmp_path):
+    codec = HubPolicy(str(folder)).codec()
+    refused = "{% if loop.index0 % 2 %}{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+    codec.tokenizer.chat_template = TEMPLATE.replace("{% endfor %}", refused + "{% endfor %}")
+    said = {"role": "user", "content": "b"}
+    assert codec.encode(Prompt("b", "2", "test:0", messages=(said,)))
+    with pytest.raises(DataError, match=r"rows\.jsonl:7: .*\(roles: user, user\).*must alternate\. Mend the row"):
+        codec.encode(Prompt("b", "2", "rows.jsonl:7", messages=(said, said)))
+
+
 def test_everything_about_texts_is_known_before_the_weights_are_loaded(folder, tmp_path):
     (no_weights := tmp_path / "model").mkdir()
     for file in folder.glob("*.json*"):

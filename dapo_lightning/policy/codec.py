@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -61,7 +62,8 @@ class Codec:
         """Token ids, with whatever the tokenizer or the chat template puts around the text.
 
         Raises:
-            DataError: naming the row, if it holds a chat but the policy takes plain text, or if nothing is left of it.
+            DataError: naming the row, if it holds a chat but the policy takes plain text, if the chat template refuses
+                it, or if nothing is left of it.
         """
         if self.chat is None:
             if prompt.messages:
@@ -71,12 +73,23 @@ class Codec:
                 )
             tokens = self.tokenizer(prompt.text)["input_ids"]
         else:
-            tokens = self.tokenizer.apply_chat_template(
-                self.chat.messages(prompt), add_generation_prompt=True, return_dict=True, **self.chat.template_kwargs
-            )["input_ids"]
+            tokens = self._templated(prompt, self.chat)
         if not tokens:
             raise DataError(f"{prompt.source}: the prompt has no tokens.")
         return tuple(tokens)
+
+    def _templated(self, prompt: Prompt, chat: Chat) -> Sequence[int]:
+        messages = chat.messages(prompt)
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=True, **chat.template_kwargs
+            )["input_ids"]
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise DataError(
+                f"{prompt.source}: the policy's chat template refuses the messages of this row (roles: {roles}): "
+                f"{error}. Mend the row or remove it, or change policy.system_prompt or policy.template_kwargs."
+            ) from None
 
     def encode_text(self, text: str) -> tuple[int, ...]:
         """Token ids of the text alone: nothing is put around it."""

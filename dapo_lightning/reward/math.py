@@ -33,7 +33,6 @@ class Math(PooledReward):
         items = [(prompt.answer, text) for prompt, text in zip(prompts, completions, strict=True)]
         return graded(self._pool.submit(items), self._read, self.wrong)
 
-    def _read(self, value: tuple[bool, str | None, str]) -> Grade:
-        correct, answer, stage = value
-        failure = "unparsed" if stage in ("unparsed", "too_long") else None
-        return Grade(self.correct if correct else self.wrong, correct, answer, failure)
+    def _read(self, value: tuple[bool, str | None, str, str | None]) -> Grade:
+        correct, answer, _, vote = value  # an answer that is no mathematics is wrong like any other
+        return Grade(self.correct if correct else self.wrong, correct, answer, vote)

@@ -14,6 +14,8 @@ from dapo_lightning.types import Grade, Prompt
 class ReasoningGym(PooledReward):
     """The task's score, from 0 to 1; many tasks give part of it for an answer that is nearly right.
 
+    Nothing that a completion says is evaluated, though some of the scorers would: see `grading.reasoning_gym.Scorer`.
+
     Args:
         task, options: those of the data.
         pattern: regular expression; the group of its last match is the answer. None: the whole completion.

@@ -57,6 +57,7 @@ class Weighted(Reward):
             score=sum(self.weights[name] * grade.score for name, grade in grades.items()),
             correct=judge.correct,
             answer=judge.answer,
+            vote=judge.vote,
             failure=next((failure for failure in failures if failure is not None), None),
             parts={name: grade.score for name, grade in grades.items()},
         )
