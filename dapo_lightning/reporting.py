@@ -103,6 +103,7 @@ def step_metrics(
     metrics |= {f"groups/{reason}": filled.reasons.get(reason, 0) / num_groups for reason in REASONS}
     metrics |= {
         "groups/kept": len(filled.groups) / num_groups,
+        "groups/trained": float(len(filled.groups)),
         "groups/carried": filled.num_carried / max(1, len(filled.groups)),
         "sampling/keep_rate": filled.keep_rate,
         "sampling/rounds": float(filled.num_rounds),

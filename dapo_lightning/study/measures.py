@@ -1,0 +1,103 @@
+"""What a run came to, as the numbers of the table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
+from typing import Any
+
+from dapo_lightning.study.arms import Arm
+from dapo_lightning.study.runs import Run
+from dapo_lightning.study.salvage import Row
+
+END_SHARE, END_STEPS = 0.1, 3  # "at the end" of training: so much of the run, but at least so many DAPO steps
+SECONDS = ("seconds/generate", "seconds/grade", "seconds/update")
+
+
+def measures(run: Run) -> dict[str, float]:
+    """The numbers of a finished run; those that were not measured are left out.
+
+    avg, pass: held-out, after the last step. entropy (nats per token), truncated: of training, means over the last
+    steps. useful_share: of the groups that were used up. tokens_per_useful_group: tokens generated per group trained on
+    that was neither all right nor all wrong. minutes: generating, grading and updating.
+    """
+    after, steps = run.after or {}, [row for row in run.rows if "tokens/generated" in row]
+    end = steps[-max(END_STEPS, math.ceil(END_SHARE * len(steps))) :]
+    summary = run.summary or {}
+    if summary.get("dapo_steps") != run.num_steps:  # that of a session before
+        summary = {}
+    groups = num_groups(run)
+    found = {
+        "avg": after.get(f"avg@{run.k}"),
+        "pass": after.get(f"pass@{run.k}"),
+        "truncated_held_out": after.get("truncated"),
+        "entropy": _mean(end, "entropy"),
+        "truncated": _mean(end, "length/truncated"),
+        "tokens_per_useful_group": _tokens_per_useful_group(steps, groups),
+        "useful_share": summary.get("useful_group_share", _useful_share(steps, groups)),
+        "minutes": _minutes(steps, summary),
+        "gradient_steps": next((row["steps/gradient"] for row in reversed(steps) if "steps/gradient" in row), None),
+    }
+    numbers = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def num_groups(run: Run) -> float | None:
+    """Groups that a step trains on, when there are enough; none if unknown."""
+    return (run.settings or {}).get("num_prompts_per_step")
+
+
+def by_seed(arm: Arm, name: str) -> dict[int, float]:
+    """A measure of the finished runs of an arm, whose seed is known."""
+    found = {run.seed: measures(run) for run in arm.finished if run.seed is not None}
+    return {seed: values[name] for seed, values in found.items() if name in values}
+
+
+def values(arm: Arm, name: str) -> list[float]:
+    """The same, of all finished runs."""
+    return [found[name] for run in arm.finished if name in (found := measures(run))]
+
+
+def middle(arm: Arm, name: str) -> float | None:
+    """The median over an arm's finished runs."""
+    found = values(arm, name)
+    return median(found) if found else None
+
+
+def _mean(rows: Sequence[Row], name: str) -> float | None:
+    found = [row[name] for row in rows if name in row]
+    return fmean(found) if found else None
+
+
+def _trained(row: Row, groups: float) -> float:
+    """Groups that a step trained on; unless it says so, as many as it was to, which it missed only if dynamic sampling
+    ran out of rounds."""
+    return row.get("groups/trained", groups)
+
+
+def _tokens_per_useful_group(steps: Sequence[Row], groups: float | None) -> float | None:
+    """Static sampling trains on all groups, so only their useful share counts; of dynamic sampling's all count
+    (`groups/useful` includes the surplus, `groups/kept` does not)."""
+    known = [row for row in steps if {"groups/useful", "groups/kept"} <= row.keys()]
+    if groups is None or not known:
+        return None
+    shares = [min(1.0, row["groups/useful"] / row["groups/kept"]) if row["groups/kept"] else 0.0 for row in known]
+    useful = sum(share * _trained(row, groups) for share, row in zip(shares, known, strict=True))
+    return sum(row["tokens/generated"] for row in known) / useful if useful else None
+
+
+def _useful_share(steps: Sequence[Row], groups: float | None) -> float | None:
+    """Over the whole run, steps weighted by the groups that they used up."""
+    known = [row for row in steps if row.get("groups/kept") and "groups/useful" in row]
+    if groups is None or not known:
+        return None
+    used_up = [_trained(row, groups) / row["groups/kept"] for row in known]
+    return sum(row["groups/useful"] * num for row, num in zip(known, used_up, strict=True)) / sum(used_up)
+
+
+def _minutes(steps: Sequence[Row], summary: Mapping[str, Any]) -> float | None:
+    if steps:
+        return sum(row.get(name, 0.0) for row in steps for name in SECONDS) / 60
+    seconds = summary.get("seconds")
+    return sum(seconds.get(name.removeprefix("seconds/"), 0.0) for name in SECONDS) / 60 if seconds else None

@@ -1,0 +1,299 @@
+"""The study of a sweep: means, differences, arms, what is drawn, and what train.py really leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import runs as real_runs
+import sweeps
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from sweeps import write_ladder, write_run
+
+from dapo_lightning.study import figures, ladder, measures, report
+from dapo_lightning.study.__main__ import main
+from dapo_lightning.study.arms import Arm, group_by_settings
+from dapo_lightning.study.intervals import Estimate, estimate, paired_difference, t_975
+from dapo_lightning.study.runs import find_runs, read_run
+from dapo_lightning.study.series import DAPO_STEPS, GRADIENT_STEPS, MINUTES, TOKENS, curve
+
+
+def arms_of(sweep) -> list[Arm]:
+    return ladder.in_order(group_by_settings([read_run(folder, sweep) for folder in find_runs(sweep)])[0])
+
+
+def by_name(sweep) -> dict[str, Arm]:
+    return {arm.name: arm for arm in arms_of(sweep)}
+
+
+def test_interval_worked_by_hand():
+    """0.6, 0.7, 0.8: mean 0.7, s = sqrt((0.01 + 0 + 0.01) / 2) = 0.1, t(2) = 4.303: 4.303 * 0.1 / sqrt(3) = 0.24843"""
+    found = estimate([0.6, 0.7, 0.8])
+    assert found.mean == pytest.approx(0.7) and found.half_width == pytest.approx(0.24843, abs=1e-5)
+    assert found.count == 3
+    assert estimate([0.4]) == Estimate(0.4, None, 1) and estimate([]) is None
+
+
+def test_paired_difference_worked_by_hand():
+    """Seeds 0 and 1 are in both: 0.10 and 0.05. Mean 0.075, s = 0.05 / sqrt(2), t(1) = 12.706, so the half-width is
+    12.706 * 0.05 / sqrt(2) / sqrt(2) = 0.31765."""
+    found = paired_difference({0: 0.8, 1: 0.9, 2: 0.7}, {0: 0.7, 1: 0.85, 3: 0.1})
+    assert found.mean == pytest.approx(0.075) and found.half_width == pytest.approx(0.31765, abs=1e-5)
+    assert found.count == 2
+    assert paired_difference({0: 0.8}, {1: 0.8}) is None
+    assert paired_difference({0: 0.8}, {0: 0.7}).half_width is None
+
+
+def test_what_the_seeds_share_drops_out_of_a_paired_interval():
+    ours, theirs = {0: 0.1, 1: 0.5, 2: 0.9}, {0: 0.0, 1: 0.4, 2: 0.8}
+    assert paired_difference(ours, theirs).half_width == pytest.approx(0, abs=1e-9) and estimate([0.1, 0.5, 0.9])
+
+
+@pytest.mark.parametrize(("degrees", "quantile"), [(1, 12.706), (30, 2.042), (31, 2.0395), (60, 2.0003), (120, 1.9799)])
+def test_quantiles_of_student(degrees, quantile):
+    assert t_975(degrees) == pytest.approx(quantile, abs=1e-4)
+
+
+def test_measures_worked_by_hand(tmp_path):
+    """20 steps. The last tenth is 2 steps, so the last 3 count: entropies 18, 19, 20. Half the groups used up are
+    useful, 16 of them are trained on: 1600 tokens a step / 16 = 100. A minute is 30 + 6 + 24 s."""
+    write_run(
+        tmp_path / "dapo", "dapo", num_steps=20, accuracy=lambda step: step / 40, pass_=lambda step: step / 20,
+        entropy=float, length__truncated=lambda step: 0.1 * (step == 20), groups__useful=lambda step: 0.5,
+        groups__kept=lambda step: 0.4, tokens__generated=lambda step: 1600.0, seconds__generate=lambda step: 30.0,
+        seconds__grade=lambda step: 6.0, seconds__update=lambda step: 24.0,
+    )  # fmt: skip
+    (tmp_path / "dapo" / "summary.json").unlink()  # all of it is in metrics.csv
+    found = measures.measures(read_run(tmp_path / "dapo", tmp_path))
+    assert found == pytest.approx(
+        {
+            "avg": 0.5, "pass": 1.0, "truncated_held_out": found["truncated_held_out"], "entropy": 19,
+            "truncated": 0.1 / 3, "tokens_per_useful_group": 100, "useful_share": 0.5, "minutes": 20,
+            "gradient_steps": 80,
+        }
+    )  # fmt: skip
+
+
+def test_static_sampling_pays_for_groups_that_teach_nothing(tmp_path):
+    """A quarter of 16 groups is useful: 1600 / 4 = 400 tokens each."""
+    write_run(tmp_path / "run", "ladder_0_grpo", groups__useful=lambda s: 0.25, tokens__generated=lambda s: 1600.0)
+    assert measures.measures(read_run(tmp_path / "run", tmp_path))["tokens_per_useful_group"] == pytest.approx(400)
+
+
+def test_arms_are_runs_that_differ_in_nothing_but_the_seed(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / f"a{seed}", "dapo", seed)
+    write_run(tmp_path / "b", "dapo", 0, ["clip.upper=1.4"])
+    write_run(tmp_path / "c", "dapo", 2, ["clip.upper=1.28", "trainer.devices=2"])  # what dapo has anyway
+    write_run(tmp_path / "d", "grpo", 0)
+    found = {arm.name: [run.name for run in arm.runs] for arm in arms_of(tmp_path)}
+    assert found == {"grpo": ["d"], "dapo": ["a0", "a1", "c"], "dapo clip.upper=1.4": ["b"]}
+
+
+def test_overrides_that_all_arms_share_are_not_in_their_names(tmp_path):
+    write_run(tmp_path / "a", "dapo", 0, ["max_new_tokens=20"])
+    write_run(tmp_path / "b", "grpo", 0, ["max_new_tokens=20", "clip.upper=1.1"])
+    assert set(by_name(tmp_path)) == {"dapo", "grpo clip.upper=1.1"}
+
+
+def test_an_override_that_some_arms_cannot_have_does_not_part_the_ladder(tmp_path):
+    for number, experiment in enumerate(ladder.LADDER):
+        punishes = sweeps.TECHNIQUES[experiment][2] == "punish"
+        write_run(tmp_path / str(number), experiment, 0, ["overlong.cache_tokens=4"] if punishes else [])
+    assert set(by_name(tmp_path)) == set(ladder.LADDER)
+    write_run(tmp_path / "x", "dapo", 0, ["overlong.cache_tokens=8"])
+    assert set(by_name(tmp_path)) >= {"ladder_0_grpo", "dapo overlong.cache_tokens=8"}
+
+
+def test_settings_count_and_not_how_they_were_asked_for(tmp_path):
+    """Two runs of one name with other settings: a default was changed between them."""
+    write_run(tmp_path / "a", "dapo", 0)
+    write_run(tmp_path / "b", "dapo", 1)
+    changed = write_run(tmp_path / "c", "dapo", 2) / "config.yaml"
+    changed.write_text(changed.read_text().replace("max_new_tokens: 56", "max_new_tokens: 64"))
+    assert {name: len(arm.runs) for name, arm in by_name(tmp_path).items()} == {"dapo": 2, "dapo max_new_tokens=64": 1}
+
+
+def test_presets_that_are_taken_for_the_same_have_the_same_settings():
+    def settings(experiment: str) -> dict:
+        composed = OmegaConf.to_container(real_runs.config(f"experiment={experiment}", "run_folder=x"), resolve=True)
+        choices = HydraConfig.get().runtime.choices
+        assert tuple(choices[group] for group in sweeps.GROUPS) == sweeps.TECHNIQUES[experiment]
+        return composed
+
+    known = {experiment: settings(experiment) for experiment in sweeps.TECHNIQUES}
+    for experiment, others in ((one, ladder.roles(Arm((one,), (), ()))) for one in known):
+        assert {other for other in known if known[other] == known[experiment]} == others
+    assert set(known) >= {*ladder.LADDER, *ladder.LEAVE_ONE_OUT, ladder.DAPO}
+
+
+def test_rows_are_in_the_order_of_the_paper(tmp_path):
+    for number, experiment in enumerate(reversed(sweeps.TECHNIQUES)):
+        write_run(tmp_path / str(number), experiment, 0)
+    write_run(tmp_path / "x", "dapo", 0, ["overlong.cache_tokens=32"])
+    write_run(tmp_path / "y", "dapo", 0, ["overlong.cache_tokens=4"])
+    found = arms_of(tmp_path)
+    assert [ladder.rung(arm) for arm in found[:6]] == [0, 1, 2, 3, 4, 5]
+    assert [arm.name for arm in found[6:]] == [
+        "dapo_minus_clip_higher", "dapo_minus_token_level", "dapo_minus_soft_punishment", "ppo_clip",
+        "dapo overlong.cache_tokens=4", "dapo overlong.cache_tokens=32",
+    ]  # fmt: skip
+    assert report.title_of(found[5]) == "dapo (= ladder_5_dynamic_sampling)"
+
+
+def test_differences_are_to_the_rung_before_and_to_dapo(tmp_path):
+    """Rung n ends with n / 10 on both seeds but for what the seed adds."""
+    for number, experiment in enumerate(ladder.LADDER):
+        for seed in (0, 1):
+            write_run(tmp_path / f"{number}{seed}", experiment, seed, accuracy=lambda s, v=number / 10 + seed / 50: v)
+    write_run(tmp_path / "x", "dapo_minus_clip_higher", 1, accuracy=lambda step: 0.32)
+    assert main([str(tmp_path)]) == 0
+    rows = {row["arm"]: row for row in csv.DictReader((tmp_path / "study.csv").open())}
+    before = [rows[name]["avg_minus_rung_before"] for name in ladder.LADDER]
+    assert before[0] == "" and [float(value) for value in before[1:]] == pytest.approx([0.1] * 5)
+    assert float(rows["ladder_2_clip_higher"]["avg_minus_dapo"]) == pytest.approx(-0.3)
+    assert float(rows["ladder_2_clip_higher"]["avg_minus_dapo_ci95"]) == pytest.approx(0, abs=1e-9)
+    assert rows["ladder_5_dynamic_sampling"]["avg_minus_dapo"] == ""
+    left_out = rows["dapo_minus_clip_higher"]
+    assert float(left_out["avg_minus_dapo"]) == pytest.approx(-0.2)  # 0.32 - (0.5 + 1 / 50): seed 1 only
+    assert left_out["avg_minus_dapo_seeds"] == "1" and left_out["avg_minus_dapo_ci95"] == ""
+
+
+def test_dapo_on_another_task_is_nothing_to_compare_with(tmp_path):
+    write_run(tmp_path / "a", "dapo", 0)
+    write_run(tmp_path / "b", "dapo", 0, ["data.max_terms=3"])
+    write_run(tmp_path / "c", "dapo", 0, ["clip.upper=1.4"])
+    found = by_name(tmp_path)
+    full = {name: ladder.full_dapo(list(found.values()), arm) for name, arm in found.items()}
+    assert full == {"dapo": None, "dapo data.max_terms=3": None, "dapo clip.upper=1.4": found["dapo"]}
+
+
+def test_pairs_differ_in_their_technique_and_in_no_other():
+    """But for the filter, which is itself a way with overlong completions."""
+    for technique, group in zip(ladder.PAIRS, ("clip", "loss", "overlong", "sampling"), strict=True):
+        for with_it, without in ladder.PAIRS[technique]:
+            one, other = sweeps.TECHNIQUES[with_it], sweeps.TECHNIQUES[without]
+            differ = [name for name, a, b in zip(sweeps.GROUPS, one, other, strict=True) if a != b]
+            assert differ == [group], technique
+            assert one[sweeps.GROUPS.index(group)] in ("higher", "token_level", "punish", "filter", "dynamic")
+
+
+def test_pairs_are_leave_one_out_first_and_else_the_rungs(tmp_path):
+    for experiment in ("ladder_1_overlong_filter", "ladder_2_clip_higher", "dapo"):
+        write_run(tmp_path / experiment, experiment)
+    assert [role for role, _ in ladder.pair(arms_of(tmp_path), "clip_higher")] == [*ladder.LADDER[2:0:-1]]
+    write_run(tmp_path / "less", "dapo_minus_clip_higher")
+    pair = ladder.pair(arms_of(tmp_path), "clip_higher")
+    assert [(role, arm.name) for role, arm in pair] == [(name, name) for name in ("dapo", "dapo_minus_clip_higher")]
+    assert ladder.pair(arms_of(tmp_path), "token_level") == ()
+
+
+def test_curves_worked_by_hand(tmp_path):
+    """Entropies 1, 2, 6 of three seeds: mean 3, s = sqrt((4 + 1 + 9) / 2) = sqrt(7), 4.303 * sqrt(7) / sqrt(3) = 6.573.
+    Minutes by step 2: 2, 4 and 6 of them, 4 on average. The third seed ends at step 2: 5 minutes on average from there
+    to step 4, if the others take 1 and 2 minutes a step, is 4 + 2 * 1.5 = 7."""
+    for seed, entropy in enumerate((1.0, 2.0, 6.0)):
+        write_run(
+            tmp_path / str(seed), "dapo", seed, num_steps=4, steps_done=2 if seed == 2 else 4,
+            entropy=lambda step, value=entropy: value, seconds__generate=lambda step, value=60.0 * (seed + 1): value,
+            seconds__grade=lambda step: 0.0, seconds__update=lambda step: 0.0, tokens__generated=lambda step: 500.0,
+        )  # fmt: skip
+    arm = by_name(tmp_path)["dapo"]
+    points = curve(arm, "entropy", MINUTES)
+    assert [point.count for point in points] == [3, 3, 2, 2]
+    assert [point.x for point in points] == pytest.approx([2, 4, 5.5, 7])
+    assert (points[1].mean, points[1].low, points[1].high) == pytest.approx((3, 3 - 6.573, 3 + 6.573), abs=1e-3)
+    assert (points[3].mean, points[3].low, points[3].high) == (1.5, 1, 2)  # two seeds: their range
+    assert [point.x for point in curve(arm, "entropy", DAPO_STEPS)] == [1, 2, 3, 4]
+    assert [point.x for point in curve(arm, "entropy", GRADIENT_STEPS)] == [4, 8, 12, 16]
+    assert [point.x for point in curve(arm, "entropy", TOKENS)] == [0.5, 1, 1.5, 2]
+    held_out = curve(arm, "validation/avg@k", DAPO_STEPS)
+    assert [(point.x, point.count) for point in held_out] == [(0, 3), (4, 2)]
+
+
+def test_the_paper_s_figures_have_the_right_arms_in_them(tmp_path):
+    drawn, missing = figures.paper_figures(arms_of(write_ladder(tmp_path, seeds=[0])))
+    roles = {figure.file: [role for role, _ in figure.roles] for figure in drawn}
+    names = {figure.file: [arm.name for _, arm in figure.roles] for figure in drawn}
+    metrics = {figure.file: [metric for metric, _ in figure.metrics] for figure in drawn}
+    assert missing == [] and roles["accuracy.png"] == list(ladder.LADDER)
+    assert roles["accuracy_leave_one_out.png"] == ["dapo", *ladder.LEAVE_ONE_OUT]
+    assert roles["dynamic_sampling.png"] == ["dapo", "dapo_minus_dynamic_sampling"]
+    assert names["dynamic_sampling.png"] == ["ladder_5_dynamic_sampling", "ladder_4_token_level"]
+    assert roles["token_level.png"] == ["dapo", "dapo_minus_token_level"]
+    assert metrics["token_level.png"] == ["entropy", "length/mean"]
+    assert metrics["clipped_probability.png"] == ["clip/upper_probability"]
+    assert metrics["all_correct.png"] == ["groups/all_correct"]
+    assert metrics["full_run.png"] == ["length/mean", "reward/mean", "entropy", "probability"]
+    assert [axis.label for axis in drawn[0].axes][:2] == ["gradient steps", "DAPO steps"]
+
+
+def test_figures_without_their_arms_are_named(tmp_path):
+    write_run(tmp_path / "run", "dapo")
+    drawn, missing = figures.paper_figures(arms_of(tmp_path))
+    assert [figure.file for figure in drawn] == ["full_run.png"] and len(missing) == 8
+    assert any("token_level.png" in one and "dapo and dapo_minus_token_level" in one for one in missing)
+
+
+def test_a_ladder_that_all_has_some_override_is_still_a_ladder(tmp_path):
+    for value in (20, 30):
+        for experiment in ladder.LADDER[:2]:
+            write_run(tmp_path / f"{experiment}{value}", experiment, 0, [f"max_new_tokens={value}"])
+    write_run(tmp_path / "more", ladder.LADDER[0], 1, ["max_new_tokens=20"])
+    found = arms_of(tmp_path)
+    assert ladder.rung_before(found, found[3]) is found[2] and found[3].extras == ("max_new_tokens=30",)
+    (figure, *_), missing = figures.paper_figures(found)
+    assert [arm.extras for _, arm in figure.roles] == [("max_new_tokens=20",)] * 2
+    assert "The paper's figures show the arms with max_new_tokens=20." in missing
+
+
+def test_a_sweep_of_a_number_has_the_default_in_it(tmp_path):
+    write_run(tmp_path / "a", "ladder_5_dynamic_sampling", 0)
+    for number, (upper, best) in enumerate([(1.4, 0.5), (1.4, 0.7), (1.2, 0.4)]):
+        write_run(tmp_path / str(number), "dapo", number, [f"clip.upper={upper}"], accuracy=lambda step, v=best: v)
+    write_run(tmp_path / "c", "dapo", 0, ["loss=blend"])  # not a number
+    (sweep,) = figures.sweeps(arms_of(tmp_path))
+    assert sweep.file == "sweep_clip.upper.png" and [value for value, _ in sweep.lines["dapo"]] == [1.2, 1.28, 1.4]
+    points = dict(sweep.points("dapo", "avg"))
+    assert points[1.4].mean == pytest.approx(0.6) and points[1.4].count == 2 and points[1.2].half_width is None
+
+
+def test_command_line_writes_and_prints_all_of_it(tmp_path, capsys):
+    write_ladder(tmp_path / "sweep", seeds=[0, 1], num_steps=10)
+    write_run(tmp_path / "sweep" / "up", "dapo", 0, ["clip.upper=1.4"], num_steps=10)
+    assert main([str(tmp_path / "sweep"), "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    expected = {figure.file for figure in figures.PLANS} | {"sweep_clip.upper.png"}
+    assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == expected
+    assert all((tmp_path / "out" / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in expected)
+    text = (tmp_path / "out" / "study.md").read_text()
+    assert text in printed and "k = 8 completions" in text and "avg@8" in text
+    assert all(f"figures/{name}" in printed for name in expected)
+    assert "nan" not in text and " ± –" in text  # one seed of clip.upper=1.4
+    assert not list((tmp_path / "sweep").glob("study*"))
+
+
+def test_help_teaches():
+    process = subprocess.run(
+        [sys.executable, "-m", "dapo_lightning.study", "--help"], capture_output=True, text=True, cwd=real_runs.ROOT
+    )
+    assert process.returncode == 0
+    assert all(word in process.stdout for word in ("--output", "sweep", "study.md", "run.json", "python train.py -m"))
+
+
+def test_what_train_leaves_is_read(tmp_path, capsys):
+    for seed in (0, 1):
+        real_runs.run(tmp_path / f"dapo{seed}", f"seed={seed}")
+    real_runs.run(tmp_path / "grpo0", "experiment=grpo")
+    assert main([str(tmp_path)]) == 0
+    rows = {row["arm"]: row for row in csv.DictReader((tmp_path / "study.csv").open())}
+    assert {name: (row["seeds"], row["k"]) for name, row in rows.items()} == {"grpo": ("1", "2"), "dapo": ("2", "2")}
+    summaries = [json.loads((tmp_path / f"dapo{seed}" / "summary.json").read_text()) for seed in (0, 1)]
+    assert float(rows["dapo"]["avg"]) == pytest.approx(sum(one["after"]["avg@2"] for one in summaries) / 2, abs=1e-6)
+    share = sum(one["useful_group_share"] for one in summaries) / 2
+    assert float(rows["dapo"]["useful_group_share"]) == pytest.approx(share)
+    assert float(rows["dapo"]["gradient_steps"]) == sum(one["gradient_steps"] for one in summaries) / 2

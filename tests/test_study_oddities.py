@@ -1,0 +1,274 @@
+"""The study of a sweep that is half-finished, damaged or mixed: each oddity is named, and nothing is fatal."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import shutil
+
+import pytest
+from sweeps import write_run
+
+from dapo_lightning.study.__main__ import main
+
+TRACEBACK = """[2026-11-23][INFO] - step 3
+Traceback (most recent call last):
+  File "train.py", line 1, in main
+    run()
+ValueError: the first thing
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "train.py", line 2, in run
+    1 / 0
+ZeroDivisionError: division by zero
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Two arms of two seeds, in order."""
+    for experiment in ("dapo", "grpo"):
+        for seed in (0, 1):
+            write_run(tmp_path / "sweep" / f"{experiment}{seed}", experiment, seed, num_steps=10)
+    return tmp_path / "sweep"
+
+
+def study(sweep, tmp_path=None) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """The notes, but for figures left out, and the rows of study.csv."""
+    assert main([str(sweep)]) == 0
+    text = (sweep / "study.md").read_text()
+    assert "nan" not in text and "nan" not in (sweep / "study.csv").read_text()
+    notes = text.partition("## Notes\n\n")[2].partition("\n\n## Figures")[0].split("\n")
+    rows = {row["arm"]: row for row in csv.DictReader((sweep / "study.csv").open())}
+    return [note.removeprefix("- ") for note in notes if "is left out: it takes" not in note], rows
+
+
+def noted(notes: list[str], *words: str) -> bool:
+    return any(all(word in note for word in words) for note in notes)
+
+
+def test_a_sweep_in_order_has_nothing_odd(sweep):
+    notes, rows = study(sweep)
+    assert [note for note in notes if "Rungs of the ladder" not in note] == []
+    assert [rows[name]["seeds"] for name in ("dapo", "grpo")] == ["2", "2"]
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("x")])
+def test_no_runs_is_told_with_what_a_run_looks_like(make, tmp_path, capsys):
+    make(tmp_path / "sweep")
+    assert main([str(tmp_path / "sweep")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "config.yaml" in error and "metrics.csv" in error
+    assert not (tmp_path / "sweep" / "study.md").exists()
+
+
+def test_evaluations_are_no_training_runs(sweep, tmp_path, capsys):
+    run = write_run(sweep / "evaluated", "dapo", 0, ["mode=evaluate"])
+    notes, rows = study(sweep)
+    assert noted(notes, "evaluated: left out", "mode=evaluate") and rows["dapo"]["seeds"] == "2"
+    shutil.copytree(run, tmp_path / "only" / "one")
+    assert main([str(tmp_path / "only")]) == 2 and "evaluations only" in capsys.readouterr().err
+
+
+def test_an_unfinished_run_is_drawn_and_not_in_the_table(sweep):
+    write_run(sweep / "dapo2", "dapo", 2, num_steps=10, steps_done=4, accuracy=lambda step: 99.0)
+    notes, rows = study(sweep)
+    assert noted(notes, "dapo2: unfinished: at step 4 of 10") and noted(notes, "grpo: no run of seed 2")
+    assert float(rows["dapo"]["avg"]) < 1 and (rows["dapo"]["seeds"], rows["dapo"]["unfinished"]) == ("2", "1")
+    assert "| 2 of 3 |" in (sweep / "study.md").read_text()
+
+
+def test_an_arm_without_any_finished_run_has_dashes(sweep):
+    write_run(sweep / "ppo", "ppo_clip", 0, num_steps=10, steps_done=0)
+    notes, rows = study(sweep)
+    assert rows["ppo_clip"]["avg"] == "" and noted(notes, "ppo: unfinished: at step 0 of 10")
+
+
+def test_a_run_that_did_all_its_steps_counts_without_its_summary(sweep):
+    (sweep / "dapo0" / "summary.json").unlink()
+    notes, rows = study(sweep)
+    assert rows["dapo"]["seeds"] == "2" and not noted(notes, "dapo0")
+
+
+def test_a_run_that_is_to_go_on_is_unfinished_whatever_its_old_summary_says(sweep):
+    config = sweep / "dapo0" / "config.yaml"
+    config.write_text(config.read_text().replace("num_steps: 10", "num_steps: 20"))
+    notes, rows = study(sweep)
+    assert noted(notes, "dapo0: unfinished: at step 10 of 20")
+    assert noted(notes, "different numbers of DAPO steps", "20 in dapo0")
+    assert rows["dapo num_steps=20"]["seeds"] == "0" and rows["dapo num_steps=10"]["seeds"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("log", "says"),
+    [
+        (TRACEBACK, "ZeroDivisionError: division by zero"),
+        (TRACEBACK + "[2026-11-23][INFO] - saved\n", "ZeroDivisionError: division by zero"),
+        ("error: clip.upper=0.28 is too low\n", "error: clip.upper=0.28 is too low"),
+    ],
+)
+def test_last_words_of_a_run_that_died(log, says, sweep):
+    write_run(sweep / "died", "dapo", 2, num_steps=10, steps_done=3)
+    (sweep / "died" / "train.log").write_text(log)
+    (sweep / "dapo0" / "train.log").write_text(log)  # which went on, and finished
+    notes, _ = study(sweep)
+    assert noted(notes, "died: unfinished: at step 3 of 10", f"ends with: {says}.") and not noted(notes, "dapo0")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says", "step"),
+    [
+        (lambda data: data[:-30], "metrics.csv is damaged: 1 line(s) left out", 9),
+        (lambda data: data.rstrip(), "metrics.csv is damaged: 1 line(s) left out", 9),  # is the last number whole?
+        (lambda data: data + b"\0" * 100, "NUL bytes", 10),
+        (lambda data: data[: data.index(b"\n") + 1], "metrics.csv has no rows", 0),
+        (lambda data: data[:20], "metrics.csv is damaged", 0),
+        (lambda data: b"", "metrics.csv is empty", 0),
+        (lambda data: b"\0" * 4096, "NUL bytes", 0),
+        (lambda data: data.replace(b",4.", b",?.", 1), "metrics.csv is damaged: 1 line(s) left out", 10),
+    ],
+)
+def test_a_damaged_metrics_file(damage, says, step, sweep):
+    run = write_run(sweep / "bad", "dapo", 2, num_steps=10, entropy=lambda step: step + 0.5)
+    (run / "summary.json").unlink()
+    (run / "metrics.csv").write_bytes(damage((run / "metrics.csv").read_bytes()))
+    notes, _ = study(sweep)
+    assert noted(notes, "bad: ", says)
+    assert step == 10 or noted(notes, f"bad: unfinished: at step {step} of 10")
+
+
+def test_a_finished_run_whose_metrics_are_lost_keeps_what_its_summary_says(sweep):
+    (sweep / "dapo0" / "metrics.csv").unlink()
+    after = [json.loads((sweep / f"dapo{seed}/summary.json").read_text())["after"]["avg@8"] for seed in (0, 1)]
+    notes, rows = study(sweep)
+    assert noted(notes, "dapo0: no metrics.csv") and float(rows["dapo"]["avg"]) == pytest.approx(sum(after) / 2)
+
+
+def test_what_is_not_finite_is_left_out(sweep):
+    write_run(sweep / "bad", "dapo", 2, num_steps=10, entropy=lambda step: float("nan") if step == 9 else 2.0)
+    notes, _ = study(sweep)
+    assert noted(notes, "bad: entropy is not finite at 1 step(s)")
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_tensorboard_is_read_where_there_is_no_metrics_file(cut, sweep):
+    from torch.utils.tensorboard import SummaryWriter
+
+    run = sweep / "dapo0"
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    writer = SummaryWriter(str(run / "tensorboard"))
+    for row in rows:
+        for name, value in row.items():
+            if name != "step" and value:
+                writer.add_scalar(name, float(value), int(row["step"]))
+    writer.close()
+    (events,) = (run / "tensorboard").iterdir()
+    if cut:
+        events.write_bytes(events.read_bytes()[:-3000])
+    (run / "metrics.csv").unlink()
+    (run / "run.json").unlink()
+    (run / "summary.json").unlink()
+    notes, table = study(sweep)
+    assert noted(notes, "dapo0: metrics read from tensorboard/ instead")
+    assert noted(notes, "dapo0: unfinished: at step") == cut and table["dapo"]["seeds"] == ("1" if cut else "2")
+
+
+@pytest.mark.parametrize("name", ["run.json", "summary.json", "config.yaml"])
+@pytest.mark.parametrize("keep", [0, 0.3, 0.9])
+def test_a_cut_file_does_not_take_its_run_out_of_its_arm(name, keep, sweep):
+    path = sweep / "dapo0" / name
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    notes, rows = study(sweep)
+    assert noted(notes, f"dapo0: {name}") and rows["dapo"]["seeds"] == "2" and set(rows) == {"dapo", "grpo"}
+
+
+def test_settings_cut_between_two_lines_are_not_taken_for_whole(sweep):
+    config = sweep / "dapo0" / "config.yaml"
+    config.write_text(config.read_text().partition("max_new_tokens:")[0])  # still YAML, with seed and num_steps
+    notes, rows = study(sweep)
+    assert noted(notes, "dapo0: config.yaml is cut short") and rows["dapo"]["seeds"] == "2"
+
+
+def test_a_run_of_which_nothing_tells_the_settings_is_left_out(sweep):
+    for name in ("run.json", "summary.json", "config.yaml"):
+        (sweep / "dapo0" / name).write_text("{")
+    notes, rows = study(sweep)
+    assert noted(notes, "dapo0: left out") and rows["dapo"]["seeds"] == "1"
+
+
+def test_runs_before_run_json_are_read_and_named(sweep):
+    (sweep / "dapo0" / "run.json").unlink()
+    notes, rows = study(sweep)
+    assert noted(notes, "No record of the commit (run.json) in dapo0") and rows["dapo"]["seeds"] == "2"
+
+
+def test_of_duplicates_the_finished_one_counts_then_the_newest(sweep):
+    write_run(sweep / "again" / "unfinished", "dapo", 0, num_steps=10, steps_done=2)
+    notes, rows = study(sweep)
+    assert noted(notes, "again/unfinished: left out; dapo0 has the same settings and seed 0, and is finished")
+    newer = write_run(sweep / "again" / "newer", "ladder_5_dynamic_sampling", 1, num_steps=10, accuracy=lambda s: 1.0)
+    for path in (newer / "run.json", newer / "config.yaml"):
+        os.utime(path, (2e9, 2e9))
+    notes, changed = study(sweep)
+    assert noted(notes, "dapo1: left out; again/newer has the same settings and seed 1, and is newer")
+    assert changed["dapo"]["seeds"] == "2" and changed["dapo"]["avg"] > rows["dapo"]["avg"]
+
+
+def test_seeds_that_are_missing_in_an_arm(sweep):
+    write_run(sweep / "dapo2", "dapo", 2, num_steps=10)
+    assert noted(study(sweep)[0], "grpo: no run of seed 2, which other arms have")
+
+
+def test_commits_and_dirty_trees(sweep):
+    write_run(sweep / "other", "dapo", 2, num_steps=10, commit="beef" * 10, dirty=True)
+    notes, _ = study(sweep)
+    assert noted(notes, "different commits", "c0ffeec0ff in dapo0, ", "beefbeefbe in other")
+    assert noted(notes, "working tree had changes", "in other")
+
+
+def test_different_metrics_and_numbers_of_completions(sweep):
+    run = write_run(sweep / "few", "dapo", 2, ["evaluation.num_completions=32"], num_steps=10)
+    text = (run / "metrics.csv").read_text()
+    (run / "metrics.csv").write_text(text.replace("length/mean", "length/average", 1))
+    notes, rows = study(sweep)
+    assert noted(notes, "completions per held-out prompt", "32 in few") and noted(notes, "length/mean", "in few")
+    assert rows["dapo evaluation.num_completions=32"]["k"] == "32"
+    assert rows["dapo evaluation.num_completions=32"]["avg_minus_dapo"] == ""  # measured otherwise
+
+
+def test_settings_that_only_some_versions_of_the_code_know(sweep):
+    for seed in (0, 1):
+        config = sweep / f"dapo{seed}" / "config.yaml"
+        config.write_text(config.read_text() + ("correction: {_target_: NoCorrection}\n" if seed else ""))
+    notes, rows = study(sweep)
+    assert noted(notes, "`correction` is a setting in 1 of 4 runs only") and rows["dapo"]["seeds"] == "2"
+
+
+def test_rungs_that_are_missing(sweep):
+    assert noted(study(sweep)[0], "Rungs of the ladder that were not run", "ladder_4_token_level")
+
+
+def test_nothing_that_can_happen_to_its_files_kills_it(sweep, tmp_path, monkeypatch):
+    """Files cut, zeroed, overwritten or gone, at random; figures are drawn by the other tests."""
+    monkeypatch.setattr("dapo_lightning.study.panels._save", lambda canvas, path: path)
+    monkeypatch.setattr("dapo_lightning.study.__main__.paper_figures", lambda arms: ([], []))
+    damages = (
+        lambda data, cut: data[:cut],
+        lambda data, cut: data[:cut] + b"\0" * 50,
+        lambda data, cut: data[:cut] + b"\xff\xfe{]:" + data[cut + 4 :],
+        lambda data, cut: b"[1, 2]",
+        lambda data, cut: b"null",
+    )
+    choose = random.Random(0)
+    for attempt in range(60):
+        copy = tmp_path / f"copy{attempt}"
+        shutil.copytree(sweep, copy)
+        for path in sorted(copy.glob("*/*")):
+            if choose.random() < 0.5:
+                data = path.read_bytes()
+                path.write_bytes(choose.choice(damages)(data, choose.randrange(len(data))))
+        assert main([str(copy)]) == 0
