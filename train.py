@@ -28,6 +28,7 @@ from dapo_lightning.files import replacing
 from dapo_lightning.logger import MetricsFile
 from dapo_lightning.module import DAPOModule
 from dapo_lightning.sampler import GroupSampler
+from dapo_lightning.study.arms import key
 from dapo_lightning.study.curves import draw_curves
 from dapo_lightning.study.evaluation import evaluation_as_text, summarize_evaluation
 from dapo_lightning.study.summary import as_text, summarize, write_summary
@@ -116,11 +117,6 @@ def groups_named(overrides: list[str]) -> set[str]:
     chosen = HydraConfig.get().runtime.choices
     default = compose("config", return_hydra_config=True).hydra.runtime.choices
     return {key(o) for o in overrides if key(o) in chosen} | {g for g in chosen if chosen[g] != default.get(g)}
-
-
-def key(override: str) -> str:
-    """`reward.pattern` of `+reward.pattern=x`."""
-    return override.lstrip("+~").partition("=")[0]
 
 
 def to_resume(folder: Path) -> Path:

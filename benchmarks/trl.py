@@ -42,9 +42,6 @@ class Steps(TrainerCallback):
         self.steps: list[dict[str, float]] = []
         self.trainer: Timed | None = None
 
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         self.start = time.perf_counter()
 
