@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +17,7 @@ import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -24,15 +28,26 @@ from dapo_lightning.checks import ConfigError, check, check_held_out, check_logp
 from dapo_lightning.clock import Clock
 from dapo_lightning.data.datamodule import PromptDataModule
 from dapo_lightning.data.fit import Room
-from dapo_lightning.files import replacing
 from dapo_lightning.logger import MetricsFile
 from dapo_lightning.module import DAPOModule
+from dapo_lightning.run_folder import (
+    checkpoint_in,
+    continuation,
+    folder_name,
+    hyperparameters,
+    read_config,
+    result,
+    save_config,
+)
 from dapo_lightning.sampler import GroupSampler
 from dapo_lightning.study.arms import key
 from dapo_lightning.study.curves import draw_curves
 from dapo_lightning.study.evaluation import evaluation_as_text, summarize_evaluation
 from dapo_lightning.study.summary import as_text, summarize, write_summary
 from dapo_lightning.types import Generation
+from dapo_lightning.version import code_version
+
+log = logging.getLogger(__name__)
 
 
 def run_folder(resume: str | None, mode: str, experiment: str | None) -> str:
@@ -40,18 +55,18 @@ def run_folder(resume: str | None, mode: str, experiment: str | None) -> str:
     so a folder without a run must be refused here."""
     if resume:
         try:
-            to_resume(Path(resume))
+            checkpoint_in(Path(resume))
         except ConfigError as error:
             sys.exit(f"error: {error}")
     kind = experiment or "custom" if mode == "train" else mode
     return resume or f"outputs/{kind}/{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
 
 
-for harmless in ("in eval mode", "LeafSpec", "before `optimizer.step", "does not have many workers"):
-    warnings.filterwarnings("ignore", message=f".*{harmless}")  # the policy has no dropout; skipped steps are counted
-
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
+OmegaConf.register_new_resolver("folder_name", folder_name)
 
+TECHNIQUES = ("clip", "loss", "overlong", "sampling", "advantage", "kl", "correction")
+HARMLESS = ("in eval mode", "LeafSpec", "before `optimizer.step", "does not have many workers")  # warnings
 FROM_ITS_WEIGHTS = "policy=hub policy.name=<run folder>/policy policy.chat=<as before; false for policy=tiny>"
 
 
@@ -59,16 +74,51 @@ FROM_ITS_WEIGHTS = "policy=hub policy.name=<run folder>/policy policy.chat=<as b
 def main(config: DictConfig) -> float:
     """Trains or evaluates, and returns the held-out avg@k at the end (what a sweeper may maximise)."""
     try:
-        config = of_run(config) if config.resume or config.checkpoint else config
+        return job(config)
+    except Exception as error:
+        is_known = isinstance(error, ConfigError)
+        if in_sweep():  # the other jobs go on; when all are done, Hydra raises the first of these errors
+            log.error("%s failed: %s", config.run_folder, error, exc_info=not is_known)
+        elif is_known:
+            sys.exit(f"error: {error}")
+        raise
+
+
+def job(config: DictConfig) -> float:
+    """A run or an evaluation; one of a sweep may be done already, or go on where it was interrupted."""
+    for harmless in HARMLESS:  # the policy has no dropout; skipped steps are counted
+        warnings.filterwarnings("ignore", message=f".*{harmless}")
+    with one_sentence():
+        if config.resume or config.checkpoint:
+            config = of_run(config)
+        if in_sweep() and not config.resume:
+            config = cast(DictConfig, OmegaConf.merge({}, config, continuation(as_dict(config))))
+    came_to = result(as_dict(config)) if in_sweep() else None
+    if came_to is not None:
+        log.info("%s is done already", config.run_folder)
+        return came_to
+    with one_sentence():
         module, data, trainer = set_up(config)
-    except InstantiationException as error:  # Hydra's wrapping hides the sentence that helps
-        sys.exit(f"error: {error.__cause__ or error}")
-    except (ValueError, OmegaConfBaseException) as error:
-        sys.exit(f"error: {error}")
     try:
         return (run if config.mode == "train" else evaluate)(config, module, data, trainer)
     finally:
         module.sampler.reward.close()
+
+
+def in_sweep() -> bool:
+    """Whether this is a job of `python train.py -m`."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Makes a ConfigError of what is wrong with the configuration; Hydra's wrapping hides the sentence that helps."""
+    try:
+        yield
+    except InstantiationException as error:
+        raise ConfigError(str(error.__cause__ or error)) from error
+    except (ValueError, OmegaConfBaseException) as error:
+        raise ConfigError(str(error)) from error
 
 
 def of_run(config: DictConfig) -> DictConfig:
@@ -100,7 +150,7 @@ def evaluated(config: DictConfig) -> DictConfig:
     now = list(HydraConfig.get().overrides.task)
     named = groups_named(now)
     dropped = {"run_folder", "mode", *named}
-    of_that_run = [o for o in read_config(file.parent.parent).overrides if key(o).partition(".")[0] not in dropped]
+    of_that_run = [o for o in read_config(file.parent.parent)["overrides"] if key(o).partition(".")[0] not in dropped]
     overrides = [*of_that_run, *now]
     composed = compose("config", overrides=overrides, return_hydra_config=True)
     with open_dict(composed):
@@ -119,18 +169,10 @@ def groups_named(overrides: list[str]) -> set[str]:
     return {key(o) for o in overrides if key(o) in chosen} | {g for g in chosen if chosen[g] != default.get(g)}
 
 
-def to_resume(folder: Path) -> Path:
-    """The last checkpoint of a run folder."""
-    checkpoint = latest(folder / "checkpoints")
-    if not (folder / "config.yaml").is_file() or checkpoint is None:
-        raise ConfigError(f"resume={folder}: holds no config.yaml with a checkpoint. Name the folder of a run.")
-    return checkpoint
-
-
 def resumed(config: DictConfig) -> DictConfig:
     """The configuration of the run to resume, where it is now; only `num_steps` may be changed, and is remembered."""
     folder = Path(config.resume)
-    checkpoint = to_resume(folder)
+    checkpoint = checkpoint_in(folder)
     overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
     refused = [override for override in overrides if not override.startswith("num_steps=")]
     if refused:
@@ -138,21 +180,11 @@ def resumed(config: DictConfig) -> DictConfig:
             f"resume keeps the configuration of its run, so {' '.join(refused)} would have no effect: leave it out, "
             f"or start a new run with {FROM_ITS_WEIGHTS}. Only num_steps can be changed."
         )
-    saved = read_config(folder)
-    saved = OmegaConf.create(moved(as_dict(saved), str(saved.run_folder), str(folder.resolve())))
+    saved = OmegaConf.create(read_config(folder))
     saved.merge_with(OmegaConf.from_dotlist(overrides), {"resume": str(folder)})
     if saved.num_steps < steps_done(checkpoint):
         raise ConfigError(f"num_steps={saved.num_steps}: {checkpoint} already holds {steps_done(checkpoint)} steps.")
     return saved
-
-
-def moved(value: Any, old: str, new: str) -> Any:
-    """Replaces a folder in all paths of a configuration."""
-    if isinstance(value, dict):
-        return {key: moved(item, old, new) for key, item in value.items()}
-    if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
-        return new + value.removeprefix(old)
-    return value
 
 
 def set_up(config: DictConfig) -> tuple[DAPOModule, PromptDataModule, L.Trainer]:
@@ -161,6 +193,7 @@ def set_up(config: DictConfig) -> tuple[DAPOModule, PromptDataModule, L.Trainer]
     Raises:
         ValueError: or Hydra's wrapping of one, with a sentence that names the key and the remedy.
     """
+    config = with_origin(config)
     check(as_dict(config))
     folder = Path(config.run_folder)
     L.seed_everything(config.seed, verbose=False)
@@ -168,8 +201,9 @@ def set_up(config: DictConfig) -> tuple[DAPOModule, PromptDataModule, L.Trainer]
     if trainer.is_global_zero and not config.resume and (folder / "config.yaml").exists():
         raise ConfigError(f"{folder} already holds a run: continue it with resume={folder}, or choose another folder.")
     module, data = build(config)
+    module.save_hyperparameters(hyperparameters(as_dict(config), TECHNIQUES))
     if trainer.is_global_zero:
-        save_config(config, folder)
+        save_config(as_dict(config), folder)
     return module, data, trainer
 
 
@@ -201,8 +235,7 @@ def run(config: DictConfig, module: DAPOModule, data: PromptDataModule, trainer:
 
 def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     """The module and the data module."""
-    techniques = ("clip", "loss", "overlong", "sampling", "advantage", "kl", "correction")
-    algorithm = Algorithm(**{name: instantiate(config[name]) for name in techniques})
+    algorithm = Algorithm(**{name: instantiate(config[name]) for name in TECHNIQUES})
     generation = Generation(config.max_new_tokens, config.temperature, config.top_p)
     try:
         evaluation = Generation(
@@ -254,12 +287,18 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
 
 def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
     """Lightning's Trainer; one epoch of `num_steps` batches, each a DAPO step."""
-    if checkpoint is not None and "tensorboard" in config.logger:
-        config.logger.tensorboard.purge_step = steps_done(checkpoint) + 1
-    loggers = list(instantiate(config.logger).values())
+    options = as_dict(config)["logger"]
+    last_step = steps_done(checkpoint) if checkpoint else -1  # what was logged later is about to be measured again
+    if config.resume and "tensorboard" in options:
+        options["tensorboard"]["purge_step"] = last_step + 1
+    loggers = list(instantiate(options).values())
     for logger in loggers:
-        if checkpoint is not None and isinstance(logger, MetricsFile):
-            logger.keep_until(steps_done(checkpoint))
+        if config.resume and isinstance(logger, MetricsFile):
+            logger.keep_until(last_step)
+    callbacks = instantiate(config.callbacks)
+    side_by_side = in_sweep() and HydraConfig.get().runtime.choices["hydra/launcher"] != "basic"
+    if side_by_side:  # their progress bars would write over each other
+        callbacks.pop("progress", None)
     return L.Trainer(
         **as_dict(config.trainer),
         max_epochs=1,
@@ -267,16 +306,12 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         logger=loggers,
-        callbacks=list(instantiate(config.callbacks).values()),
+        callbacks=list(callbacks.values()),
+        enable_progress_bar=not side_by_side,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=config.run_folder,
         enable_model_summary=False,
     )
-
-
-def read_config(folder: Path) -> DictConfig:
-    """What `save_config` wrote."""
-    return cast(DictConfig, OmegaConf.load(folder / "config.yaml"))
 
 
 def as_dict(config: DictConfig) -> dict[str, Any]:
@@ -284,15 +319,16 @@ def as_dict(config: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
-def save_config(config: DictConfig, folder: Path) -> None:
-    """Writes the resolved configuration, with the group options and overrides it came from (those of the run that is
-    resumed or evaluated, if it knows them); whole or not at all."""
+def with_origin(config: DictConfig) -> DictConfig:
+    """The configuration with what it came from: the options and overrides of the run that is resumed or evaluated, if
+    there is one, and all versions of the code that had a part in it."""
     hydra_config = HydraConfig.get()
-    origin = {"choices": dict(hydra_config.runtime.choices), "overrides": list(hydra_config.overrides.task)}
-    written = origin | as_dict(config) | {"resume": None}
-    written["choices"] = {group: option for group, option in written["choices"].items() if "hydra/" not in group}
-    with replacing(folder / "config.yaml") as partial:
-        OmegaConf.save(OmegaConf.create(written), partial)
+    choices = {group: option for group, option in hydra_config.runtime.choices.items() if "hydra/" not in group}
+    origin = OmegaConf.create({"choices": choices, "overrides": list(hydra_config.overrides.task), "commits": []})
+    config = cast(DictConfig, OmegaConf.merge(origin, config))
+    if code_version() not in config.commits:
+        config.commits.append(code_version())
+    return config
 
 
 def finish(config: DictConfig, module: DAPOModule, data: PromptDataModule, trainer: L.Trainer, folder: Path) -> float:
@@ -300,7 +336,7 @@ def finish(config: DictConfig, module: DAPOModule, data: PromptDataModule, train
     after = module.history.evaluations[max(module.history.evaluations)]
     if trainer.is_global_zero:
         module.sampler.policy.save(folder / "policy")
-        saved = as_dict(read_config(folder))
+        saved = read_config(folder)
         seconds = dict(module.sampler.clock.seconds)
         summary = summarize(module.history, seconds, data.counts, saved["choices"], saved["seed"], folder)
         write_summary(summary, folder / "summary.json")

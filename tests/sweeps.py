@@ -41,7 +41,6 @@ def write_run(
     num_steps: int = 40,
     steps_done: int | None = None,
     commit: str | None = "c0ffee" * 6 + "c0de",
-    dirty: bool = False,
     **curves: Curve,
 ) -> Path:
     """A run that has done `steps_done` of its steps, with a summary if that is all of them.
@@ -56,10 +55,8 @@ def write_run(
     for override in overrides:
         name, _, value = override.lstrip("+").partition("=")
         _set(config, name, yaml.safe_load(value))
-    origin = {"choices": choices, "overrides": given}
+    origin = {"choices": choices, "overrides": given, "commits": [commit] if commit else []}
     (folder / "config.yaml").write_text(yaml.safe_dump(origin | config, sort_keys=False))
-    record = {"experiment": experiment, **origin, "seed": seed, "commit": commit, "dirty": dirty, "version": "0.1.0"}
-    (folder / "run.json").write_text(json.dumps(record))
     rows = _rows(config, choices, seed, done, curves)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with (folder / "metrics.csv").open("w", newline="") as file:

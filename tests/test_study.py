@@ -282,7 +282,9 @@ def test_help_teaches():
         [sys.executable, "-m", "dapo_lightning.study", "--help"], capture_output=True, text=True, cwd=real_runs.ROOT
     )
     assert process.returncode == 0
-    assert all(word in process.stdout for word in ("--output", "sweep", "study.md", "run.json", "python train.py -m"))
+    assert all(
+        word in process.stdout for word in ("--output", "sweep", "study.md", "config.yaml", "python train.py -m")
+    )
 
 
 def test_what_train_leaves_is_read(tmp_path, capsys):

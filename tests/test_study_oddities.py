@@ -9,6 +9,7 @@ import random
 import shutil
 
 import pytest
+import yaml
 from sweeps import write_run
 
 from dapo_lightning.study.__main__ import main
@@ -170,14 +171,13 @@ def test_tensorboard_is_read_where_there_is_no_metrics_file(cut, sweep):
     if cut:
         events.write_bytes(events.read_bytes()[:-3000])
     (run / "metrics.csv").unlink()
-    (run / "run.json").unlink()
     (run / "summary.json").unlink()
     notes, table = study(sweep)
     assert noted(notes, "dapo0: metrics read from tensorboard/ instead")
     assert noted(notes, "dapo0: unfinished: at step") == cut and table["dapo"]["seeds"] == ("1" if cut else "2")
 
 
-@pytest.mark.parametrize("name", ["run.json", "summary.json", "config.yaml"])
+@pytest.mark.parametrize("name", ["summary.json", "config.yaml"])
 @pytest.mark.parametrize("keep", [0, 0.3, 0.9])
 def test_a_cut_file_does_not_take_its_run_out_of_its_arm(name, keep, sweep):
     path = sweep / "dapo0" / name
@@ -194,16 +194,25 @@ def test_settings_cut_between_two_lines_are_not_taken_for_whole(sweep):
 
 
 def test_a_run_of_which_nothing_tells_the_settings_is_left_out(sweep):
-    for name in ("run.json", "summary.json", "config.yaml"):
+    for name in ("summary.json", "config.yaml"):
         (sweep / "dapo0" / name).write_text("{")
     notes, rows = study(sweep)
     assert noted(notes, "dapo0: left out") and rows["dapo"]["seeds"] == "1"
 
 
-def test_runs_before_run_json_are_read_and_named(sweep):
-    (sweep / "dapo0" / "run.json").unlink()
+def test_runs_that_do_not_tell_their_commit_are_named(sweep):
+    write_run(sweep / "dapo2", "dapo", 2, num_steps=10, commit=None)
     notes, rows = study(sweep)
-    assert noted(notes, "No record of the commit (run.json) in dapo0") and rows["dapo"]["seeds"] == "2"
+    assert noted(notes, "No record of the commit in dapo2") and rows["dapo"]["seeds"] == "3"
+
+
+def test_a_job_that_failed_before_it_wrote_anything_is_named(sweep):
+    (sweep / "failed").mkdir()
+    (sweep / "failed" / "train.log").write_text("[08:41][__main__][ERROR] - it failed: clip.upper=0.28: ...\n")
+    (sweep / "silent").mkdir()
+    (sweep / "silent" / "train.log").touch()
+    notes, _ = study(sweep)
+    assert noted(notes, "failed: failed before it began", "clip.upper=0.28") and not noted(notes, "silent")
 
 
 def test_of_duplicates_the_finished_one_counts_then_the_newest(sweep):
@@ -211,8 +220,7 @@ def test_of_duplicates_the_finished_one_counts_then_the_newest(sweep):
     notes, rows = study(sweep)
     assert noted(notes, "again/unfinished: left out; dapo0 has the same settings and seed 0, and is finished")
     newer = write_run(sweep / "again" / "newer", "ladder_5_dynamic_sampling", 1, num_steps=10, accuracy=lambda s: 1.0)
-    for path in (newer / "run.json", newer / "config.yaml"):
-        os.utime(path, (2e9, 2e9))
+    os.utime(newer / "config.yaml", (2e9, 2e9))
     notes, changed = study(sweep)
     assert noted(notes, "dapo1: left out; again/newer has the same settings and seed 1, and is newer")
     assert changed["dapo"]["seeds"] == "2" and changed["dapo"]["avg"] > rows["dapo"]["avg"]
@@ -224,10 +232,14 @@ def test_seeds_that_are_missing_in_an_arm(sweep):
 
 
 def test_commits_and_dirty_trees(sweep):
-    write_run(sweep / "other", "dapo", 2, num_steps=10, commit="beef" * 10, dirty=True)
+    run = write_run(sweep / "other", "dapo", 2, num_steps=10, commit="beef" * 10 + "+changes")
     notes, _ = study(sweep)
-    assert noted(notes, "different commits", "c0ffeec0ff in dapo0, ", "beefbeefbe in other")
-    assert noted(notes, "working tree had changes", "in other")
+    assert noted(notes, "different commits", "c0ffeec0ff in dapo0, ", "beefbeefbe+changes in other")
+    assert noted(notes, "changes that no commit holds", "in other")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["commits"] = ["beef" * 10, "d00d" * 10]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert noted(study(sweep)[0], "different commits", "beefbeefbe, then d00dd00dd0 in other")
 
 
 def test_different_metrics_and_numbers_of_completions(sweep):

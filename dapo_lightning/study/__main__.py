@@ -15,7 +15,7 @@ from dapo_lightning.study.arms import group_by_settings
 from dapo_lightning.study.figures import paper_figures, sweeps
 from dapo_lightning.study.ladder import in_order
 from dapo_lightning.study.report import as_markdown, write_csv
-from dapo_lightning.study.runs import WHAT_A_RUN_IS, NoRunsError, Run, find_runs, read_run
+from dapo_lightning.study.runs import WHAT_A_RUN_IS, NoRunsError, Run, died_at_start, find_runs, read_run
 
 HELP = f"""Reads the runs of a sweep, finished or not, and writes
   study.md, study.csv   a row per arm: held-out accuracy over seeds, paired differences, cost; and what was odd
@@ -80,7 +80,7 @@ def study(sweep: Path, output: Path) -> None:
             drawn.append(draw_sweep(one, style, output / "figures"))
             bar.update()
 
-    notes += [*of_grouping, *oddities.of_runs(runs), *oddities.of_arms(arms), *missing]
+    notes += [*died_at_start(sweep), *of_grouping, *oddities.of_runs(runs), *oddities.of_arms(arms), *missing]
     text = as_markdown(arms, notes, [f"figures/{path.name}" for path in drawn], str(sweep))
     with replacing(output / "study.md") as partial:
         partial.write_text(text, encoding="utf-8")

@@ -168,7 +168,8 @@ def _one_per_seed(runs: Sequence[Run], notes: list[str]) -> tuple[Run, ...]:
 def _named(groups: Sequence[Sequence[Run]]) -> list[Arm]:
     """An arm for each group, named by the runs that were given the fewest overrides, without those that all arms share:
     all that can have them, for `overlong.cache_tokens=4` is no setting of an arm without punishment."""
-    fewest = [min((_kept_overrides(run) for run in group), key=lambda kept: (len(kept), kept)) for group in groups]
+    told = [[run for run in group if run.overrides is not None] or group for group in groups]
+    fewest = [min((_kept_overrides(run) for run in group), key=lambda kept: (len(kept), kept)) for group in told]
     shared = {
         override
         for override in set().union(*fewest)

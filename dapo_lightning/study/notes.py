@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 
 from dapo_lightning.study.arms import Arm
 from dapo_lightning.study.ladder import missing_rungs
 from dapo_lightning.study.runs import Run
+from dapo_lightning.version import CHANGED
 
 NEEDED = (
     "entropy", "length/mean", "length/truncated", "reward/mean", "probability", "groups/useful", "groups/kept",
@@ -40,20 +42,24 @@ def of_arms(arms: Sequence[Arm]) -> list[str]:
 
 
 def _commits(runs: Sequence[Run]) -> list[str]:
-    by_commit: dict[str | None, list[Run]] = defaultdict(list)
+    by_commits: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in runs:
-        by_commit[run.commit].append(run)
+        by_commits[run.commits].append(run)
     notes = []
-    unknown = by_commit.pop(None, [])
+    unknown = by_commits.pop((), [])
     if unknown:
-        notes.append(f"No record of the commit (run.json) in {_of(unknown, runs)}.")
-    if len(by_commit) > 1:
-        told = "; ".join(f"{commit[:10]} in {_of(group, runs)}" for commit, group in by_commit.items() if commit)
+        notes.append(f"No record of the commit in {_of(unknown, runs)}.")
+    if len(by_commits) > 1 or any(len(commits) > 1 for commits in by_commits):
+        told = "; ".join(f"{_joined(commits)} in {_of(group, runs)}" for commits, group in by_commits.items())
         notes.append(f"Runs come from different commits: {told}.")
-    dirty = [run for run in runs if run.dirty]
+    dirty = [run for run in runs if any(commit.endswith(CHANGED) for commit in run.commits)]
     if dirty:
-        notes.append(f"The working tree had changes that no commit holds in {_of(dirty, runs)}.")
+        notes.append(f"The code had changes that no commit holds in {_of(dirty, runs)}.")
     return notes
+
+
+def _joined(commits: Sequence[str]) -> str:
+    return ", then ".join(re.sub(r"^([0-9a-f]{10})[0-9a-f]+", r"\1", commit) for commit in commits)
 
 
 def _steps(runs: Sequence[Run]) -> list[str]:

@@ -13,13 +13,14 @@ from typing import Any
 
 from dapo_lightning.study import salvage
 
-ORIGIN = ("choices", "overrides")  # what config.yaml holds beside settings
+ORIGIN = ("choices", "overrides", "commits")
+"""What config.yaml holds beside settings: the option of each group, the overrides, and the versions of the code: more
+than one if the run was continued with another."""
 
 WHAT_A_RUN_IS = """A run folder is what `python train.py` leaves: outputs/<experiment>/<time>/, or one of the folders
 of `python train.py -m`. In it are
-  config.yaml    its settings
+  config.yaml    its settings, and the overrides and commit it was started with
   metrics.csv    a row per DAPO step (or tensorboard/)
-  run.json       which experiment, overrides, seed and commit it was started with (runs of late)
   summary.json   what it came to, once it is finished"""
 
 
@@ -36,7 +37,7 @@ class Run:
         choices: option of each config group; empty if unknown.
         overrides: what it was started with on the command line; none if unknown.
         settings: config.yaml without choices and overrides; none if it cannot be read.
-        commit: none if unknown.
+        commits: of the code that it was made with; none if unknown.
         rows: metrics by DAPO step.
         summary: none while it is unfinished, or if it cannot be read.
         started: seconds since 1970; changed: the same, when its metrics were last written.
@@ -48,8 +49,7 @@ class Run:
     overrides: tuple[str, ...] | None
     settings: Mapping[str, Any] | None
     seed: int | None
-    commit: str | None
-    dirty: bool
+    commits: tuple[str, ...]
     rows: tuple[salvage.Row, ...]
     summary: Mapping[str, Any] | None
     started: float
@@ -127,23 +127,30 @@ def find_runs(sweep: Path) -> list[Path]:
 
 def _is_run(folder: Path, files: list[str]) -> bool:
     measured = "metrics.csv" in files or "summary.json" in files or (folder / "tensorboard").is_dir()
-    return "run.json" in files or ("config.yaml" in files and measured)
+    return "config.yaml" in files and (measured or "train.log" in files)
+
+
+def died_at_start(sweep: Path) -> list[str]:
+    """A sentence on every job that came to nothing, not even a config.yaml."""
+    notes = []
+    for log in sorted(sweep.rglob("train.log")):
+        words = None if (log.parent / "config.yaml").exists() else salvage.last_words(log)
+        if words:
+            notes.append(f"{log.parent.relative_to(sweep)}: failed before it began: {words}")
+    return notes
 
 
 def read_run(folder: Path, sweep: Path) -> Run:
-    """Everything that a run folder tells; of settings told twice, run.json's count."""
+    """Everything that a run folder tells; of what is told twice, config.yaml's counts."""
     oddities: list[str] = []
-    started = salvage.read_json(folder / "run.json", oddities) or {}
     config = salvage.read_config(folder / "config.yaml", oddities) or {}
     summary = salvage.read_summary(folder / "summary.json", oddities) if config.get("mode") != "evaluate" else None
-    told = [source for source in (started, config, summary or {}) if source]
+    told = [source for source in (config, summary or {}) if source]
     overrides = next((tuple(map(str, source["overrides"])) for source in told if _is_list(source, "overrides")), None)
     seeds = [int(source["seed"]) for source in told if isinstance(source.get("seed"), int)]
     choices: dict[str, Any] = next(
         (source["choices"] for source in told if isinstance(source.get("choices"), dict)), {}
     )
-    if "experiment" in started:
-        choices = {**choices, "experiment": started["experiment"] or "custom"}
     if not seeds:
         oddities.append("its seed is unknown")
     return Run(
@@ -152,12 +159,11 @@ def read_run(folder: Path, sweep: Path) -> Run:
         overrides=overrides,
         settings={key: value for key, value in config.items() if key not in ORIGIN} or None,
         seed=seeds[0] if seeds else None,
-        commit=str(started["commit"]) if started.get("commit") else None,
-        dirty=bool(started.get("dirty")),
+        commits=tuple(map(str, config["commits"])) if _is_list(config, "commits") else (),
         rows=tuple(salvage.read_rows(folder, oddities)),
         summary=summary,
-        started=_modified(folder, "run.json", "config.yaml"),
-        changed=_modified(folder, "metrics.csv", "tensorboard", "run.json", "config.yaml"),
+        started=_modified(folder, "config.yaml"),
+        changed=_modified(folder, "metrics.csv", "tensorboard", "config.yaml"),
         last_words=salvage.last_words(folder / "train.log"),
         oddities=tuple(oddities),
     )

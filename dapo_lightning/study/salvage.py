@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]  # comes with omegaconf
+import yaml  # type: ignore[import-untyped]
 
 Row = dict[str, Any]
 """One DAPO step of metrics.csv: `step` as int, the metrics measured then as floats."""
@@ -142,7 +142,7 @@ def last_words(path: Path) -> str | None:
         return None
     starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
     after = [line for line in lines[starts[-1] + 1 :] if line.strip() and not line.startswith(" ")] if starts else []
-    errors = [line for line in lines if line.startswith("error: ")]
+    errors = [line for line in lines if line.startswith("error: ") or "[ERROR]" in line]
     return next(iter(after or errors[-1:]), None)
 
 
