@@ -6,15 +6,24 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 SETUP := .venv/.installed
 SMOLLM2 := outputs/smollm2/config.json
+SEEDS ?= 1,2,3
+# Naive GRPO to DAPO, rung by rung, then DAPO less one technique (less dynamic sampling, it is rung 4).
+ARMS := ladder_0_grpo,ladder_1_overlong_filter,ladder_2_clip_higher,ladder_3_soft_punishment,ladder_4_token_level,$\
+ladder_5_dynamic_sampling,dapo_minus_clip_higher,dapo_minus_token_level,dapo_minus_soft_punishment
 
-.PHONY: help train smollm2 train-smollm2 test check tensorboard clean
+.PHONY: help train ablation smollm2 train-smollm2 test check tensorboard clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 train: $(SETUP)  ## teach a tiny policy with DAPO on this machine (about ten minutes on two cores)
 	$(BIN)/python train.py
+
+ablation: $(SETUP)  ## which technique does what: each on its own, SEEDS=1,2,3 (about an hour on two cores; goes on if interrupted)
+	$(BIN)/python train.py -m hydra/launcher=cores hydra.sweep.dir=outputs/ablation \
+		recipe=ablation seed=$(SEEDS) experiment=$(ARMS); swept=$$?; \
+	$(BIN)/python -m dapo_lightning.study outputs/ablation && exit $$swept
 
 smollm2: $(SMOLLM2)  ## get a real language model, SmolLM2-135M-Instruct, into outputs/smollm2
 

@@ -65,7 +65,10 @@ def test_a_toggle_changes_its_own_group_and_nothing_else(group):
         assert changed[group]["_target_"] == OmegaConf.load(path)._target_
 
 
-@pytest.mark.parametrize("experiment", [path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")])
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name != "paper_32b"])
 def test_experiments_only_pick_techniques(experiment):
     dapo = OmegaConf.to_container(config("run_folder=x"), resolve=True)
     other = OmegaConf.to_container(config(f"experiment={experiment}", "run_folder=x"), resolve=True)
