@@ -40,10 +40,8 @@ from dapo_lightning.run_folder import (
     save_config,
 )
 from dapo_lightning.sampler import GroupSampler
+from dapo_lightning.session import evaluate, run
 from dapo_lightning.study.arms import key
-from dapo_lightning.study.curves import draw_curves
-from dapo_lightning.study.evaluation import evaluation_as_text, summarize_evaluation
-from dapo_lightning.study.summary import as_text, summarize, write_summary
 from dapo_lightning.types import Generation
 from dapo_lightning.version import code_version
 
@@ -100,7 +98,7 @@ def job(config: DictConfig) -> float:
     with one_sentence():
         module, data, trainer = set_up(config)
     try:
-        return (run if config.mode == "train" else evaluate)(config, module, data, trainer)
+        return (run if config.mode == "train" else evaluate)(as_dict(config), module, data, trainer)
     finally:
         module.sampler.reward.close()
 
@@ -155,7 +153,7 @@ def evaluated(config: DictConfig) -> DictConfig:
     composed = compose("config", overrides=overrides, return_hydra_config=True)
     with open_dict(composed):
         composed.update({group: config[group] for group in named if group in config})
-        composed.choices, composed.overrides = composed.pop("hydra").runtime.choices, overrides
+        composed.choices, composed.overrides = options_of(composed.pop("hydra")), overrides
         composed.checkpoint = str(file)
         if "warm_start" in composed.policy:
             composed.policy.warm_start = None  # its weights are about to be replaced
@@ -205,32 +203,6 @@ def set_up(config: DictConfig) -> tuple[DAPOModule, PromptDataModule, L.Trainer]
     if trainer.is_global_zero:
         save_config(as_dict(config), folder)
     return module, data, trainer
-
-
-def evaluate(config: DictConfig, module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
-    """Evaluates, and leaves summary.json and evaluation.jsonl."""
-    trainer.validate(module, data, ckpt_path=config.checkpoint, verbose=False, weights_only=False)
-    metrics = module.history.evaluations[module.history.dapo_steps]
-    if trainer.is_global_zero:
-        summary = summarize_evaluation(as_dict(config), metrics, data.counts)
-        write_summary(summary, Path(config.run_folder) / "summary.json")
-        print(evaluation_as_text(summary))
-    return metrics[f"avg@{config.evaluation.num_completions}"]
-
-
-def run(config: DictConfig, module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
-    """Evaluates, trains, evaluates, and leaves a run folder."""
-    folder = Path(config.run_folder)
-    checkpoint = latest(folder / "checkpoints") if config.resume else None
-    if checkpoint is None:
-        trainer.validate(module, data, verbose=False)
-    if checkpoint is not None and steps_done(checkpoint) == config.num_steps:  # only the end is missing, if anything
-        trainer.validate(module, data, ckpt_path=checkpoint, verbose=False, weights_only=False)
-    else:
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
-    if module.history.dapo_steps not in module.history.evaluations:
-        trainer.validate(module, data, verbose=False)
-    return finish(config, module, data, trainer, folder)
 
 
 def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
@@ -314,6 +286,11 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
     )
 
 
+def options_of(hydra_config: DictConfig) -> dict[str, str]:
+    """The option that was chosen of each config group; Hydra's own groups decide nothing that is learnt."""
+    return {group: option for group, option in hydra_config.runtime.choices.items() if "hydra/" not in group}
+
+
 def as_dict(config: DictConfig) -> dict[str, Any]:
     """Plain values, interpolations resolved."""
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
@@ -323,26 +300,12 @@ def with_origin(config: DictConfig) -> DictConfig:
     """The configuration with what it came from: the options and overrides of the run that is resumed or evaluated, if
     there is one, and all versions of the code that had a part in it."""
     hydra_config = HydraConfig.get()
-    choices = {group: option for group, option in hydra_config.runtime.choices.items() if "hydra/" not in group}
-    origin = OmegaConf.create({"choices": choices, "overrides": list(hydra_config.overrides.task), "commits": []})
+    overrides = list(hydra_config.overrides.task)
+    origin = OmegaConf.create({"choices": options_of(hydra_config), "overrides": overrides, "commits": []})
     config = cast(DictConfig, OmegaConf.merge(origin, config))
     if code_version() not in config.commits:
         config.commits.append(code_version())
     return config
-
-
-def finish(config: DictConfig, module: DAPOModule, data: PromptDataModule, trainer: L.Trainer, folder: Path) -> float:
-    """Export, summary, curves: written by one process, after the last step."""
-    after = module.history.evaluations[max(module.history.evaluations)]
-    if trainer.is_global_zero:
-        module.sampler.policy.save(folder / "policy")
-        saved = read_config(folder)
-        seconds = dict(module.sampler.clock.seconds)
-        summary = summarize(module.history, seconds, data.counts, saved["choices"], saved["seed"], folder)
-        write_summary(summary, folder / "summary.json")
-        draw_curves(folder)
-        print(as_text(summary))
-    return after[f"avg@{config.evaluation.num_completions}"]
 
 
 if __name__ == "__main__":

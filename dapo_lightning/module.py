@@ -299,6 +299,8 @@ class DAPOModule(L.LightningModule):
         return {name: weight for name, weight in state.items() if name not in frozen}
 
     def _log_step(self, metrics: dict[str, float]) -> None:
+        """To the loggers themselves: `self.log` would repeat a metric at steps that did not measure it."""
+        for logger in self.loggers:
+            logger.log_metrics(metrics, self.history.dapo_steps)
         for name, value in metrics.items():
-            self.log(name, value, prog_bar=name in PROGRESS_BAR, rank_zero_only=True)
-        self.log("step", float(self.history.dapo_steps), rank_zero_only=True)  # Lightning's name for the x axis
+            self.log(name, value, prog_bar=name in PROGRESS_BAR, logger=False, rank_zero_only=True)

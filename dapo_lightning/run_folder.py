@@ -21,7 +21,7 @@ from dapo_lightning.study.runs import ORIGIN
 def read_config(folder: Path) -> dict[str, Any]:
     """What `save_config` wrote, with the paths of where the folder is now: it may have been moved."""
     saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    return _moved(saved, str(saved.get("run_folder")), str(folder.resolve()))
+    return _moved(saved, str(saved.get("run_folder")), str(folder.absolute()))  # not resolved: Hydra keeps links
 
 
 def save_config(config: Mapping[str, Any], folder: Path) -> None:
@@ -78,10 +78,12 @@ def result(config: Mapping[str, Any]) -> float | None:
 
 def hyperparameters(config: Mapping[str, Any], techniques: Sequence[str]) -> dict[str, Any]:
     """What runs are told apart by beside each other: the options chosen, and the numbers of the algorithm."""
-    shown = (*techniques, "optimizer", "seed")
-    of_algorithm = {name: value for name, value in config.items() if name in shown or name.startswith("num_")}
-    numbers = {name: value for name, value in leaves(of_algorithm).items() if isinstance(value, int | float)}
-    return dict(config["choices"]) | numbers
+    groups = ("experiment", "recipe", "policy", "data", "reward", "rollout", "optimizer", *techniques)
+    chosen = {group: option for group, option in config["choices"].items() if group in groups}
+    of_algorithm = {name: config[name] for name in config if name in (*techniques, "optimizer", "seed")}
+    of_algorithm |= {name: value for name, value in config.items() if name.startswith("num_")}
+    numbers = {name: value for name, value in leaves(of_algorithm).items() if type(value) in (int, float)}
+    return chosen | numbers
 
 
 def folder_name(overrides: str) -> str:

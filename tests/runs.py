@@ -62,7 +62,7 @@ def start(composed: DictConfig) -> None:
     """What `train.main` does, without its handling of errors."""
     module, data, trainer = train.set_up(composed)
     try:
-        train.run(composed, module, data, trainer)
+        train.run(train.as_dict(composed), module, data, trainer)
     finally:
         module.sampler.reward.close()
 

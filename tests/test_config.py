@@ -17,6 +17,7 @@ from dapo_lightning.checks import ConfigError, check
 OPTIONS = sorted((path.parent.name, path.stem) for path in (ROOT / "conf").glob("*/*.yaml"))
 TECHNIQUES = ("clip", "loss", "overlong", "sampling", "advantage", "kl", "correction")
 REQUIRED = {
+    ("overlong", "punish_4096"): ["max_new_tokens=20480"],
     ("reward", "function"): ["reward.path=rewards.even_length"],
     ("data", "jsonl"): ["data.train_path=a", "data.validation_path=b"],
     ("data", "hub"): ["data.train_path=a", "data.validation_path=b"],
@@ -90,7 +91,7 @@ def test_a_toggle_on_the_command_line_beats_the_experiment():
 
 def test_no_plain_key_is_unread():
     """Options of groups go to constructors, which refuse what they do not know; plain keys must be read by name."""
-    source = (ROOT / "train.py").read_text() + (ROOT / "dapo_lightning/checks.py").read_text()
+    source = "".join((ROOT / name).read_text() for name in ("train.py", "dapo_lightning/checks.py"))
     plain = OmegaConf.load(ROOT / "conf/config.yaml")
     names = [f"config.{key}" for key in plain if key not in ("defaults", "hydra", "evaluation")]
     names += [f"config.evaluation.{key}" for key in plain.evaluation]
@@ -163,7 +164,8 @@ def test_imports_run_one_way():
         "version": 0, "checks": 0,
         "algorithm": 1, "logprobs": 1, "logger": 1, "rollout": 2, "reward": 2, "data": 2, "policy": 3,
         "warm_start": 4, "sampler": 4, "experience": 4, "metrics": 4,
-        "surrogate": 5, "reporting": 6, "module": 7, "callbacks": 8, "study": 8, "run_folder": 9, "train": 10,
+        "surrogate": 5, "reporting": 6, "module": 7, "callbacks": 8, "study": 8, "run_folder": 9,
+        "session": 10, "train": 11,
     }  # fmt: skip
     for path in [*(ROOT / "dapo_lightning").rglob("*.py"), ROOT / "train.py"]:
         room = _room(path)

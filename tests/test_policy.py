@@ -225,7 +225,7 @@ def test_lora_runs_resume_and_checkpoints_hold_the_adapters_only(folder, tmp_pat
     other = config(*SMALL_HUB, f"policy.name={folder}", "mode=evaluate", f"run_folder={tmp_path / 'other'}",
                    f"checkpoint={latest(straight / 'checkpoints')}", "evaluation.num_prompts=8")  # fmt: skip
     with pytest.raises(ValueError, match=r"other weights.*policy\.\* settings"):
-        train.evaluate(other, *train.set_up(other))
+        train.evaluate(train.as_dict(other), *train.set_up(other))
 
 
 def steps(folder):

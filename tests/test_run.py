@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train
+from dapo_lightning import reporting
 from dapo_lightning.algorithm.sampling import SamplingError
 from dapo_lightning.callbacks.checkpoint import latest
 from dapo_lightning.module import NotFiniteError
@@ -81,6 +82,14 @@ def test_every_metric_is_logged_to_csv_and_tensorboard(finished):
     assert [event.step for event in events.Scalars("validation/avg@2")] == [0, 2, 4]
     assert [event.value for event in events.Scalars("steps/gradient")] == [2, 4, 6, 8]
     assert any("completions" in tag for tag in events.Tags()["tensors"])
+
+
+def test_what_a_step_does_not_measure_is_not_repeated_from_the_step_before(tmp_path, monkeypatch):
+    measured = iter([{"sometimes": 1.0}, {}, {"sometimes": 3.0}, {}])
+    original = reporting.step_metrics
+    monkeypatch.setattr(reporting, "step_metrics", lambda *given: original(*given) | next(measured))
+    found = rows(run(tmp_path / "run"))
+    assert [(row["step"], row["sometimes"]) for row in found if row["sometimes"]] == [("1", "1.0"), ("3", "3.0")]
 
 
 def test_completions_are_readable(finished):

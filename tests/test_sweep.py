@@ -68,6 +68,10 @@ def test_a_folder_with_other_settings_is_refused(tmp_path):
         continuation(composed)
     save_config(origin | composed, tmp_path)
     assert continuation(composed) == {"resume": str(tmp_path), "commits": ["c0ffee"]}
+    link = tmp_path / "link"  # to a larger disk, say
+    link.symlink_to(tmp_path)
+    moved = OmegaConf.to_container(config(*SMALL, f"run_folder={link}"), resolve=True)
+    assert continuation(moved)["resume"] == str(link)
 
 
 def test_folders_are_named_by_overrides():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ class SampleCompletions(L.Callback):
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("completions", _markdown(rows), step)
+                logger.experiment.add_text("completions", _table(rows), step)
 
     def _rows(self, step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
         return [
@@ -69,9 +71,33 @@ def _step(line: str) -> float:
         return float("inf")
 
 
-def _markdown(rows: Sequence[dict[str, Any]]) -> str:
-    lines = ["| prompt | completion | answer | score |", "|---|---|---|---|"]
-    for row in rows:
-        cells = [f"`{row['prompt']}`", f"`{row['completion']}`", row["answer"], f"{row['score']:+.2f}"]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
-    return "\n".join(lines)
+WIDTHS = {"prompt": 36, "completion": 64, "answer": 16}  # characters; TensorBoard would not break lines itself
+MAX_CHARACTERS = 4000  # of a text; the JSONL file has them all
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    """HTML, which TensorBoard passes as Markdown: no completion can be taken for Markdown, or for HTML, itself."""
+    head = "".join(f"<th>{name}</th>" for name in (*WIDTHS, "score", "tokens"))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(map(_table_row, rows))}</tbody></table>"
+
+
+def _table_row(row: dict[str, Any]) -> str:
+    texts = [f"<pre>{html.escape(_wrapped(_shortened(row[name]), width))}</pre>" for name, width in WIDTHS.items()]
+    tokens = f"{row['num_tokens']}{' (truncated)' if row['truncated'] else ''}"
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in (*texts, f"{row['score']:+.2f}", tokens)) + "</tr>"
+
+
+def _shortened(text: str) -> str:
+    """Both ends of a text that is too long: the question, and what it came to."""
+    half = MAX_CHARACTERS // 2
+    left_out = len(text) - 2 * half
+    return f"{text[:half]}\n[... {left_out} characters ...]\n{text[-half:]}" if left_out > 0 else text
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Lines of at most so many characters, broken at spaces where there are any."""
+    return "\n".join(
+        part
+        for line in text.split("\n")
+        for part in textwrap.wrap(line, width, expand_tabs=False, replace_whitespace=False) or [""]
+    )

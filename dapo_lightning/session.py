@@ -1,0 +1,55 @@
+"""What `train.py` does once everything is built: a training run, or an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from dapo_lightning.callbacks.checkpoint import latest, steps_done
+from dapo_lightning.data.datamodule import PromptDataModule
+from dapo_lightning.module import DAPOModule
+from dapo_lightning.run_folder import read_config
+from dapo_lightning.study.curves import draw_curves
+from dapo_lightning.study.evaluation import evaluation_as_text, summarize_evaluation
+from dapo_lightning.study.summary import as_text, summarize, write_summary
+
+
+def run(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
+    """Evaluates, trains, evaluates, and leaves a run folder; returns the held-out avg@k at the end."""
+    folder = Path(config["run_folder"])
+    checkpoint = latest(folder / "checkpoints") if config["resume"] else None
+    if checkpoint is None:
+        trainer.validate(module, data, verbose=False)
+    if checkpoint is not None and steps_done(checkpoint) == config["num_steps"]:  # only the end is missing, if anything
+        trainer.validate(module, data, ckpt_path=checkpoint, verbose=False, weights_only=False)
+    else:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
+    if module.history.dapo_steps not in module.history.evaluations:
+        trainer.validate(module, data, verbose=False)
+    if trainer.is_global_zero:
+        _finish(module, data, folder)
+    return module.history.evaluations[module.history.dapo_steps][f"avg@{config['evaluation']['num_completions']}"]
+
+
+def _finish(module: DAPOModule, data: PromptDataModule, folder: Path) -> None:
+    """Export, summary, curves: written by one process, after the last step."""
+    module.sampler.policy.save(folder / "policy")
+    saved, seconds = read_config(folder), dict(module.sampler.clock.seconds)
+    summary = summarize(module.history, seconds, data.counts, saved["choices"], saved["seed"], folder)
+    write_summary(summary, folder / "summary.json")
+    draw_curves(folder)
+    print(as_text(summary))
+
+
+def evaluate(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
+    """Evaluates, leaves summary.json and evaluation.jsonl, and returns avg@k."""
+    trainer.validate(module, data, ckpt_path=config["checkpoint"], verbose=False, weights_only=False)
+    metrics = module.history.evaluations[module.history.dapo_steps]
+    if trainer.is_global_zero:
+        summary = summarize_evaluation(config, metrics, data.counts)
+        write_summary(summary, Path(config["run_folder"]) / "summary.json")
+        print(evaluation_as_text(summary))
+    return metrics[f"avg@{config['evaluation']['num_completions']}"]
