@@ -71,8 +71,8 @@ def test_measures_worked_by_hand(tmp_path):
     found = measures.measures(read_run(tmp_path / "dapo", tmp_path))
     assert found == pytest.approx(
         {
-            "avg": 0.5, "pass": 1.0, "truncated_held_out": found["truncated_held_out"], "entropy": 19,
-            "truncated": 0.1 / 3, "tokens_per_useful_group": 100, "useful_share": 0.5, "minutes": 20,
+            "avg": 0.5, "pass": 1.0, "avg_of_run": 0.25, "truncated_held_out": found["truncated_held_out"],
+            "entropy": 19, "truncated": 0.1 / 3, "tokens_per_useful_group": 100, "useful_share": 0.5, "minutes": 20,
             "gradient_steps": 80,
         }
     )  # fmt: skip

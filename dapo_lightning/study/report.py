@@ -35,10 +35,12 @@ def _median(measure: str) -> Callable[[Arm, Sequence[Arm]], Cell]:
     return lambda arm, arms: middle(arm, measure)
 
 
-def _difference(other: Callable[[Sequence[Arm], Arm], Arm | None]) -> Callable[[Arm, Sequence[Arm]], Cell]:
+def _difference(
+    other: Callable[[Sequence[Arm], Arm], Arm | None], measure: str
+) -> Callable[[Arm, Sequence[Arm]], Cell]:
     def cell(arm: Arm, arms: Sequence[Arm]) -> Cell:
         beside = other(arms, arm)
-        return paired_difference(by_seed(arm, "avg"), by_seed(beside, "avg")) if beside else None
+        return paired_difference(by_seed(arm, measure), by_seed(beside, measure)) if beside else None
 
     return cell
 
@@ -50,11 +52,17 @@ def _share(value: float) -> str:
 LEARNT = (
     Column("avg@k", "avg", _mean("avg"), "{:.3f}".format),
     Column("pass@k", "pass", _mean("pass"), "{:.3f}".format),
-    Column("avg - rung before", "avg_minus_rung_before", _difference(ladder.rung_before), "{:+.3f}".format),
-    Column("avg - full DAPO", "avg_minus_dapo", _difference(ladder.full_dapo), "{:+.3f}".format),
+    Column("avg - rung before", "avg_minus_rung_before", _difference(ladder.rung_before, "avg"), "{:+.3f}".format),
+    Column("avg - full DAPO", "avg_minus_dapo", _difference(ladder.full_dapo, "avg"), "{:+.3f}".format),
     Column("entropy", "entropy", _mean("entropy"), "{:.3f}".format),
     Column("truncated, held-out", "truncated_held_out", _mean("truncated_held_out"), _share),
     Column("truncated, training", "truncated_training", _mean("truncated"), _share),
+)
+_OF_RUN = "avg_of_run"
+SOONER = (
+    Column("avg@k over the run", _OF_RUN, _mean(_OF_RUN), "{:.3f}".format),
+    Column("- rung before", "avg_of_run_minus_rung_before", _difference(ladder.rung_before, _OF_RUN), "{:+.3f}".format),
+    Column("- full DAPO", "avg_of_run_minus_dapo", _difference(ladder.full_dapo, _OF_RUN), "{:+.3f}".format),
 )
 COST = (
     Column("gradient steps", "gradient_steps", _median("gradient_steps"), "{:,.0f}".format),
@@ -69,6 +77,7 @@ def as_markdown(arms: Sequence[Arm], notes: Sequence[str], figures: Sequence[str
     found = sorted({run.k for arm in arms for run in arm.finished if run.k})
     k = ", ".join(map(str, found)) or "unknown: no run is finished"
     lines = [f"# Study of {sweep}", "", "## What was learnt", "", *_table(arms, LEARNT, found)]
+    lines += ["", "## How soon", "", *_table(arms, SOONER, found)]
     lines += ["", "## What it cost", "", *_table(arms, COST, found), "", "## How to read it", "", *_reading(k)]
     lines += ["", "## Notes", "", *[f"- {note}" for note in notes or ["Nothing odd."]]]
     lines += ["", "## Figures", "", *([f"- [{name}]({name})" for name in figures] or ["- none"])]
@@ -79,6 +88,7 @@ def _reading(k: str) -> list[str]:
     return [
         f"- k = {k} completions per held-out prompt. avg@k, pass@k and held-out truncation are those of the evaluation "
         "after the last DAPO step.",
+        "- avg@k over the run: the mean height of its curve, from before the first DAPO step to after the last.",
         "- `±` is the half-width of a 95 % confidence interval over seeds (Student's t), not over prompts. With one "
         f"seed there is none: `± {NONE}`.",
         "- Differences are of avg@k, paired: means over the seeds that both arms have finished, their number in "
@@ -165,7 +175,7 @@ def _csv_row(arm: Arm, arms: Sequence[Arm]) -> dict[str, object]:
         "unfinished": len(arm.runs) - len(arm.finished),
         "k": " ".join(map(str, sorted({run.k for run in arm.finished if run.k}))),
     }
-    for column in (*LEARNT, *COST):
+    for column in (*LEARNT, *SOONER, *COST):
         value = column.cell(arm, arms)
         if isinstance(value, Estimate):
             numbers = {"": value.mean, "_ci95": value.half_width, "_seeds": value.count}
