@@ -168,18 +168,24 @@ def groups_named(overrides: list[str]) -> set[str]:
 
 
 def resumed(config: DictConfig) -> DictConfig:
-    """The configuration of the run to resume, where it is now; only `num_steps` may be changed, and is remembered."""
+    """The configuration of the run to resume, where it is now. `num_steps`, and the trainer that it runs on (another
+    number of ranks trains the same), may be changed, and are remembered."""
     folder = Path(config.resume)
     checkpoint = checkpoint_in(folder)
     overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
-    refused = [override for override in overrides if not override.startswith("num_steps=")]
+    free = [o for o in overrides if key(o).split(".")[0] in ("num_steps", "trainer") and key(o) != "trainer.precision"]
+    refused = [override for override in overrides if override not in free]
     if refused:
         raise ConfigError(
             f"resume keeps the configuration of its run, so {' '.join(refused)} would have no effect: leave it out, "
-            f"or start a new run with {FROM_ITS_WEIGHTS}. Only num_steps can be changed."
+            f"or start a new run with {FROM_ITS_WEIGHTS}. Only num_steps and the trainer, but for its precision, can "
+            "be changed."
         )
     saved = OmegaConf.create(read_config(folder))
-    saved.merge_with(OmegaConf.from_dotlist(overrides), {"resume": str(folder)})
+    if any(key(override) == "trainer" for override in free):
+        saved.trainer = OmegaConf.merge(config.trainer, {"precision": saved.trainer.precision})
+        free = [override for override in free if key(override) == "num_steps"]
+    saved.merge_with(OmegaConf.from_dotlist(free), {"resume": str(folder)})
     if saved.num_steps < steps_done(checkpoint):
         raise ConfigError(f"num_steps={saved.num_steps}: {checkpoint} already holds {steps_done(checkpoint)} steps.")
     return saved
@@ -272,7 +278,7 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
     if side_by_side:  # their progress bars would write over each other
         callbacks.pop("progress", None)
     return L.Trainer(
-        **as_dict(config.trainer),
+        **instantiate(as_dict(config.trainer)),  # its strategy may be an object
         max_epochs=1,
         val_check_interval=min(config.evaluation.every, config.num_steps),
         num_sanity_val_steps=0,

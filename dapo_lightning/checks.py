@@ -25,6 +25,11 @@ def check(config: Mapping[str, Any]) -> None:
     _check_positive(config)
     _check_batches(config)
     _check_trainer(config["trainer"])
+    if config["policy"].get("lora") and "FSDP2" in str(config["trainer"]["strategy"]):
+        raise ConfigError(
+            "policy=lora with trainer=fsdp2: what is trained is small, so there is little to shard. Use trainer=ddp, "
+            "or policy=hub to train all weights."
+        )
 
 
 def check_logps(top_p: float, are_old_logps: bool, rollout_is_exact: bool, reweights: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -31,6 +31,7 @@ from dapo_lightning.packing import micro_batches, packed_micro_batches
 from dapo_lightning.policy import Reference
 from dapo_lightning.ranks import Ranks
 from dapo_lightning.sampler import GroupSampler
+from dapo_lightning.sharding import FSDP2, gathered, is_sharded, shard, whole
 from dapo_lightning.surrogate import TokenSums, surrogate_loss
 from dapo_lightning.types import Generation, Group, PendingGroup, PromptDraw
 
@@ -95,18 +96,32 @@ class DAPOModule(L.LightningModule):
         self.evaluated_groups: list[Group] = []  # of the last evaluation, this rank's, for callbacks
         self.last_metrics: dict[str, float] = {}
         self._records: list[GroupRecord] = []
+        self._whole_policy = ExitStack()  # of an evaluation
 
     def setup(self, stage: str) -> None:
-        """Takes the reference, where there is training: the policy before the first step, as Lightning loads a
-        checkpoint later."""
-        if stage == "fit" and self.algorithm.kl.needs_reference and self._reference is None:
+        """Takes the reference: the policy before the first step, as Lightning loads a checkpoint later. Where there is
+        training; a policy that is about to be sharded cannot be copied afterwards."""
+        shards = isinstance(self.trainer.strategy, FSDP2)
+        if self.algorithm.kl.needs_reference and self._reference is None and (stage == "fit" or shards):
             self._reference = self.sampler.policy.reference()
+
+    def configure_model(self) -> None:
+        """Shards the policy and its reference, if the strategy is one that shards (trainer=fsdp2)."""
+        if not isinstance(self.trainer.strategy, FSDP2) or is_sharded(self.policy):
+            return
+        mesh = self.trainer.strategy.device_mesh["data_parallel"]
+        compute_dtype = torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None
+        if self._reference:
+            with self._reference() as reference:
+                shard(reference, mesh, compute_dtype)
+        shard(self.policy, mesh, compute_dtype)
 
     def training_step(self, draw: GroupDraw, batch_idx: int) -> None:
         """One DAPO step: one rollout, `num_gradient_steps` gradient steps."""
         ranks, history = Ranks.current(), self.history
         clock_before, self._records = dict(self.sampler.clock.seconds), []
-        filled = draw.fill(self._sample, ranks)
+        with gathered(self.policy):
+            filled = draw.fill(self._sample, ranks)
         if filled.warning:
             self._warn(filled.warning)
         records = ranks.gather(self._records)
@@ -188,7 +203,7 @@ class DAPOModule(L.LightningModule):
     def _logps(self, model: PreTrainedModel, rows: Sequence[Row]) -> list[Tensor]:
         """Log-probs [T] of each row's completion, in the order of the rows."""
         found: dict[int, Tensor] = {}
-        for part in self._micro_batches(model, rows):
+        for part in self._in_step(self._micro_batches(model, rows)):
             prompts, completions = [row.prompt_tokens for row in part], [row.completion.tokens for row in part]
             logps_BT, _ = completion_logps(model, prompts, completions, self.generation.temperature)
             for row, logps_T in zip(part, logps_BT.cpu(), strict=True):
@@ -200,17 +215,15 @@ class DAPOModule(L.LightningModule):
         if mini_batch.num_tokens == 0:  # all masked, or no group kept: the loss is 0
             self.history.skipped_steps += 1
             return reporting.GradientStep(TokenSums(), 0.0, skipped=True)
-        parts = self._micro_batches(self.policy, mini_batch.rows)
-        num_parts = ranks.max(len(parts))
-        parts += [[self._placeholder()]] * (num_parts - len(parts))
+        parts = self._in_step(self._micro_batches(self.policy, mini_batch.rows))
         local = TokenSums()
         for index, rows in enumerate(parts):
-            with self._gradient_sync(last=index == num_parts - 1), self.sampler.policy.recomputing_activations():
+            with self._gradient_sync(last=index == len(parts) - 1), self.sampler.policy.recomputing_activations():
                 loss, part_sums = surrogate_loss(self.policy, rows, self.algorithm, self.generation.temperature)
                 self.manual_backward(loss * ranks.size)  # the strategy averages over ranks; the weights want the sum
             local += part_sums
         sums = reporting.sum_over_ranks(local, ranks)
-        norm = float(nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_gradient_norm))
+        norm = float(whole(nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_gradient_norm)))
         optimizer = cast(LightningOptimizer, self.optimizers())
         is_finite = math.isfinite(sums.loss) and math.isfinite(norm)
         if is_finite:
@@ -229,6 +242,10 @@ class DAPOModule(L.LightningModule):
                 rows, lambda row: row.prompt_tokens, lambda row: row.completion.num_tokens, self.micro_batch_tokens
             )
         return micro_batches(rows, lambda row: row.num_tokens, self.micro_batch_tokens)
+
+    def _in_step(self, parts: list[list[Row]]) -> list[list[Row]]:
+        """As many parts as the rank with the most has: forward and backward passes may be collectives."""
+        return parts + [[self._placeholder()]] * (Ranks.current().max(len(parts)) - len(parts))
 
     def _placeholder(self) -> Row:
         row = placeholder(self.sampler.policy.codec.end_tokens[0])
@@ -258,6 +275,7 @@ class DAPOModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._records, self.evaluated_groups = [], []
+        self._whole_policy.enter_context(gathered(self.policy))
 
     def validation_step(self, draws: list[PromptDraw], batch_idx: int) -> None:
         """Samples held-out prompts; noise has a stream of its own, the same at every evaluation."""
@@ -267,6 +285,7 @@ class DAPOModule(L.LightningModule):
         self.evaluated_groups += groups
 
     def on_validation_epoch_end(self) -> None:
+        self._whole_policy.close()
         metrics = evaluation_metrics(Ranks.current().gather(self._records))
         self.history.evaluations[self.history.dapo_steps] = metrics
         named = {f"validation/{name}": value for name, value in metrics.items()}
@@ -284,8 +303,10 @@ class DAPOModule(L.LightningModule):
         checkpoint["history"] = self.history.state_dict(self.sampler.clock)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Where frozen weights stay out, loading is not strict: what is missing must be told here."""
-        different = self._without_frozen(self.state_dict()).keys() ^ checkpoint["state_dict"].keys()
+        """Where frozen weights stay out, loading is not strict: what is missing must be told here. (A strategy that
+        shards has loaded the weights already, strictly, and keeps them to itself.)"""
+        ours = self._without_frozen(self.state_dict()).keys()
+        different = ours ^ checkpoint["state_dict"].keys() if "state_dict" in checkpoint else set()
         if different:
             raise ValueError(
                 f"the checkpoint holds other weights than the policy, as it is configured, trains (such as "

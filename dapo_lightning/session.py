@@ -12,6 +12,7 @@ from dapo_lightning.callbacks.checkpoint import latest, steps_done
 from dapo_lightning.data.datamodule import PromptDataModule
 from dapo_lightning.module import DAPOModule
 from dapo_lightning.run_folder import read_config
+from dapo_lightning.sharding import is_sharded, whole_state
 from dapo_lightning.study.curves import draw_curves
 from dapo_lightning.study.evaluation import evaluation_as_text, summarize_evaluation
 from dapo_lightning.study.summary import as_text, summarize, write_summary
@@ -29,14 +30,15 @@ def run(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, t
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
     if module.history.dapo_steps not in module.history.evaluations:
         trainer.validate(module, data, verbose=False)
+    weights = whole_state(module.policy) if is_sharded(module.policy) else None  # all ranks take part
     if trainer.is_global_zero:
+        module.sampler.policy.save(folder / "policy", weights)
         _finish(module, data, folder)
     return module.history.evaluations[module.history.dapo_steps][f"avg@{config['evaluation']['num_completions']}"]
 
 
 def _finish(module: DAPOModule, data: PromptDataModule, folder: Path) -> None:
-    """Export, summary, curves: written by one process, after the last step."""
-    module.sampler.policy.save(folder / "policy")
+    """Summary and curves."""
     saved, seconds = read_config(folder), dict(module.sampler.clock.seconds)
     summary = summarize(module.history, seconds, data.counts, saved["choices"], saved["seed"], folder)
     write_summary(summary, folder / "summary.json")

@@ -161,7 +161,7 @@ def test_imports_run_one_way():
     """types -> algorithm -> rollout, reward, data -> policy -> module -> callbacks, study -> train.py"""
     levels = {
         "types": 0, "grading": 0, "packing": 0, "attention": 0, "packed": 0, "clock": 0, "ranks": 0, "files": 0,
-        "version": 0, "checks": 0,
+        "version": 0, "checks": 0, "sharding": 0,
         "algorithm": 1, "logprobs": 1, "logger": 1, "rollout": 2, "reward": 2, "data": 2, "policy": 3,
         "warm_start": 4, "sampler": 4, "experience": 4, "metrics": 4,
         "surrogate": 5, "reporting": 6, "module": 7, "callbacks": 8, "study": 8, "run_folder": 9,

@@ -1,11 +1,16 @@
-"""Two processes train what one process trains."""
+"""Several processes train what one process trains, whether each holds the whole policy or a part of it."""
 
 import json
+import os
+import signal
+import time
+from pathlib import Path
 
 import pytest
 from conftest import tiny
 from runs import SMALL, command, weights
 
+from dapo_lightning.callbacks.checkpoint import latest, steps_done
 from dapo_lightning.ranks import Ranks
 
 RUN = [*SMALL, "num_steps=3", "evaluation.every=3", "num_prompts_per_step=8", "data.num_train=40", "max_new_tokens=60"]
@@ -16,14 +21,73 @@ def finish(process):
     assert process.returncode == 0, output
 
 
+def assert_the_same(one, other):
+    """Sums are in another order; Adam turns relative differences of tiny gradients into absolute ones of its step."""
+    ours, theirs = weights(one), weights(other)
+    moved = max(float((ours[name] - start).abs().max()) for name, start in tiny(seed=0).model.state_dict().items())
+    apart = max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
+    assert apart < 0.01 * moved, (apart, moved)
+    for name in ("before", "after", "tokens", "gradient_steps", "useful_group_share"):
+        numbers = [json.loads((folder / "summary.json").read_text())[name] for folder in (one, other)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-4), name
+
+
+SHARDED = ["trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=2"]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """What one process makes of dynamic sampling (ranks yield unequal numbers of useful groups) and a KL penalty."""
+    folder = tmp_path_factory.mktemp("ranks") / "one"
+    finish(command(folder, *RUN, "kl=k3", "num_prompts_per_step=12"))
+    return folder
+
+
+@pytest.mark.parametrize("trainer", [SHARDED, ["trainer=ddp_cpu", "trainer.devices=3"]], ids=["two, sharded", "three"])
+def test_several_processes_equal_one(one, tmp_path, trainer):
+    finish(command(tmp_path / "run", *RUN, "kl=k3", "num_prompts_per_step=12", *trainer))
+    assert_the_same(one, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(SHARDED, ["trainer=single", "trainer.accelerator=cpu"]), ([], SHARDED), (["trainer=ddp_cpu"], SHARDED)],
+    ids=["sharded, then one", "one, then sharded", "two, then sharded"],
+)
+def test_a_run_can_be_resumed_on_another_number_of_ranks(one, tmp_path, first, then):
+    folder = tmp_path / "run"
+    shorter = [override for override in RUN if not override.startswith("num_steps")]
+    finish(command(folder, *shorter, "kl=k3", "num_prompts_per_step=12", "num_steps=2", *first))
+    finish(command(folder, f"resume={folder}", "num_steps=3", *then))
+    assert_the_same(one, folder)
+
+
+@pytest.mark.parametrize("victim", ["first", "second"])
+def test_when_one_rank_dies_the_others_stop_and_the_run_can_be_resumed(tmp_path, victim):
+    folder = tmp_path / "run"
+    run = [override for override in RUN if not override.startswith("num_steps")]
+    first = command(folder, *run, "num_steps=100", "trainer=ddp_cpu")
+    wait_for(lambda: (folder / "checkpoints/step_000002.ckpt").exists(), seconds=120)
+    second = int(Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()[0])
+    os.kill(first.pid if victim == "first" else second, signal.SIGKILL)
+    output, _ = first.communicate(timeout=60)  # ends when the last process that could write has ended
+    assert "Connection closed by peer" in output or "Killed" in output or first.returncode != 0
+    wait_for(lambda: not Path(f"/proc/{second}").exists(), seconds=60)
+    finish(command(folder, f"resume={folder}", f"num_steps={steps_done(latest(folder / 'checkpoints')) + 1}"))
+
+
+def wait_for(condition, seconds):
+    deadline = time.time() + seconds
+    while not condition():
+        assert time.time() < deadline
+        time.sleep(0.2)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
         ["sampling=static", "loss=token_level"],
-        [
-            "sampling=dynamic",
-            "loss=token_level_per_prompt",
-        ],  # ranks yield unequal numbers of useful groups
+        ["sampling=dynamic", "loss=token_level_per_prompt"],  # ranks yield unequal numbers of useful groups
         ["sampling=dynamic", "loss=sample_level"],
         ["sampling=static", "loss=blend", "kl=k3", "overlong=filter"],  # the ranks have unequal numbers of rows
     ],
@@ -34,14 +98,7 @@ def test_two_processes_equal_one(tmp_path, overrides):
     overrides = [*small, *overrides]
     finish(command(tmp_path / "one", *overrides))
     finish(command(tmp_path / "two", *overrides, "trainer=ddp_cpu"))
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    moved = max(float((one[name] - start).abs().max()) for name, start in tiny(seed=0).model.state_dict().items())
-    apart = max(float((one[name] - two[name]).abs().max()) for name in one)
-    # Sums in another order; Adam turns relative differences of tiny gradients into absolute ones of its step (1e-3).
-    assert apart < 0.01 * moved, (apart, moved)
-    for name in ("before", "after", "tokens", "gradient_steps", "useful_group_share"):
-        ours, theirs = (json.loads((tmp_path / f / "summary.json").read_text())[name] for f in ("one", "two"))
-        assert ours == pytest.approx(theirs, rel=1e-4), name
+    assert_the_same(tmp_path / "one", tmp_path / "two")
 
 
 def test_shares_cover_everything_once():

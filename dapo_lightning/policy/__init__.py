@@ -61,9 +61,9 @@ class Policy:
                 layer._gradient_checkpointing_func = function
                 layer.training = False
 
-    def save(self, folder: Path) -> None:
-        """Writes what `AutoModelForCausalLM` and `AutoTokenizer` load."""
-        self.model.save_pretrained(folder)
+    def save(self, folder: Path, weights: dict[str, Any] | None = None) -> None:
+        """Writes what `AutoModelForCausalLM` and `AutoTokenizer` load; `weights` are the model's, if it is sharded."""
+        self.model.save_pretrained(folder, state_dict=weights)
         self.codec.tokenizer.save_pretrained(folder)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -69,8 +70,9 @@ class LoraPolicy(Policy):
 
         return reference
 
-    def save(self, folder: Path) -> None:
-        """One plain model with the adapters merged in, or the adapters alone (`peft.PeftModel.from_pretrained`)."""
+    def save(self, folder: Path, weights: dict[str, Any] | None = None) -> None:
+        """One plain model with the adapters merged in, or the adapters alone (`peft.PeftModel.from_pretrained`).
+        Never sharded, so its weights are its own."""
         if self.merged:
             copy.deepcopy(self.model).merge_and_unload().save_pretrained(folder)
         else:
