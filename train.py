@@ -64,7 +64,7 @@ OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
 OmegaConf.register_new_resolver("folder_name", folder_name)
 
 TECHNIQUES = ("clip", "loss", "overlong", "sampling", "advantage", "kl", "correction")
-HARMLESS = ("in eval mode", "LeafSpec", "before `optimizer.step", "does not have many workers")  # warnings
+HARMLESS = ("in eval mode", "LeafSpec", "before `optimizer.step", "does not have many workers", "sync_dist=True")
 FROM_ITS_WEIGHTS = "policy=hub policy.name=<run folder>/policy policy.chat=<as before; false for policy=tiny>"
 
 
@@ -84,7 +84,7 @@ def main(config: DictConfig) -> float:
 
 def job(config: DictConfig) -> float:
     """A run or an evaluation; one of a sweep may be done already, or go on where it was interrupted."""
-    for harmless in HARMLESS:  # the policy has no dropout; skipped steps are counted
+    for harmless in HARMLESS:  # the policy has no dropout; skipped steps are counted; metrics are of all ranks
         warnings.filterwarnings("ignore", message=f".*{harmless}")
     with one_sentence():
         if config.resume or config.checkpoint:
