@@ -62,6 +62,7 @@ def run_folder(resume: str | None, mode: str, experiment: str | None) -> str:
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
 OmegaConf.register_new_resolver("folder_name", folder_name)
+OmegaConf.register_new_resolver("fifth", lambda number: max(1, number // 5))
 
 TECHNIQUES = ("clip", "loss", "overlong", "sampling", "advantage", "kl", "correction")
 HARMLESS = ("in eval mode", "LeafSpec", "before `optimizer.step", "does not have many workers", "sync_dist=True")

@@ -17,7 +17,6 @@ from dapo_lightning.checks import ConfigError, check
 OPTIONS = sorted((path.parent.name, path.stem) for path in (ROOT / "conf").glob("*/*.yaml"))
 TECHNIQUES = ("clip", "loss", "overlong", "sampling", "advantage", "kl", "correction")
 REQUIRED = {
-    ("overlong", "punish_4096"): ["max_new_tokens=20480"],
     ("reward", "function"): ["reward.path=rewards.even_length"],
     ("data", "jsonl"): ["data.train_path=a", "data.validation_path=b"],
     ("data", "hub"): ["data.train_path=a", "data.validation_path=b"],
