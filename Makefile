@@ -22,7 +22,7 @@ train: $(SETUP)  ## teach a tiny policy with DAPO on this machine (about ten min
 
 ablation: $(SETUP)  ## which technique does what: the paper's ladder and more (about an hour on two cores; goes on if interrupted)
 	$(BIN)/python train.py -m hydra/launcher=cores hydra.sweep.dir=outputs/ablation \
-		recipe=ablation experiment=$(ARMS) seed=$(SEEDS); swept=$$?; \
+		recipe=ablation seed=$(SEEDS) experiment=$(ARMS); swept=$$?; \
 	$(BIN)/python -m dapo_lightning.study outputs/ablation && exit $$swept
 
 smollm2: $(SMOLLM2)  ## get a real language model, SmolLM2-135M-Instruct, into outputs/smollm2

@@ -95,7 +95,10 @@ def folder_name(overrides: str) -> str:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    return leaves({name: value for name, value in config.items() if name not in (*ORIGIN, "resume")})
+    """All but what resuming may change, and what watches a run."""
+    free = {*ORIGIN, "resume", "logger", "callbacks", "trainer"}
+    kept = {name: value for name, value in config.items() if name not in free}
+    return leaves(kept | {"trainer": {"precision": config["trainer"]["precision"]}})
 
 
 def _moved(value: Any, old: str, new: str) -> Any:

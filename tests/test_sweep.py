@@ -68,6 +68,8 @@ def test_a_folder_with_other_settings_is_refused(tmp_path):
         continuation(composed)
     save_config(origin | composed, tmp_path)
     assert continuation(composed) == {"resume": str(tmp_path), "commits": ["c0ffee"]}
+    save_config(origin | composed | {"callbacks": {}}, tmp_path)  # by an earlier version, say
+    assert continuation(composed)["resume"] == str(tmp_path)
     link = tmp_path / "link"  # to a larger disk, say
     link.symlink_to(tmp_path)
     moved = OmegaConf.to_container(config(*SMALL, f"run_folder={link}"), resolve=True)
