@@ -11,7 +11,7 @@ SEEDS ?= 11,12,13,14,15,16
 ARMS := ladder_0_grpo,ladder_1_overlong_filter,ladder_2_clip_higher,ladder_3_soft_punishment,ladder_4_token_level,$\
 ladder_5_dynamic_sampling,dapo_minus_clip_higher,dapo_minus_token_level,dapo_minus_soft_punishment
 
-.PHONY: help train ablation smollm2 train-smollm2 test check tensorboard clean
+.PHONY: help train ablation smollm2 train-smollm2 test test-chaos check tensorboard clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -32,6 +32,9 @@ train-smollm2: $(SETUP) $(SMOLLM2)  ## teach it sums with DAPO (about an hour on
 
 test: $(SETUP) $(SMOLLM2)  ## run all tests
 	$(BIN)/python -m pytest
+
+test-chaos: $(SETUP)  ## kill runs at random moments, fill their disk, take their data away (about ten minutes)
+	$(BIN)/python -m pytest -m chaos tests/chaos
 
 check: $(SETUP)  ## lint, import order, format, types
 	$(BIN)/ruff check .

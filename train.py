@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -74,6 +76,9 @@ def main(config: DictConfig) -> float:
     """Trains or evaluates, and returns the held-out avg@k at the end (what a sweeper may maximise)."""
     try:
         return job(config)
+    except SIGTERMException:  # Lightning would leave with exit code 0
+        log.error("%s: stopped by SIGTERM", config.run_folder)
+        sys.exit(128 + signal.SIGTERM)
     except Exception as error:
         is_known = isinstance(error, ConfigError)
         if in_sweep():  # the other jobs go on; when all are done, Hydra raises the first of these errors

@@ -84,7 +84,7 @@ class AtomicCheckpoint(Checkpoint):
         self._last_saved = steps
         trainer.save_checkpoint(self.folder / f"step_{steps:06d}.ckpt", weights_only=False)  # by all ranks, together
         if trainer.is_global_zero:
-            for old in _all(self.folder)[: -self.keep]:
+            for old in [*_all(self.folder)[: -self.keep], *self.folder.glob("*.partial")]:  # a kill may leave those
                 old.unlink(missing_ok=True)
 
 
