@@ -96,7 +96,8 @@ def job(config: DictConfig) -> float:
         if config.resume or config.checkpoint:
             config = of_run(config)
         if in_sweep() and not config.resume:
-            config = cast(DictConfig, OmegaConf.merge({}, config, continuation(as_dict(config))))
+            with open_dict(config):
+                config.update(continuation(as_dict(config)))
     came_to = result(as_dict(config)) if in_sweep() else None
     if came_to is not None:
         log.info("%s is done already", config.run_folder)
