@@ -163,7 +163,7 @@ def test_imports_run_one_way():
         "version": 0, "checks": 0, "sharding": 0,
         "algorithm": 1, "logprobs": 1, "logger": 1, "rollout": 2, "reward": 2, "data": 2, "policy": 3,
         "warm_start": 4, "sampler": 4, "experience": 4, "metrics": 4,
-        "surrogate": 5, "reporting": 6, "module": 7, "callbacks": 8, "study": 8, "run_folder": 9,
+        "surrogate": 5, "reporting": 6, "module": 7, "callbacks": 8, "study": 8, "plan": 8, "run_folder": 9,
         "session": 10, "train": 11,
     }  # fmt: skip
     for path in [*(ROOT / "dapo_lightning").rglob("*.py"), ROOT / "train.py"]:
