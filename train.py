@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-import signal
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,10 +20,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from dapo_lightning import slurm
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest, steps_done
 from dapo_lightning.checks import ConfigError, check, check_held_out, check_logps
@@ -59,6 +60,8 @@ def run_folder(resume: str | None, mode: str, experiment: str | None) -> str:
         except ConfigError as error:
             sys.exit(f"error: {error}")
     kind = experiment or "custom" if mode == "train" else mode
+    if slurm.in_job():  # the same for all tasks, and when it is requeued
+        return resume or f"outputs/{kind}/slurm_{os.environ['SLURM_JOB_ID']}"
     return resume or f"outputs/{kind}/{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
 
 
@@ -76,9 +79,6 @@ def main(config: DictConfig) -> float:
     """Trains or evaluates, and returns the held-out avg@k at the end (what a sweeper may maximise)."""
     try:
         return job(config)
-    except SIGTERMException:  # Lightning would leave with exit code 0
-        log.error("%s: stopped by SIGTERM", config.run_folder)
-        sys.exit(128 + signal.SIGTERM)
     except Exception as error:
         is_known = isinstance(error, ConfigError)
         if in_sweep():  # the other jobs go on; when all are done, Hydra raises the first of these errors
@@ -95,10 +95,10 @@ def job(config: DictConfig) -> float:
     with one_sentence():
         if config.resume or config.checkpoint:
             config = of_run(config)
-        if in_sweep() and not config.resume:
+        if may_go_on() and not config.resume:
             with open_dict(config):
                 config.update(continuation(as_dict(config)))
-    came_to = result(as_dict(config)) if in_sweep() else None
+    came_to = result(as_dict(config)) if may_go_on() else None
     if came_to is not None:
         log.info("%s is done already", config.run_folder)
         return came_to
@@ -113,6 +113,11 @@ def job(config: DictConfig) -> float:
 def in_sweep() -> bool:
     """Whether this is a job of `python train.py -m`."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def may_go_on() -> bool:
+    """Whether the folder of the run may hold a part of it: a sweep can be repeated, a SLURM job requeued."""
+    return in_sweep() or slurm.is_restarted()
 
 
 @contextmanager
@@ -293,7 +298,7 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
         logger=loggers,
         callbacks=list(callbacks.values()),
         enable_progress_bar=not side_by_side,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if slurm.in_job() else [])],
         default_root_dir=config.run_folder,
         enable_model_summary=False,
     )

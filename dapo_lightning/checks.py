@@ -5,9 +5,10 @@ What concerns one technique alone is refused by that technique itself.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
+
+from dapo_lightning import slurm
 
 
 class ConfigError(ValueError):
@@ -123,12 +124,23 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
             "precision lose most updates to rounding. Use trainer.precision=32-true, or bf16-mixed, which keeps "
             "float32 weights and computes in bf16."
         )
-    tasks = int(os.environ.get("SLURM_NTASKS", 1))
-    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")  # its one process launches the others
-    ranks = _num_ranks(trainer)
-    if ranks is not None and not interactive and tasks > ranks:
+    if slurm.in_job():
+        check_tasks(trainer, *slurm.tasks())
+
+
+def check_tasks(trainer: Mapping[str, Any], tasks_per_node: int, num_nodes: int) -> None:
+    """Checks that SLURM starts as many processes as Lightning is to have; it would start none itself there.
+
+    Raises:
+        ConfigError: naming the key and the remedy.
+    """
+    devices = trainer["devices"]
+    if not isinstance(devices, int) or devices < 0:  # Lightning counts them, and compares
+        devices = tasks_per_node
+    if (devices, trainer["num_nodes"]) != (tasks_per_node, num_nodes):
         raise ConfigError(
-            f"SLURM started {tasks} tasks, but trainer.devices={trainer['devices']} on num_nodes="
-            f"{trainer['num_nodes']} makes fewer ranks: the others would train the same thing into the same folder. "
-            "Set trainer.devices to the tasks per node, and a strategy."
+            f"SLURM starts {tasks_per_node} task{'s' * (tasks_per_node != 1)} on each of {num_nodes} "
+            f"node{'s' * (num_nodes != 1)}, but trainer.devices={devices} and trainer.num_nodes={trainer['num_nodes']}: "
+            "each task is one process of Lightning, so both must be the same. Use trainer=slurm or "
+            "trainer=slurm_fsdp2, which take them from SLURM, or change hydra.launcher.tasks_per_node and nodes."
         )

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 
 from dapo_lightning.callbacks.checkpoint import latest, steps_done
+from dapo_lightning.callbacks.stop import Stop
 from dapo_lightning.data.datamodule import PromptDataModule
 from dapo_lightning.module import DAPOModule
 from dapo_lightning.run_folder import read_config
@@ -19,7 +20,18 @@ from dapo_lightning.study.summary import as_text, summarize, write_summary
 
 
 def run(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
-    """Evaluates, trains, evaluates, and leaves a run folder; returns the held-out avg@k at the end."""
+    """Evaluates, trains, evaluates, and leaves a run folder; returns the held-out avg@k at the end.
+
+    Raises:
+        Stopped: when a signal ended it; the steps done are saved.
+    """
+    stop = Stop(Path(config["run_folder"]) / "checkpoints")
+    trainer.callbacks.insert(0, stop)  # type: ignore[attr-defined]
+    with stop.listening():
+        return _run(config, module, data, trainer)
+
+
+def _run(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
     folder = Path(config["run_folder"])
     checkpoint = latest(folder / "checkpoints") if config["resume"] else None
     if checkpoint is None:

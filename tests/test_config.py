@@ -125,12 +125,14 @@ def test_fewer_held_out_prompts_than_ranks_are_refused():
         train.build(composed)
 
 
-def test_more_slurm_tasks_than_ranks_are_refused(monkeypatch):
+def test_slurm_tasks_that_disagree_with_devices_are_refused(monkeypatch):
     resolved = OmegaConf.to_container(config("run_folder=x"), resolve=True)
-    monkeypatch.setenv("SLURM_NTASKS", "2")
-    monkeypatch.setenv("SLURM_JOB_NAME", "job")
-    with pytest.raises(ConfigError, match=r"SLURM started 2 tasks.*trainer\.devices"):
+    for name, value in {"NTASKS": 2, "NTASKS_PER_NODE": 2, "NNODES": 1, "JOB_NAME": "job", "JOB_ID": 7}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    with pytest.raises(ConfigError, match=r"SLURM starts 2 tasks on each of 1 node, but trainer\.devices=1"):
         check(resolved)
+    check(OmegaConf.to_container(config("run_folder=x", "trainer=slurm"), resolve=True))
+    check(OmegaConf.to_container(config("run_folder=x", "trainer=slurm_fsdp2"), resolve=True))
     monkeypatch.setenv("SLURM_JOB_NAME", "bash")
     check(resolved)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,13 @@ from lightning.pytorch.callbacks import Checkpoint
 from dapo_lightning.files import replacing
 
 log = logging.getLogger(__name__)
+
+
+class Stopped(SystemExit):
+    """Ends the process between two DAPO steps because a signal asked for it; all ranks raise it together."""
+
+    def __init__(self, number: signal.Signals):
+        super().__init__(128 + number)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -55,8 +63,9 @@ class AtomicCheckpoint(Checkpoint):
             self._save(trainer, pl_module.history.dapo_steps)
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Saves what was done before the failing step, unless its update had begun."""
-        if trainer.state.fn == "fit" and trainer.world_size == 1 and not pl_module.updating:
+        """Saves what was done before the failing step, unless its update had begun. One rank of many cannot save."""
+        alone = trainer.world_size == 1 or isinstance(exception, Stopped)
+        if trainer.state.fn == "fit" and alone and not pl_module.updating:
             self._save(trainer, pl_module.history.dapo_steps)
             if latest(self.folder):
                 log.info("saved %s; continue with resume=<run folder>", latest(self.folder))

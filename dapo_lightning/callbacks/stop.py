@@ -1,0 +1,106 @@
+"""A run that is told to stop does so between two DAPO steps; under SLURM its job starts again."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+
+from dapo_lightning import slurm
+from dapo_lightning.callbacks.checkpoint import Stopped, latest
+
+log = logging.getLogger(__name__)
+
+TIME_IS_UP = signal.SIGUSR1  # what `sbatch --signal=USR1@seconds` sends, that long before a job's time limit
+SIGNALS = (signal.SIGTERM, TIME_IS_UP)
+SECONDS_TO_SPARE = 15.0
+
+
+class Stop(L.Callback):
+    """Ends the run before the next DAPO step once any rank is told to, by SIGTERM or SLURM's warning.
+
+    Lightning's own handlers are replaced: they start a collective inside the handler, wherever each rank is then, and
+    save a checkpoint in the middle of a step.
+
+    Args:
+        checkpoints: the folder that the run saves them to.
+    """
+
+    def __init__(self, checkpoints: Path):
+        self.checkpoints = checkpoints
+        self.told: signal.Signals | None = None
+        self._began_with: Path | None = None
+        self._is_over = threading.Event()
+        self._is_requeued = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Heeds signals for the block. If SLURM says that the time is up, the job is requeued: once the run has
+        stopped, or, if its step takes too long, just before SLURM would kill it."""
+        self._began_with = latest(self.checkpoints)
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        self._listen()
+        try:
+            yield
+        except Stopped:
+            if self.told != TIME_IS_UP or not slurm.in_job():
+                raise
+            if not slurm.is_first_task():
+                sys.exit(0)  # on some clusters, a task that ends badly takes the others with it
+            self._requeue()
+            raise
+        finally:
+            self._is_over.set()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._listen()  # Lightning has put its own in place
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._listen()
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.strategy.reduce_boolean_decision(self.told is not None, all=False):
+            told = self.told or signal.SIGTERM
+            log.warning("stopped by %s after DAPO step %d", told.name, pl_module.history.dapo_steps)
+            raise Stopped(told)
+
+    def _listen(self) -> None:
+        for number in SIGNALS:
+            signal.signal(number, self._tell)
+
+    def _tell(self, number: int, _: FrameType | None) -> None:
+        if self.told is None and number == TIME_IS_UP and slurm.in_job() and slurm.is_first_task():
+            threading.Thread(target=self._requeue_in_time, daemon=True).start()
+        self.told = self.told or signal.Signals(number)
+
+    def _requeue_in_time(self) -> None:
+        left = slurm.seconds_left()
+        if left is not None and not self._is_over.wait(max(0.0, left - SECONDS_TO_SPARE)):
+            log.warning("the time is up before the DAPO step or evaluation is done: it will be done again")
+            self._requeue()
+
+    def _requeue(self) -> None:
+        if self._is_requeued:
+            return
+        if latest(self.checkpoints) == self._began_with:
+            log.error(
+                "not requeued: no DAPO step was finished in the time that this job had. Give it more time "
+                "(hydra.launcher.timeout_min), and start the sweep again: it goes on where it stopped."
+            )
+            return
+        why_not = slurm.requeue()
+        if why_not:
+            log.error("not requeued: %s. Start the sweep again: it goes on where it stopped.", why_not)
+        else:
+            self._is_requeued = True
+            log.warning("requeued: the run goes on from %s", latest(self.checkpoints))

@@ -1,0 +1,61 @@
+"""What a process can ask of SLURM about the job that it is part of."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+_INTERACTIVE = ("bash", "interactive")  # names of jobs whose one process launches the others itself, as for Lightning
+
+
+def in_job() -> bool:
+    """Whether SLURM started this process as a task of a job."""
+    return "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in _INTERACTIVE
+
+
+def is_restarted() -> bool:
+    """Whether this job was requeued before."""
+    return in_job() and int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+
+
+def is_first_task() -> bool:
+    return os.environ.get("SLURM_PROCID", "0") == "0"
+
+
+def tasks() -> tuple[int, int]:
+    """Tasks per node and nodes of this job."""
+    nodes = int(os.environ.get("SLURM_NNODES", 1))
+    return int(os.environ.get("SLURM_NTASKS_PER_NODE", int(os.environ["SLURM_NTASKS"]) // nodes)), nodes
+
+
+def seconds_left() -> float | None:
+    """Until this job is killed; None if SLURM cannot tell, or there is no limit."""
+    answer = _ask("squeue", "--noheader", "--format=%L", f"--jobs={os.environ['SLURM_JOB_ID']}")
+    return seconds(answer.stdout.strip()) if answer.returncode == 0 else None
+
+
+def seconds(time: str) -> float | None:
+    """SLURM's `[days-][[hours:]minutes:]seconds`; None for INVALID, UNLIMITED and the like."""
+    days, _, clock = time.rpartition("-")
+    try:
+        parts = [int(part) for part in clock.split(":")]
+        return 86_400.0 * int(days or 0) + sum(part * 60**power for power, part in enumerate(reversed(parts)))
+    except ValueError:
+        return None
+
+
+def requeue() -> str | None:
+    """Has this job end now and start again, with the same id, when there is room.
+
+    Returns:
+        None, or why that cannot be.
+    """
+    answer = _ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
+    return None if answer.returncode == 0 else (answer.stderr or answer.stdout).strip()
+
+
+def _ask(*command: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))
