@@ -11,7 +11,7 @@ SEEDS ?= 11,12,13,14,15,16
 ARMS := ladder_0_grpo,ladder_1_overlong_filter,ladder_2_clip_higher,ladder_3_soft_punishment,ladder_4_token_level,$\
 ladder_5_dynamic_sampling,dapo_minus_clip_higher,dapo_minus_token_level,dapo_minus_soft_punishment
 
-.PHONY: help train ablation smollm2 train-smollm2 test test-chaos check tensorboard clean
+.PHONY: help train ablation smollm2 train-smollm2 test test-chaos test-slurm check tensorboard clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -35,6 +35,11 @@ test: $(SETUP) $(SMOLLM2)  ## run all tests
 
 test-chaos: $(SETUP)  ## kill runs at random moments, fill their disk, take their data away (about ten minutes)
 	$(BIN)/python -m pytest -m chaos tests/chaos
+
+test-slurm: $(SETUP)  ## run sweeps and jobs on a SLURM of this machine (about five minutes; needs root)
+	which munged slurmctld slurmd srun > /dev/null || { apt-get update && \
+		apt-get install --yes --no-install-recommends munge slurmctld slurmd slurm-client; }
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 check: $(SETUP)  ## lint, import order, format, types
 	$(BIN)/ruff check .

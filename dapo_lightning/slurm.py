@@ -28,10 +28,14 @@ def tasks() -> tuple[int, int]:
     return int(os.environ.get("SLURM_NTASKS_PER_NODE", int(os.environ["SLURM_NTASKS"]) // nodes)), nodes
 
 
+def is_cancelled() -> bool:
+    """Whether this job is ending, as by scancel. One that only has to make room for another runs on for a while."""
+    return _squeue("%T") == "COMPLETING"
+
+
 def seconds_left() -> float | None:
-    """Until this job is killed; None if SLURM cannot tell, or there is no limit."""
-    answer = _ask("squeue", "--noheader", "--format=%L", f"--jobs={os.environ['SLURM_JOB_ID']}")
-    return seconds(answer.stdout.strip()) if answer.returncode == 0 else None
+    """Until this job's time limit; None if there is none, or SLURM cannot tell."""
+    return seconds(_squeue("%L"))
 
 
 def seconds(time: str) -> float | None:
@@ -52,6 +56,10 @@ def requeue() -> str | None:
     """
     answer = _ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
     return None if answer.returncode == 0 else (answer.stderr or answer.stdout).strip()
+
+
+def _squeue(format: str) -> str:
+    return _ask("squeue", "--noheader", f"--format={format}", f"--jobs={os.environ['SLURM_JOB_ID']}").stdout.strip()
 
 
 def _ask(*command: str) -> subprocess.CompletedProcess[str]:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).parent.parent
 SETUP = (
     f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}",
-    '[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK',  # srun forgets it since 22.05
+    '[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK',  # SLURM 22.05 dropped that
     "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}",
 )
 POLL_SECONDS = 2.0

@@ -2,11 +2,18 @@
 
 import asyncio
 import os
+import time
 
 
 def even_length(completions: list[str], **columns: object) -> list[float]:
     """A reward that a random policy earns about half of the time."""
     return [1.0 if len(completion) % 2 == 0 else -1.0 for completion in completions]
+
+
+def slow_even_length(completions: list[str], **columns: object) -> list[float]:
+    """The same, as if a server had to be asked."""
+    time.sleep(0.05)
+    return even_length(completions)
 
 
 def uses_columns(completions, prompts, answers, level):

@@ -3,7 +3,9 @@ for a child that imported this one would import pytest each time."""
 
 import math
 import os
+import pickle
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ import pytest
 
 from dapo_lightning.grading.child import frame
 from dapo_lightning.grading.pool import GradingError, GradingPool, Outcome
+from dapo_lightning.grading.process import Child
 
 GRADERS = '''
 import gc, os, re, signal, stat, subprocess, sys, threading, time
@@ -354,6 +357,22 @@ def test_a_spare_child_that_has_ended_is_not_given_an_item(tmp_path):
         os.kill(spare, 9)
         assert wait_until(lambda: not alive(spare))
         assert [outcome.failure for outcome in pool.submit([("exit",), "good"]).result()] == ["crash", None]
+
+
+def test_signals_to_the_whole_job_are_the_parent_s_to_answer(tmp_path):
+    """SLURM sends them to every process, when a run has yet to finish its step."""
+    with make_pool(name="build_noted", folder=str(tmp_path)) as pool:
+        (pid,) = (outcome.value for outcome in pool.submit([("pid",)]).result())
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            os.kill(pid, number)
+            assert [outcome.value for outcome in pool.submit([("pid",)]).result()] == [pid]
+
+
+def test_a_child_that_is_just_starting_outlives_them_too(graders):
+    child = Child(pickle.dumps(("hostile_graders.build", {}, 100)))
+    os.kill(child._process.pid, signal.SIGTERM)
+    child.wait_until_ready("build")
+    child.end()
 
 
 @pytest.mark.parametrize("then", ["loop", "exit", "allocate"])

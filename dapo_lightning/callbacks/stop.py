@@ -36,26 +36,25 @@ class Stop(L.Callback):
 
     def __init__(self, checkpoints: Path):
         self.checkpoints = checkpoints
-        self.told: signal.Signals | None = None
+        self.told: list[signal.Signals] = []
         self._began_with: Path | None = None
         self._is_over = threading.Event()
         self._is_requeued = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Heeds signals for the block. If SLURM says that the time is up, the job is requeued: once the run has
-        stopped, or, if its step takes too long, just before SLURM would kill it."""
+        """Heeds signals for the block. A SLURM job that is not cancelled (its time is up, or another job needs the
+        room) is requeued: once the run has stopped, or, if its step takes too long, just before the time limit."""
         self._began_with = latest(self.checkpoints)
         before = {number: signal.getsignal(number) for number in SIGNALS}
         self._listen()
         try:
             yield
         except Stopped:
-            if self.told != TIME_IS_UP or not slurm.in_job():
-                raise
-            if not slurm.is_first_task():
+            if slurm.in_job() and not slurm.is_first_task():
                 sys.exit(0)  # on some clusters, a task that ends badly takes the others with it
-            self._requeue()
+            if slurm.in_job() and not slurm.is_cancelled():
+                self._requeue()
             raise
         finally:
             self._is_over.set()
@@ -69,8 +68,8 @@ class Stop(L.Callback):
         self._listen()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.strategy.reduce_boolean_decision(self.told is not None, all=False):
-            told = self.told or signal.SIGTERM
+        if trainer.strategy.reduce_boolean_decision(bool(self.told), all=False):
+            told = self.told[0] if self.told else signal.SIGTERM
             log.warning("stopped by %s after DAPO step %d", told.name, pl_module.history.dapo_steps)
             raise Stopped(told)
 
@@ -79,9 +78,9 @@ class Stop(L.Callback):
             signal.signal(number, self._tell)
 
     def _tell(self, number: int, _: FrameType | None) -> None:
-        if self.told is None and number == TIME_IS_UP and slurm.in_job() and slurm.is_first_task():
+        if number == TIME_IS_UP and TIME_IS_UP not in self.told and slurm.in_job() and slurm.is_first_task():
             threading.Thread(target=self._requeue_in_time, daemon=True).start()
-        self.told = self.told or signal.Signals(number)
+        self.told.append(signal.Signals(number))
 
     def _requeue_in_time(self) -> None:
         left = slurm.seconds_left()
@@ -92,7 +91,8 @@ class Stop(L.Callback):
     def _requeue(self) -> None:
         if self._is_requeued:
             return
-        if latest(self.checkpoints) == self._began_with:
+        makes_room = signal.SIGTERM in self.told  # for another job: that says nothing of the time that it had
+        if latest(self.checkpoints) == self._began_with and not makes_room:
             log.error(
                 "not requeued: no DAPO step was finished in the time that this job had. Give it more time "
                 "(hydra.launcher.timeout_min), and start the sweep again: it goes on where it stopped."

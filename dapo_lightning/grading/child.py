@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 
 READY = -1
 OUT_OF_MEMORY = 77  # exit code
+SIGNALS_OF_THE_RUN = (signal.SIGTERM, signal.SIGUSR1)  # SLURM sends them to every process; here, the parent decides
 _MAX_VALUE_BYTES = 1_000_000
 _MAX_DETAIL = 500
 _MAX_ANSWER_BYTES = _MAX_VALUE_BYTES + 20 * _MAX_DETAIL
@@ -90,6 +91,7 @@ def take_answer(received: bytearray, index: int) -> Outcome | None:
 
 def main(descriptor: int, parent: int) -> None:
     """Serves until the requests end."""
+    _outlive_the_signals_of_the_run()
     _die_with(parent)
     os.set_inheritable(descriptor, False)  # not for the processes that a grader starts
     requests = open(descriptor, "rb")  # noqa: SIM115
@@ -168,6 +170,12 @@ def _describe(error: BaseException) -> str:
         return f"{name}: {error}"[:_MAX_DETAIL]
     except BaseException:  # hostile text can get into the message, too
         return name
+
+
+def _outlive_the_signals_of_the_run() -> None:
+    for number in SIGNALS_OF_THE_RUN:
+        signal.signal(number, lambda *_: None)  # not SIG_IGN, which programs that a grader starts would inherit
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_OF_THE_RUN)
 
 
 def _limit_memory(megabytes: int) -> None:

@@ -9,8 +9,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from dapo_lightning.grading import child as protocol
 from dapo_lightning.grading.child import Outcome
@@ -30,14 +30,15 @@ class Child:
             self._socket, theirs = socket.socketpair()
             with theirs:
                 arguments, environment = protocol.command(theirs.fileno())
-                self._process = subprocess.Popen(  # never a fork: the parent has threads
-                    arguments,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=2,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                )
+                with _blocking(protocol.SIGNALS_OF_THE_RUN):  # until it can do something about them
+                    self._process = subprocess.Popen(  # never a fork: the parent has threads
+                        arguments,
+                        env=environment,
+                        stdin=subprocess.DEVNULL,
+                        stdout=2,
+                        pass_fds=[theirs.fileno()],
+                        start_new_session=True,
+                    )
         except OSError as error:
             raise GradingError(f"cannot start a grading process: {error}") from error
         self._socket.setblocking(False)
@@ -124,3 +125,12 @@ class Child:
     def _flush(self) -> None:
         with suppress(OSError):  # if it has ended, its last answers may still be there
             self._unsent = self._unsent[self._socket.send(self._unsent) :]
+
+
+@contextmanager
+def _blocking(signals: Iterable[int]) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
