@@ -142,5 +142,6 @@ def check_tasks(trainer: Mapping[str, Any], tasks_per_node: int, num_nodes: int)
             f"SLURM starts {tasks_per_node} task{'s' * (tasks_per_node != 1)} on each of {num_nodes} "
             f"node{'s' * (num_nodes != 1)}, but trainer.devices={devices} and trainer.num_nodes="
             f"{trainer['num_nodes']}: each task is one process of Lightning, so both must be the same. Use "
-            "trainer=slurm or slurm_fsdp2, which take them from SLURM, or change hydra.launcher.tasks_per_node and nodes."
+            "trainer=slurm or slurm_fsdp2, which take them from SLURM, or change hydra.launcher.tasks_per_node "
+            "and nodes."
         )

@@ -29,7 +29,9 @@ REQUIRED = {
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids="/".join)
-def test_every_option_composes_and_instantiates(group, option, tmp_path):
+def test_every_option_composes_and_instantiates(group, option, tmp_path, monkeypatch):
+    if option.startswith("slurm"):
+        in_slurm(monkeypatch, tasks=2)
     composed = config(f"{group}={option}", f"run_folder={tmp_path}", *REQUIRED.get((group, option), []))
     check(OmegaConf.to_container(composed, resolve=True))
     if group in ("experiment", "recipe"):
@@ -41,6 +43,13 @@ def test_every_option_composes_and_instantiates(group, option, tmp_path):
             instantiate(composed[group])
     else:
         assert instantiate(composed[group]) is not None
+
+
+def in_slurm(monkeypatch, tasks):
+    for name, value in {"NTASKS": tasks, "NTASKS_PER_NODE": tasks, "NNODES": 1, "JOB_NAME": "job", "JOB_ID": 7}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    for name in ("PROCID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0")
 
 
 @pytest.mark.parametrize("group", TECHNIQUES)
@@ -127,8 +136,7 @@ def test_fewer_held_out_prompts_than_ranks_are_refused():
 
 def test_slurm_tasks_that_disagree_with_devices_are_refused(monkeypatch):
     resolved = OmegaConf.to_container(config("run_folder=x"), resolve=True)
-    for name, value in {"NTASKS": 2, "NTASKS_PER_NODE": 2, "NNODES": 1, "JOB_NAME": "job", "JOB_ID": 7}.items():
-        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    in_slurm(monkeypatch, tasks=2)
     with pytest.raises(ConfigError, match=r"SLURM starts 2 tasks on each of 1 node, but trainer\.devices=1"):
         check(resolved)
     check(OmegaConf.to_container(config("run_folder=x", "trainer=slurm"), resolve=True))
@@ -162,8 +170,8 @@ def test_imports_run_one_way():
     """types -> algorithm -> rollout, reward, data -> policy -> module -> callbacks, study -> train.py"""
     levels = {
         "types": 0, "grading": 0, "packing": 0, "attention": 0, "packed": 0, "clock": 0, "ranks": 0, "files": 0,
-        "version": 0, "checks": 0, "sharding": 0,
-        "algorithm": 1, "logprobs": 1, "logger": 1, "rollout": 2, "reward": 2, "data": 2, "policy": 3,
+        "version": 0, "slurm": 0, "sharding": 0,
+        "checks": 1, "algorithm": 1, "logprobs": 1, "logger": 1, "rollout": 2, "reward": 2, "data": 2, "policy": 3,
         "warm_start": 4, "sampler": 4, "experience": 4, "metrics": 4,
         "surrogate": 5, "reporting": 6, "module": 7, "callbacks": 8, "study": 8, "plan": 8, "run_folder": 9,
         "session": 10, "train": 11,
