@@ -33,6 +33,7 @@ from dapo_lightning.data.datamodule import PromptDataModule
 from dapo_lightning.data.fit import Room
 from dapo_lightning.logger import MetricsFile
 from dapo_lightning.module import DAPOModule
+from dapo_lightning.plan import cluster_of, known_config, plan
 from dapo_lightning.run_folder import (
     checkpoint_in,
     continuation,
@@ -103,6 +104,8 @@ def job(config: DictConfig) -> float:
         log.info("%s is done already", config.run_folder)
         return came_to
     with one_sentence():
+        if config.mode == "plan":
+            return planned(config)
         module, data, trainer = set_up(config)
     try:
         return (run if config.mode == "train" else evaluate)(as_dict(config), module, data, trainer)
@@ -221,6 +224,15 @@ def set_up(config: DictConfig) -> tuple[DAPOModule, PromptDataModule, L.Trainer]
     if trainer.is_global_zero:
         save_config(as_dict(config), folder)
     return module, data, trainer
+
+
+def planned(config: DictConfig) -> float:
+    """Prints what a run would need, and returns the seconds that a DAPO step takes at least."""
+    check(as_dict(config))
+    source = instantiate(config.policy)
+    found = plan(as_dict(config), known_config(getattr(source, "name", "")) or source.config(), cluster_of(as_dict(config)))
+    print(found)
+    return sum(found.as_it_stands.seconds().values())
 
 
 def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:

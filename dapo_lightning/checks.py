@@ -21,8 +21,8 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: naming the key and the remedy.
     """
-    if config["mode"] not in ("train", "evaluate"):
-        raise ConfigError(f"mode={config['mode']}: choose train or evaluate.")
+    if config["mode"] not in ("train", "evaluate", "plan"):
+        raise ConfigError(f"mode={config['mode']}: choose train, evaluate or plan.")
     _check_positive(config)
     _check_batches(config)
     _check_trainer(config["trainer"])

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+import train
 from dapo_lightning.attention import SHARED_PROMPT
 from dapo_lightning.experience import Row
 from dapo_lightning.logprobs import completion_logps
@@ -389,3 +390,22 @@ def test_what_is_unknown_is_refused():
         cluster_of(paper() | {"plan": {"acelerator": "h200"}})
     with pytest.raises(ValueError, match="at least 1"):
         on(0)
+
+
+def test_a_run_is_planned_from_its_command(monkeypatch, tmp_path, capsys):
+    overrides = [
+        "experiment=paper_32b",
+        "mode=plan",
+        "plan.num_accelerators=32",
+        "trainer=fsdp2",
+        "plan.mean_tokens=5000",
+    ]
+    monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}", *overrides])
+    train.main()
+    assert "32.764 billion weights in 64 layers, sharded" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}", "mode=plan", "plan.accelerator=laptop"])
+    train.main()
+    assert "It fits" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}", "mode=plan", "+plan.speed=2"])
+    with pytest.raises(SystemExit, match=r"error: plan\.speed: there is no such key"):
+        train.main()

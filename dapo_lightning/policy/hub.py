@@ -74,7 +74,7 @@ class HubPolicy:
 
     def codec(self) -> Codec:
         """Tokenizer, chat template, end tokens and length limit: everything but the weights."""
-        config, tokenizer = self._config(), self._tokenizer()
+        config, tokenizer = self.config(), self._tokenizer()
         if self.chat and tokenizer.chat_template is None:
             raise PolicyError(
                 f"policy.name={self.name}: its tokenizer has no chat template. Set policy.chat=false to give it "
@@ -100,7 +100,8 @@ class HubPolicy:
             share_prompts(model)
         return self.lora.attach(model, codec) if self.lora else Policy(model, codec)
 
-    def _config(self) -> PreTrainedConfig:
+    def config(self) -> PreTrainedConfig:
+        """Its shape."""
         if self.name.startswith((".", "/", "~")) and not (Path(self.name) / "config.json").is_file():
             hint = " `make smollm2` makes it." if Path(self.name).name == "smollm2" else ""
             raise PolicyError(f"policy.name={self.name}: is no folder with a config.json.{hint}")

@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -62,9 +63,10 @@ class TinyPolicy:
         share_prompts(policy.model)
         return policy
 
-    def _model(self) -> PreTrainedModel:
+    def config(self) -> PreTrainedConfig:
+        """Its shape."""
         tokenizer = tiny_tokenizer()
-        config = LlamaConfig(
+        return LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.hidden_size,
             intermediate_size=self.intermediate_size,
@@ -78,9 +80,11 @@ class TinyPolicy:
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
+
+    def _model(self) -> PreTrainedModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return LlamaForCausalLM(config)
+            return LlamaForCausalLM(self.config())
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
