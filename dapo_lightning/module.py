@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -14,7 +14,6 @@ import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
@@ -31,7 +30,7 @@ from dapo_lightning.packing import micro_batches, packed_micro_batches
 from dapo_lightning.policy import Reference
 from dapo_lightning.ranks import Ranks
 from dapo_lightning.sampler import GroupSampler
-from dapo_lightning.sharding import FSDP2, gathered, is_sharded, shard, whole
+from dapo_lightning.sharding import FSDP2, exchanging_gradients, gathered, is_sharded, shard, whole
 from dapo_lightning.surrogate import TokenSums, surrogate_loss
 from dapo_lightning.types import Generation, Group, PendingGroup, PromptDraw
 
@@ -218,7 +217,10 @@ class DAPOModule(L.LightningModule):
         parts = self._in_step(self._micro_batches(self.policy, mini_batch.rows))
         local = TokenSums()
         for index, rows in enumerate(parts):
-            with self._gradient_sync(last=index == len(parts) - 1), self.sampler.policy.recomputing_activations():
+            with (
+                exchanging_gradients(self.trainer.strategy.model, index == len(parts) - 1),
+                self.sampler.policy.recomputing_activations(),
+            ):
                 loss, part_sums = surrogate_loss(self.policy, rows, self.algorithm, self.generation.temperature)
                 self.manual_backward(loss * ranks.size)  # the strategy averages over ranks; the weights want the sum
             local += part_sums
@@ -250,13 +252,6 @@ class DAPOModule(L.LightningModule):
     def _placeholder(self) -> Row:
         row = placeholder(self.sampler.policy.codec.end_tokens[0])
         return replace(row, reference_logps=row.old_logps) if self._reference else row
-
-    def _gradient_sync(self, last: bool) -> AbstractContextManager[None]:
-        """Gradients are exchanged once per gradient step, in the last backward."""
-        wrapped = self.trainer.strategy.model
-        if last or not isinstance(wrapped, DistributedDataParallel):
-            return nullcontext()
-        return wrapped.no_sync()
 
     def _skip(self, reason: str) -> None:
         history = self.history

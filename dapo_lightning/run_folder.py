@@ -95,8 +95,8 @@ def folder_name(overrides: str) -> str:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """All but what resuming may change, and what watches a run."""
-    free = {*ORIGIN, "resume", "logger", "callbacks", "trainer"}
+    """All but what resuming may change, and what only watches a run or plans one."""
+    free = {*ORIGIN, "resume", "logger", "callbacks", "trainer", "plan"}
     kept = {name: value for name, value in config.items() if name not in free}
     return leaves(kept | {"trainer": {"precision": config["trainer"]["precision"]}})
 

@@ -1,9 +1,10 @@
-"""Policies sharded over the ranks (FSDP2): each rank holds a part of every weight, gradient and optimizer state."""
+"""Policies sharded over the ranks (FSDP2: each rank holds a part of every weight, gradient and optimizer state), and
+what sharded and replicated ones do differently."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -67,6 +69,11 @@ def gathered(model: nn.Module) -> Iterator[None]:
         for part in parts:
             part.set_reshard_after_forward(part is not model, recurse=False)  # backward begins with the root's
             part.reshard()
+
+
+def exchanging_gradients(model: nn.Module | None, is_last: bool) -> AbstractContextManager[None]:
+    """For a backward pass: replicas (DDP) exchange gradients once per gradient step, in the last one."""
+    return nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync()
 
 
 def whole(value: Tensor) -> Tensor:

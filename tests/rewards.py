@@ -16,6 +16,11 @@ def slow_even_length(completions: list[str], **columns: object) -> list[float]:
     return even_length(completions)
 
 
+def very_slow_even_length(completions: list[str], **columns: object) -> list[float]:
+    time.sleep(11)
+    return even_length(completions)
+
+
 def uses_columns(completions, prompts, answers, level):
     assert prompts == ["7+5="] * len(completions) and level == [2] * len(completions)
     return [float(answer in completion) for completion, answer in zip(completions, answers, strict=True)]

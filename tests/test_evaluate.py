@@ -12,6 +12,7 @@ from runs import SMALL, config, run
 
 import train
 from dapo_lightning.callbacks.checkpoint import latest
+from dapo_lightning.command import evaluated
 from dapo_lightning.policy import Policy
 from dapo_lightning.policy.tiny import TinyPolicy
 
@@ -94,7 +95,7 @@ def test_a_group_named_now_starts_afresh(of_run, now, fresh, tmp_path):
     OmegaConf.save({"overrides": ["max_new_tokens=5", *of_run]}, tmp_path / "config.yaml")
     given = config("mode=evaluate", f"checkpoint={file}", "run_folder=x", *now)
     with initialize(version_base="1.3", config_path="../conf"):
-        composed = train.evaluated(given)
+        composed = evaluated(given)
     assert composed.max_new_tokens == 5 and composed.mode == "evaluate"
     before, anew = config(*of_run, "run_folder=x"), config(*now, "run_folder=x")
     for group in ("policy", "data", "reward"):

@@ -76,6 +76,34 @@ def test_when_one_rank_dies_the_others_stop_and_the_run_can_be_resumed(tmp_path,
     finish(command(folder, f"resume={folder}", f"num_steps={steps_done(latest(folder / 'checkpoints')) + 1}"))
 
 
+@pytest.mark.parametrize("trainer", [["trainer=ddp_cpu"], SHARDED], ids=["two", "two, sharded"])
+def test_ranks_that_are_told_to_stop_save_together(one, tmp_path, trainer):
+    """One of them is enough, whatever the other is doing."""
+    folder, longer = tmp_path / "run", [override for override in RUN if not override.startswith("num_steps")]
+    overrides = [
+        *longer,
+        "kl=k3",
+        "num_prompts_per_step=12",
+        "num_steps=3",
+        "callbacks.checkpoint.every=100",
+        "callbacks.completions.every=1",
+        *trainer,
+    ]
+    process = command(folder, *overrides)
+    wait_for(lambda: '"step"' in text(folder / "completions.jsonl") or process.poll() is not None, seconds=120)
+    second = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    os.kill(second, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and "stopped by SIGTERM" in output, output
+    assert 1 <= steps_done(latest(folder / "checkpoints")) < 3
+    finish(command(folder, f"resume={folder}"))
+    assert_the_same(one, folder)
+
+
+def text(path):
+    return path.read_text() if path.exists() else ""
+
+
 def wait_for(condition, seconds):
     deadline = time.time() + seconds
     while not condition():

@@ -11,9 +11,9 @@ import torch
 from omegaconf import OmegaConf
 from runs import ROOT, SMALL, assert_same_weights, command, config, resume, run
 
-import train
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest
 from dapo_lightning.checks import ConfigError
+from dapo_lightning.command import resumed
 from dapo_lightning.logger import read_metrics
 
 # There are ten train prompts, so this runs across epochs.
@@ -114,7 +114,7 @@ def test_the_advice_fits_every_policy(tmp_path):
     (tmp_path / "checkpoints" / "step_000001.ckpt").touch()
     OmegaConf.save({}, tmp_path / "config.yaml")
     with pytest.raises(ConfigError, match=r"policy=hub policy\.name=<run folder>/policy"):
-        train.resumed(config(f"resume={tmp_path}", "clip.upper=1.3"))
+        resumed(config(f"resume={tmp_path}", "clip.upper=1.3"))
 
 
 def test_a_mistyped_folder_is_not_made(tmp_path):

@@ -76,6 +76,11 @@ def test_a_folder_with_other_settings_is_refused(tmp_path):
     assert continuation(moved)["resume"] == str(link)
 
 
+def test_runs_of_several_processes_are_refused_in_a_sweep_on_one_machine(tmp_path):
+    returned, output = sweep(tmp_path / "sweep", "trainer=ddp_cpu", "clip.upper=1.2,1.3")
+    assert returned == 1 and "a sweep on this machine gives each run one process" in output
+
+
 def test_folders_are_named_by_overrides():
     assert folder_name("experiment=dapo,seed=0") == "experiment=dapo,seed=0"
     assert folder_name("") == "defaults"

@@ -40,6 +40,7 @@ class Stop(L.Callback):
         self._began_with: Path | None = None
         self._is_over = threading.Event()
         self._is_requeued = False
+        self._is_first = True  # rank
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -51,8 +52,8 @@ class Stop(L.Callback):
         try:
             yield
         except Stopped:
-            if slurm.in_job() and not slurm.is_first_task():
-                sys.exit(0)  # on some clusters, a task that ends badly takes the others with it
+            if not self._is_first:
+                sys.exit(0)  # a process that ends badly may take the first with it, be it started by Lightning or SLURM
             if slurm.in_job() and not slurm.is_cancelled():
                 self._requeue()
             raise
@@ -68,6 +69,7 @@ class Stop(L.Callback):
         self._listen()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._is_first = trainer.is_global_zero
         if trainer.strategy.reduce_boolean_decision(bool(self.told), all=False):
             told = self.told[0] if self.told else signal.SIGTERM
             log.warning("stopped by %s after DAPO step %d", told.name, pl_module.history.dapo_steps)

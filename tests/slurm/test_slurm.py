@@ -86,6 +86,21 @@ def test_jobs_that_time_out_or_make_room_go_on_where_they_were(cluster, straight
     assert_the_same(straight(), ranks / "run")
 
 
+def test_a_step_that_takes_longer_than_there_is_time_is_done_again(cluster, tmp_path):
+    """Steps of 44 seconds in jobs of two minutes that are told ten seconds before their end."""
+    run = [o for o in LONG if o.split("=")[0] not in ("num_steps", "reward.path", "evaluation.num_prompts")]
+    run += ["num_steps=3", "evaluation.num_prompts=1", "sampling=static", "reward.num_workers=1"]
+    limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=10"]
+    slow = ["reward.path=rewards.very_slow_even_length", "reward.seconds=30"]
+    process = sweep(tmp_path / "slow", *run, ONE, *limit, *slow)
+    finish(command(tmp_path / "fast", *run, "reward.path=rewards.even_length"))
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    assert "the time is up before the DAPO step" in logs(tmp_path / "slow")
+    assert steps(tmp_path / "slow/run") == [0, 1, 2, 3]
+    assert_same_weights(tmp_path / "fast", tmp_path / "slow/run")
+
+
 def test_a_sweep_reports_what_fails_and_finishes_the_rest(cluster, tmp_path):
     folder = tmp_path / "sweep"
     named = "hydra.sweep.subdir=${clip.upper}"
