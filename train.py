@@ -31,6 +31,7 @@ from dapo_lightning.logger import MetricsFile
 from dapo_lightning.module import DAPOModule
 from dapo_lightning.plan import cluster_of, known_config, plan
 from dapo_lightning.run_folder import (
+    alone_in,
     continuation,
     hyperparameters,
     result,
@@ -74,14 +75,16 @@ def job(config: DictConfig) -> float:
     if came_to is not None:
         log.info("%s is done already", config.run_folder)
         return came_to
-    with one_sentence():
-        if config.mode == "plan":
+    if config.mode == "plan":
+        with one_sentence():
             return planned(config)
-        module, data, trainer = set_up(config)
-    try:
-        return (run if config.mode == "train" else evaluate)(as_dict(config), module, data, trainer)
-    finally:
-        module.sampler.reward.close()
+    with alone_in(Path(config.run_folder)):
+        with one_sentence():
+            module, data, trainer = set_up(config)
+        try:
+            return (run if config.mode == "train" else evaluate)(as_dict(config), module, data, trainer)
+        finally:
+            module.sampler.reward.close()
 
 
 @contextmanager

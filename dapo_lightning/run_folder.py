@@ -5,17 +5,42 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
+from filelock import FileLock, Timeout
+from lightning.pytorch.utilities import rank_zero_only
 
 from dapo_lightning.callbacks.checkpoint import latest
 from dapo_lightning.checks import ConfigError
 from dapo_lightning.files import replacing
 from dapo_lightning.study.arms import leaves
 from dapo_lightning.study.runs import ORIGIN
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder for the block; several ranks of one run are let in.
+
+    Raises:
+        ConfigError: if another run is in it, as when a sweep is repeated while its jobs are still running.
+    """
+    if rank_zero_only.rank != 0:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=10)  # seconds; one that was just killed may take some to let go
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"{folder}: another process is working on this run. Wait until it has ended.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
