@@ -115,6 +115,14 @@ def test_a_sweep_reports_what_fails_and_finishes_the_rest(cluster, tmp_path):
     assert all(f"clip.upper={value}" in (folder / "study.md").read_text() for value in (1.2, 1.28, 1.5))
 
 
+def test_tasks_share_a_sharded_policy(cluster, tmp_path):
+    two = ["trainer=slurm_fsdp2", "trainer.accelerator=cpu", "hydra.launcher.tasks_per_node=2"]
+    process = sweep(tmp_path / "two", *SMALL, ONE, *two)
+    finish(command(tmp_path / "one", *SMALL))
+    finish(process)
+    assert_the_same(tmp_path / "one", tmp_path / "two/run")
+
+
 def test_a_job_that_is_killed_is_reported_and_nobody_waits_for_it(cluster, tmp_path):
     folder = tmp_path / "sweep"
     run = [*LONG, "hydra.sweep.subdir=${clip.upper}", "clip.upper=1.2,1.28", "num_steps=20"]
