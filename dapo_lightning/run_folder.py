@@ -28,7 +28,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: if another run is in it, as when a sweep is repeated while its jobs are still running.
     """
-    if rank_zero_only.rank != 0:
+    if getattr(rank_zero_only, "rank", 0) != 0:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
