@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -21,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dapo_lightning import slurm
 from dapo_lightning.algorithm import Algorithm
+from dapo_lightning.algorithm.kl import NoKL
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest, steps_done
 from dapo_lightning.checks import ConfigError, check, check_held_out, check_logps
 from dapo_lightning.clock import Clock
@@ -137,6 +139,8 @@ def planned(config: DictConfig) -> float:
 def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     """The module and the data module."""
     algorithm = Algorithm(**{name: instantiate(config[name]) for name in TECHNIQUES})
+    if config.mode == "evaluate":
+        algorithm = replace(algorithm, kl=NoKL())  # or a reference would be kept for nothing
     generation = Generation(config.max_new_tokens, config.temperature, config.top_p)
     try:
         evaluation = Generation(

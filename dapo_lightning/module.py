@@ -98,10 +98,8 @@ class DAPOModule(L.LightningModule):
         self._whole_policy = ExitStack()  # of an evaluation
 
     def setup(self, stage: str) -> None:
-        """Takes the reference: the policy before the first step, as Lightning loads a checkpoint later. Where there is
-        training; a policy that is about to be sharded cannot be copied afterwards."""
-        shards = isinstance(self.trainer.strategy, FSDP2)
-        if self.algorithm.kl.needs_reference and self._reference is None and (stage == "fit" or shards):
+        """Takes the reference: the policy before the first step, for Lightning loads checkpoints and shards later."""
+        if self.algorithm.kl.needs_reference and self._reference is None:
             self._reference = self.sampler.policy.reference()
 
     def configure_model(self) -> None:

@@ -56,7 +56,9 @@ class History:
         return asdict(self) | {"seconds": dict(clock.seconds)}
 
     def load_state_dict(self, state: dict[str, Any], clock: Clock) -> None:
-        state = dict(state)
+        """Keeps an evaluation that was made of this very state."""
+        made = {step: metrics for step, metrics in self.evaluations.items() if step == state["dapo_steps"]}
+        state = state | {"evaluations": state["evaluations"] | made}
         clock.seconds.update(state.pop("seconds"))
         for name, value in state.items():
             setattr(self, name, value)

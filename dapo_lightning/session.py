@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 
 from dapo_lightning.callbacks.checkpoint import latest, steps_done
 from dapo_lightning.callbacks.stop import Stop
@@ -39,6 +40,8 @@ def _run(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, 
     if checkpoint is not None and steps_done(checkpoint) == config["num_steps"]:  # only the end is missing, if anything
         trainer.validate(module, data, ckpt_path=checkpoint, verbose=False, weights_only=False)
     else:
+        if checkpoint is not None and _lacks_evaluation(checkpoint, config["evaluation"]["every"]):
+            trainer.validate(module, data, ckpt_path=checkpoint, verbose=False, weights_only=False)
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
     if module.history.dapo_steps not in module.history.evaluations:
         trainer.validate(module, data, verbose=False)
@@ -47,6 +50,12 @@ def _run(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, 
         module.sampler.policy.save(folder / "policy", weights)
         _finish(module, data, folder)
     return module.history.evaluations[module.history.dapo_steps][f"avg@{config['evaluation']['num_completions']}"]
+
+
+def _lacks_evaluation(checkpoint: Path, every: int) -> bool:
+    """Whether the run was stopped in the evaluation that was due."""
+    history = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)["history"]
+    return history["dapo_steps"] % every == 0 and history["dapo_steps"] not in history["evaluations"]
 
 
 def _finish(module: DAPOModule, data: PromptDataModule, folder: Path) -> None:
