@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -73,6 +75,22 @@ def command(folder: Path, *overrides: str) -> subprocess.Popen:
     arguments = [sys.executable, str(ROOT / "train.py"), *overrides, f"hydra.run.dir={folder}"]
     return subprocess.Popen(arguments, env=environment, cwd=folder.parent, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> str:
+    """What a run that is to succeed has printed."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen | None = None, seconds: float = 150) -> None:
+    """Until the condition holds, while the process lives."""
+    deadline = time.time() + seconds
+    while not condition():
+        assert process is None or process.poll() is None, process.communicate()[0]
+        assert time.time() < deadline
+        time.sleep(0.005)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -3,22 +3,16 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 from conftest import tiny
-from runs import SMALL, command, weights
+from runs import SMALL, command, finish, wait_for, weights
 
 from dapo_lightning.callbacks.checkpoint import latest, steps_done
 from dapo_lightning.ranks import Ranks
 
 RUN = [*SMALL, "num_steps=3", "evaluation.every=3", "num_prompts_per_step=8", "data.num_train=40", "max_new_tokens=60"]
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
 
 
 def assert_the_same(one, other):
@@ -90,7 +84,7 @@ def test_ranks_that_are_told_to_stop_save_together(one, tmp_path, trainer):
         *trainer,
     ]
     process = command(folder, *overrides)
-    wait_for(lambda: '"step"' in text(folder / "completions.jsonl") or process.poll() is not None, seconds=120)
+    wait_for(lambda: '"step"' in text(folder / "completions.jsonl"), process)
     second = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
     os.kill(second, signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
@@ -102,13 +96,6 @@ def test_ranks_that_are_told_to_stop_save_together(one, tmp_path, trainer):
 
 def text(path):
     return path.read_text() if path.exists() else ""
-
-
-def wait_for(condition, seconds):
-    deadline = time.time() + seconds
-    while not condition():
-        assert time.time() < deadline
-        time.sleep(0.2)
 
 
 @pytest.mark.parametrize(

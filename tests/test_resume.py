@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from omegaconf import OmegaConf
-from runs import ROOT, SMALL, assert_same_weights, command, config, resume, run
+from runs import ROOT, SMALL, assert_same_weights, command, config, finish, resume, run
 
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest
 from dapo_lightning.checks import ConfigError
@@ -18,12 +18,6 @@ from dapo_lightning.logger import read_metrics
 
 # There are ten train prompts, so this runs across epochs.
 RUN = [*SMALL, "num_steps=8", "callbacks.checkpoint.every=2", "evaluation.every=3", "kl=k3"]
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
 
 
 def kill_at(process, folder, step):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import SMALL, assert_same_weights, command
+from runs import SMALL, assert_same_weights, command, finish, wait_for
 
 from dapo_lightning.callbacks.checkpoint import latest, steps_done
 from dapo_lightning.logger import read_metrics
@@ -30,20 +30,6 @@ def straight(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chaos") / "straight"
     finish(command(folder, *RUN))
     return folder
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-
-
-def wait_for(condition, process, seconds=120):
-    """Until the condition holds, while the process lives."""
-    deadline = time.time() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.time() < deadline
-        time.sleep(0.005)
 
 
 def last_step(folder):

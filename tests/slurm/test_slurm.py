@@ -4,12 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from cluster import Cluster, is_installed
-from runs import ROOT, SMALL, assert_same_weights, command
-from test_ranks import assert_the_same, finish
+from runs import ROOT, SMALL, assert_same_weights, command, finish, wait_for
+from test_ranks import assert_the_same
 
 from dapo_lightning.callbacks.checkpoint import latest, steps_done
 from dapo_lightning.logger import read_metrics
@@ -48,14 +47,6 @@ def straight(tmp_path_factory):
 
 def sweep(folder, *overrides):
     return command(folder, "-m", *SLURM, f"hydra.sweep.dir={folder}", *overrides)
-
-
-def wait_for(condition, process, seconds=120):
-    deadline = time.time() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.time() < deadline
-        time.sleep(0.2)
 
 
 def steps(folder):
@@ -170,19 +161,12 @@ def test_a_script_of_ones_own_goes_on_too(cluster, straight, tmp_path):
     )
     job = subprocess.check_output(["sbatch", "--parsable", script], cwd=tmp_path, text=True).strip()
     folder = tmp_path / "outputs/dapo" / f"slurm_{job}"
-    wait_until(lambda: len(steps(folder)) > 10)
+    wait_for(lambda: len(steps(folder)) > 10)
     cluster("scontrol", "requeue", job)
-    wait_until(lambda: (folder / "summary.json").exists())
+    wait_for(lambda: (folder / "summary.json").exists())
     assert steps(folder) == list(range(151))
     assert json.loads((folder / "summary.json").read_text())["dapo_steps"] == 150
     assert_same_weights(straight(), folder)
-
-
-def wait_until(condition, seconds=150):
-    deadline = time.time() + seconds
-    while not condition():
-        assert time.time() < deadline
-        time.sleep(0.2)
 
 
 def test_no_slurm_is_said(tmp_path, monkeypatch):
