@@ -3,11 +3,10 @@
 import json
 import shutil
 import signal
-import time
 
 import pytest
 from omegaconf import OmegaConf
-from runs import SMALL, assert_same_weights, command, config
+from runs import SMALL, assert_same_weights, command, config, wait_for
 
 from dapo_lightning.checks import ConfigError
 from dapo_lightning.run_folder import continuation, folder_name, save_config
@@ -82,14 +81,12 @@ def test_two_processes_do_not_work_on_one_run(tmp_path):
     """As when a sweep is repeated while its jobs are still in SLURM's hands."""
     run = [o for o in SMALL if not o.startswith("num_steps")] + ["num_steps=1000", "clip.upper=1.2"]
     first = command(tmp_path / "sweep", "-m", *run, "hydra.sweep.subdir=run", f"hydra.sweep.dir={tmp_path}/sweep")
-    deadline = time.time() + 60
-    while not (tmp_path / "sweep/run/checkpoints/step_000002.ckpt").exists():
-        assert time.time() < deadline
-        time.sleep(0.1)
+    wait_for((tmp_path / "sweep/run/checkpoints/step_000002.ckpt").exists, first)
     returned, output = sweep(tmp_path / "sweep", *run, "hydra.sweep.subdir=run")
     assert returned == 1 and "sweep/run: another process is working on this run" in output
     first.terminate()
-    assert first.wait(60) == 128 + signal.SIGTERM
+    first.communicate(timeout=60)
+    assert first.returncode == 128 + signal.SIGTERM
 
 
 def test_runs_of_several_processes_are_refused_in_a_sweep_on_one_machine(tmp_path):
