@@ -196,11 +196,11 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
     last_step = steps_done(checkpoint) if checkpoint else -1  # what was logged later is about to be measured again
     if config.resume and "tensorboard" in options:
         options["tensorboard"]["purge_step"] = last_step + 1
-    loggers = list(instantiate(options).values())
+    loggers = [logger for logger in instantiate(options).values() if logger]
     for logger in loggers:
         if config.resume and isinstance(logger, MetricsFile):
             logger.keep_until(last_step)
-    callbacks = instantiate(config.callbacks)
+    callbacks = {name: callback for name, callback in instantiate(config.callbacks).items() if callback}
     side_by_side = in_sweep() and HydraConfig.get().runtime.choices["hydra/launcher"] != "basic"
     if side_by_side:  # their progress bars would write over each other
         callbacks.pop("progress", None)
@@ -212,7 +212,8 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
         log_every_n_steps=1,
         logger=loggers,
         callbacks=list(callbacks.values()),
-        enable_progress_bar=not side_by_side,
+        enable_progress_bar="progress" in callbacks,  # or Lightning adds its own
+        enable_checkpointing="checkpoint" in callbacks,
         plugins=[AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if slurm.in_job() else [])],
         default_root_dir=config.run_folder,
         enable_model_summary=False,

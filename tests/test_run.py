@@ -93,6 +93,16 @@ def test_what_a_step_does_not_measure_is_not_repeated_from_the_step_before(tmp_p
     assert [(row["step"], row["sometimes"]) for row in found if row["sometimes"]] == [("1", "1.0"), ("3", "3.0")]
 
 
+def test_callbacks_and_loggers_can_be_switched_off(finished, tmp_path, capfd):
+    names = ("progress", "checkpoint", "completions", "evaluation", "health", "dashboard")
+    off = ["logger.tensorboard=null", *(f"callbacks.{name}=null" for name in names)]
+    folder = run(tmp_path / "run", *off)
+    kept = {"config.yaml", "curves.png", "metrics.csv", "policy", "summary.json"}
+    assert {path.name for path in folder.iterdir() if path.name != ".lock"} == kept
+    assert "step/s" not in capfd.readouterr().err
+    assert_same_weights(finished, folder)
+
+
 def test_completions_are_readable(finished):
     samples = [json.loads(line) for line in (finished / "completions.jsonl").read_text().splitlines()]
     assert {sample["step"] for sample in samples} == {1, 2, 4}
