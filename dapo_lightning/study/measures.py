@@ -21,7 +21,7 @@ def measures(run: Run) -> dict[str, float]:
 
     avg, pass: held-out, after the last step. avg_of_run: avg over the whole run, the area under its curve divided by
     the DAPO steps: it also tells who learns sooner. entropy (nats per token), truncated: of training, means over the
-    last steps. useful_share: of the groups that were used up. tokens_per_useful_group: tokens generated per group
+    last steps; entropy_of_run, truncated_of_run, length_of_run (tokens): over all steps. useful_share: of the groups that were used up. tokens_per_useful_group: tokens generated per group
     trained on that was neither all right nor all wrong. minutes: generating, grading and updating.
     """
     after, steps = run.after or {}, [row for row in run.rows if "tokens/generated" in row]
@@ -37,6 +37,9 @@ def measures(run: Run) -> dict[str, float]:
         "truncated_held_out": after.get("truncated"),
         "entropy": _mean(end, "entropy"),
         "truncated": _mean(end, "length/truncated"),
+        "entropy_of_run": _mean(steps, "entropy"),
+        "truncated_of_run": _mean(steps, "length/truncated"),
+        "length_of_run": _mean(steps, "length/mean"),
         "tokens_per_useful_group": _tokens_per_useful_group(steps, groups),
         "useful_share": summary.get("useful_group_share", _useful_share(steps, groups)),
         "minutes": _minutes(steps, summary),

@@ -78,16 +78,18 @@ def draw(figure: Figure, style: dict[str, Style], folder: Path) -> Path:
 
 
 def draw_sweep(sweep: Sweep, style: dict[str, Style], folder: Path) -> Path:
-    """Draws what the value of one override does at the end."""
-    canvas, panels = plt.subplots(1, 2, figsize=(9, 4.3), layout="constrained")
+    """Draws what the value of one override does, at the end and over the whole run."""
+    canvas, panels = plt.subplots(2, 2, figsize=(9, 7.5), layout="constrained")
     handles: dict[str, Any] = {}
     arms = [arm for line in sweep.lines.values() for _, arm in line]
     bands: set[str] = set()
     labels = (
         ("avg", f"held-out accuracy (avg{_at_k(arms)}) at the end"),
         ("entropy", "entropy (nats per token) at the end"),
+        ("avg_of_run", f"held-out accuracy (avg{_at_k(arms)}) over the run"),
+        ("length_of_run", "completion length (tokens) over the run"),
     )
-    for panel, (measure, label) in zip(panels, labels, strict=True):
+    for panel, (measure, label) in zip(panels.flat, labels, strict=True):
         for name, line in sweep.lines.items():
             points = sweep.points(name, measure)
             if points:
