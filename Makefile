@@ -26,11 +26,10 @@ ablation: $(SETUP)  ## which technique does what: the paper's ladder and more (a
 	$(BIN)/python -m dapo_lightning.study outputs/ablation && exit $$swept
 
 tuning: $(SETUP)  ## what clip.upper, loss.token_weight and overlong.cache_tokens do (about half an hour on two cores; goes on)
-	$(SWEEP) hydra.sweep.dir=outputs/tuning/clip clip.upper=1.05,1.1,1.2,1.28,1.5,2; swept=$$?; \
-	$(SWEEP) hydra.sweep.dir=outputs/tuning/loss loss=blend loss.token_weight=0,0.25,0.5,0.75,1 || swept=1; \
-	$(SWEEP) hydra.sweep.dir=outputs/tuning/overlong overlong.cache_tokens=5,10,19,38,77 || swept=1; \
-	for sweep in clip loss overlong; do \
-		$(BIN)/python -m dapo_lightning.study outputs/tuning/$$sweep || swept=1; done; exit $$swept
+	for values in experiment=dapo clip.upper=1.05,1.1,1.2,1.5,2 overlong.cache_tokens=5,10,38,77 \
+		"loss=blend loss.token_weight=0,0.25,0.5,0.75,1"; do \
+		$(SWEEP) hydra.sweep.dir=outputs/tuning $$values || swept=1; done; \
+	$(BIN)/python -m dapo_lightning.study outputs/tuning && exit $${swept:-0}
 
 smollm2: $(SMOLLM2)  ## get a real language model, SmolLM2-135M-Instruct, into outputs/smollm2
 

@@ -27,6 +27,7 @@ def assert_the_same(one, other):
 
 
 SHARDED = ["trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=2"]
+THREE = ["trainer.devices=3"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,11 @@ def one(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("trainer", [SHARDED, ["trainer=ddp_cpu", "trainer.devices=3"]], ids=["two, sharded", "three"])
+@pytest.mark.parametrize(
+    "trainer",
+    [SHARDED, [*SHARDED[:2], *THREE], ["trainer=ddp_cpu", *THREE]],
+    ids=["two, sharded", "three, sharded", "three"],
+)
 def test_several_processes_equal_one(one, tmp_path, trainer):
     finish(command(tmp_path / "run", *RUN, "kl=k3", "num_prompts_per_step=12", *trainer))
     assert_the_same(one, tmp_path / "run")

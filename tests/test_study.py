@@ -64,7 +64,8 @@ def test_measures_worked_by_hand(tmp_path):
     write_run(
         tmp_path / "dapo", "dapo", num_steps=20, accuracy=lambda step: step / 40, pass_=lambda step: step / 20,
         entropy=float, length__truncated=lambda step: 0.1 * (step == 20), groups__useful=lambda step: 0.5,
-        groups__kept=lambda step: 0.4, tokens__generated=lambda step: 1600.0, seconds__generate=lambda step: 30.0,
+        groups__kept=lambda step: 0.4, tokens__generated=lambda step: 1600.0, length__mean=lambda step: 2.0 * step,
+        seconds__generate=lambda step: 30.0,
         seconds__grade=lambda step: 6.0, seconds__update=lambda step: 24.0,
     )  # fmt: skip
     (tmp_path / "dapo" / "summary.json").unlink()  # all of it is in metrics.csv
@@ -72,8 +73,8 @@ def test_measures_worked_by_hand(tmp_path):
     assert found == pytest.approx(
         {
             "avg": 0.5, "pass": 1.0, "avg_of_run": 0.25, "truncated_held_out": found["truncated_held_out"],
-            "entropy": 19, "truncated": 0.1 / 3, "tokens_per_useful_group": 100, "useful_share": 0.5, "minutes": 20,
-            "gradient_steps": 80,
+            "entropy": 19, "entropy_of_run": 10.5, "truncated": 0.1 / 3, "truncated_of_run": 0.1 / 20,
+            "length_of_run": 21, "tokens_per_useful_group": 100, "useful_share": 0.5, "minutes": 20, "gradient_steps": 80,
         }
     )  # fmt: skip
 
