@@ -24,7 +24,7 @@ from dapo_lightning import slurm
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.algorithm.kl import NoKL
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest, steps_done
-from dapo_lightning.checks import ConfigError, check, check_held_out, check_logps
+from dapo_lightning.checks import ConfigError, check, check_logps
 from dapo_lightning.clock import Clock
 from dapo_lightning.command import as_dict, in_sweep, may_go_on, of_run, with_origin
 from dapo_lightning.data.datamodule import PromptDataModule
@@ -167,7 +167,6 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
         num_validation_prompts=config.evaluation.num_prompts,
         seed=config.seed,
     )
-    check_held_out(data.counts["evaluated"], as_dict(config)["trainer"])
     reward = instantiate(config.reward)
     reward.start()
     clock = Clock()
@@ -194,7 +193,7 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
     """Lightning's Trainer; one epoch of `num_steps` batches, each a DAPO step."""
     options = as_dict(config)["logger"]
     last_step = steps_done(checkpoint) if checkpoint else -1  # what was logged later is about to be measured again
-    if config.resume and "tensorboard" in options:
+    if config.resume and options.get("tensorboard"):
         options["tensorboard"]["purge_step"] = last_step + 1
     loggers = [logger for logger in instantiate(options).values() if logger]
     for logger in loggers:
@@ -217,6 +216,7 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
         plugins=[AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if slurm.in_job() else [])],
         default_root_dir=config.run_folder,
         enable_model_summary=False,
+        inference_mode=False,  # FSDP2 keeps the buffers of its first gathering, and those must be fit for training
     )
 
 

@@ -56,20 +56,6 @@ def check_logps(top_p: float, are_old_logps: bool, rollout_is_exact: bool, rewei
         )
 
 
-def check_held_out(num_prompts: int, trainer: Mapping[str, Any]) -> None:
-    """Checks that there are as many held-out prompts as ranks.
-
-    Raises:
-        ConfigError: naming the key and the remedy.
-    """
-    ranks = _num_ranks(trainer)
-    if ranks is not None and num_prompts < ranks:
-        raise ConfigError(
-            f"evaluation.num_prompts: {num_prompts} held-out prompt{'s' * (num_prompts != 1)}, but each of the {ranks} "
-            "processes needs at least one: raise it (the dataset must hold as many), or lower trainer.devices."
-        )
-
-
 def _check_positive(config: Mapping[str, Any]) -> None:
     per_step = ("num_prompts_per_step", "num_completions_per_prompt", "num_gradient_steps")
     values = {name: config[name] for name in ("num_steps", *per_step, "micro_batch_tokens")}
@@ -101,8 +87,6 @@ def _check_batches(config: Mapping[str, Any]) -> None:
             f"num_prompts_per_step={prompts} cannot be shared equally by {ranks} processes in "
             f"num_gradient_steps={steps} mini-batches: use a multiple of {steps * ranks}."
         )
-    if config["evaluation"]["num_prompts"] is not None:  # null: the dataset must tell first
-        check_held_out(config["evaluation"]["num_prompts"], config["trainer"])
 
 
 def _num_ranks(trainer: Mapping[str, Any]) -> int | None:

@@ -25,6 +25,15 @@ class Clock:
         finally:
             self.seconds[name] += _now() - start
 
+    @contextmanager
+    def rest(self, name: str) -> Iterator[None]:
+        """Adds to `name` what is left of the wall time of the block beside what is charged within it."""
+        start, charged = _now(), sum(self.seconds.values())
+        try:
+            yield
+        finally:
+            self.seconds[name] += max(0.0, _now() - start - (sum(self.seconds.values()) - charged))
+
 
 def _now() -> float:
     if torch.cuda.is_available():

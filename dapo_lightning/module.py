@@ -117,11 +117,12 @@ class DAPOModule(L.LightningModule):
         """One DAPO step: one rollout, `num_gradient_steps` gradient steps."""
         ranks, history = Ranks.current(), self.history
         clock_before, self._records = dict(self.sampler.clock.seconds), []
-        with gathered(self.policy):
-            filled = draw.fill(self._sample, ranks)
+        with self.sampler.clock.rest("wait"):  # for other ranks, which may have longer completions, and their weights
+            with gathered(self.policy):
+                filled = draw.fill(self._sample, ranks)
+            records = ranks.gather(self._records)
         if filled.warning:
             self._warn(filled.warning)
-        records = ranks.gather(self._records)
 
         outcomes: list[reporting.GradientStep] = []
         self.updating = True
@@ -133,6 +134,8 @@ class DAPOModule(L.LightningModule):
                 mini_batches = [self._with_logps(mini_batch) for mini_batch in mini_batches]
                 for mini_batch in mini_batches:
                     outcomes.append(self._gradient_step(mini_batch, ranks))
+            else:
+                outcomes.append(reporting.GradientStep(TokenSums(), 0.0, skipped=True))
             scheduler = cast(LRScheduler, self.lr_schedulers())
             learning_rate = float(scheduler.get_last_lr()[0])
             scheduler.step()

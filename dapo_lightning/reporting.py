@@ -115,7 +115,7 @@ def step_metrics(
         "learning_rate": learning_rate,
         "memory/peak_mb": peak_memory_mb(),
     }
-    for name in ("generate", "grade", "update"):
+    for name in ("generate", "grade", "wait", "update"):
         metrics[f"seconds/{name}"] = seconds.get(name, 0.0)
     metrics["tokens_per_second/generate"] = num_generated_tokens / max(1e-9, metrics["seconds/generate"])
     metrics["tokens_per_second/grade"] = num_generated_tokens / max(1e-9, metrics["seconds/grade"])

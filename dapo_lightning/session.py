@@ -63,7 +63,8 @@ def _finish(module: DAPOModule, data: PromptDataModule, folder: Path) -> None:
     saved, seconds = read_config(folder), dict(module.sampler.clock.seconds)
     summary = summarize(module.history, seconds, data.counts, saved["choices"], saved["seed"], folder)
     write_summary(summary, folder / "summary.json")
-    draw_curves(folder)
+    if (folder / "metrics.csv").exists():  # else logger.csv=null
+        draw_curves(folder)
     print(as_text(summary))
 
 

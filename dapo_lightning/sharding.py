@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,19 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 class FSDP2(ModelParallelStrategy):
     """Lightning's strategy with all ranks in one data-parallel group; checkpoints are single files, as those of any
-    other strategy, so that each loads what the other saved."""
+    other strategy, so that each loads what the other saved.
 
-    def __init__(self, process_group_backend: str | None = None):
-        super().__init__(save_distributed_checkpoint=False, process_group_backend=process_group_backend)
+    Args:
+        timeout_minutes: how long a rank waits for the others (while the first writes a checkpoint, say) before the run
+            is given up.
+    """
+
+    def __init__(self, timeout_minutes: float, process_group_backend: str | None = None):
+        super().__init__(
+            save_distributed_checkpoint=False,
+            process_group_backend=process_group_backend,
+            timeout=timedelta(minutes=timeout_minutes),
+        )
 
     def _setup_distributed(self) -> None:
         super()._setup_distributed()

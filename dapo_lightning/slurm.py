@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 
 _INTERACTIVE = ("bash", "interactive")  # names of jobs whose one process launches the others itself, as for Lightning
 
@@ -28,9 +29,16 @@ def tasks() -> tuple[int, int]:
     return int(os.environ.get("SLURM_NTASKS_PER_NODE", int(os.environ["SLURM_NTASKS"]) // nodes)), nodes
 
 
+def job() -> str:
+    """The id of this job alone: the plain id of one task of an array is also that of the whole array."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
 def is_cancelled() -> bool:
-    """Whether this job is ending, as by scancel. One that only has to make room for another runs on for a while."""
-    return _squeue("%T") == "COMPLETING"
+    """Whether this job is ending, as by scancel. One that only has to make room for another runs on for a while.
+    Also if SLURM does not tell: it must not be revived then."""
+    return _squeue("%T") in ("COMPLETING", "")
 
 
 def seconds_left() -> float | None:
@@ -38,9 +46,9 @@ def seconds_left() -> float | None:
     return seconds(_squeue("%L"))
 
 
-def seconds(time: str) -> float | None:
+def seconds(text: str) -> float | None:
     """SLURM's `[days-][[hours:]minutes:]seconds`; None for INVALID, UNLIMITED and the like."""
-    days, _, clock = time.rpartition("-")
+    days, _, clock = text.rpartition("-")
     try:
         parts = [int(part) for part in clock.split(":")]
         return 86_400.0 * int(days or 0) + sum(part * 60**power for power, part in enumerate(reversed(parts)))
@@ -54,16 +62,22 @@ def requeue() -> str | None:
     Returns:
         None, or why that cannot be.
     """
-    answer = _ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
+    answer = _ask("scontrol", "requeue", job())
     return None if answer.returncode == 0 else (answer.stderr or answer.stdout).strip()
 
 
 def _squeue(format: str) -> str:
-    return _ask("squeue", "--noheader", f"--format={format}", f"--jobs={os.environ['SLURM_JOB_ID']}").stdout.strip()
+    return _ask("squeue", "--noheader", f"--format={format}", f"--jobs={job()}").stdout.strip()
 
 
 def _ask(*command: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return subprocess.CompletedProcess(command, 1, "", str(error))
+    """Asks again, as a controller that is busy or restarting answers late."""
+    for pause in (1.0, 4.0, None):
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            answer = subprocess.CompletedProcess(command, 1, "", str(error))
+        if answer.returncode == 0 or pause is None:
+            break
+        time.sleep(pause)
+    return answer

@@ -7,8 +7,8 @@ reported and the others are waited for; time limits are met as `dapo_lightning.c
 
 from __future__ import annotations
 
-import getpass
 import logging
+import os
 import shlex
 import sys
 import time
@@ -32,11 +32,21 @@ SETUP = (
     '[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK',  # SLURM 22.05 dropped that
     "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}",
 )
+# A task that fails takes the others with it; one that ends well does not, however long they take.
+SRUN_ARGS = ["--kill-on-bad-exit=1", "--wait=0"]
 POLL_SECONDS = 2.0
 
 
 class DapoSlurmLauncher(SlurmLauncher):
     """Takes the options of `submitit_slurm`; see conf/hydra/launcher/slurm.yaml."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
+        """A run, in its job. Hydra returns what fails; a task that fails beside others must end as failed, so that
+        SLURM ends those, too: they would wait for it."""
+        returned = super().__call__(*args, **kwargs)
+        if returned.status == JobStatus.FAILED and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+            raise returned._return_value
+        return returned
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submits all jobs and waits for them; those that fail are named as they do.
@@ -85,6 +95,7 @@ class DapoSlurmLauncher(SlurmLauncher):
         executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
         executor.update_parameters(
             slurm_setup=[*SETUP, *setup],
+            slurm_srun_args=SRUN_ARGS,
             **{name if name in common else f"slurm_{name}": value for name, value in options.items()},
         )
         numbers = range(first, first + len(job_overrides))
@@ -104,14 +115,16 @@ def watcher() -> Any:
 
     class Squeue(SlurmInfoWatcher):
         ended = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+        seen: set[str] = set()
 
         def _make_command(self) -> list[str]:
-            return ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--user={getpass.getuser()}"]
+            return ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--user={os.getuid()}"]
 
         def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
             text = string if isinstance(string, str) else string.decode()
             states = dict(line.strip().split("|") for line in text.splitlines())
-            forgotten = self._registered - states.keys()  # SLURM does so some minutes after their end
+            self.seen |= states.keys()
+            forgotten = self.seen - states.keys()  # SLURM does so some minutes after their end
             return {job: {"State": states[job]} for job in states} | {job: {"State": "COMPLETED"} for job in forgotten}
 
         def is_done(self, job_id: str, mode: str = "standard") -> bool:
@@ -144,8 +157,14 @@ def wait(jobs: Sequence[Any], job_overrides: Sequence[Sequence[str]]) -> list[Jo
 
 def outcome(job: Any, overrides: Sequence[str]) -> JobReturn:
     """What a job that is done returned; of many tasks, one that failed if any did."""
-    died = job.exception()
-    if died is not None:
-        return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=died)
-    tasks = job.results()
-    return next((task for task in tasks if task.status == JobStatus.FAILED), tasks[0])
+    from submitit.core.utils import UncompletedJobError
+
+    try:
+        died = [error for task in job._sub_jobs or [job] if (error := task.exception()) is not None]
+        if died:  # those that SLURM ended for it have not said anything
+            cause = next((error for error in died if not isinstance(error, UncompletedJobError)), died[0])
+            return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=cause)
+        tasks = job.results()
+        return next((task for task in tasks if task.status == JobStatus.FAILED), tasks[0])
+    except Exception as error:  # a result that cannot be read, of an exception that cannot be unpickled, say
+        return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)

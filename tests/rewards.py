@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from pathlib import Path
 
 
 def even_length(completions: list[str], **columns: object) -> list[float]:
@@ -16,8 +17,20 @@ def slow_even_length(completions: list[str], **columns: object) -> list[float]:
     return even_length(completions)
 
 
-def very_slow_even_length(completions: list[str], **columns: object) -> list[float]:
-    time.sleep(11)
+def once_too_slow_even_length(completions: list[str], **columns: object) -> list[float]:
+    """Eight seconds for each of five calls, a minute and a half for the sixth, then none; counted in a file, for the
+    process may be another one."""
+    with Path(os.environ["CALLS"]).open("a+") as calls:
+        calls.write("x")
+        number = calls.tell()
+    time.sleep(8 if number <= 5 else 90 if number == 6 else 0)
+    return even_length(completions)
+
+
+def fails_beside_others(completions: list[str], **columns: object) -> list[float]:
+    """Once the second task of a SLURM job grades."""
+    if os.environ["SLURM_PROCID"] == "1":
+        raise OSError("the second task is out of luck")
     return even_length(completions)
 
 

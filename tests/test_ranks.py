@@ -70,7 +70,11 @@ def test_when_one_rank_dies_the_others_stop_and_the_run_can_be_resumed(tmp_path,
     second = int(Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()[0])
     os.kill(first.pid if victim == "first" else second, signal.SIGKILL)
     output, _ = first.communicate(timeout=60)  # ends when the last process that could write has ended
-    assert "Connection closed by peer" in output or "Killed" in output or first.returncode != 0
+    assert first.returncode != 0
+    if victim == "first":
+        assert "Connection" in output, output
+    else:
+        assert str(second) in output or "Connection" in output, output
     wait_for(lambda: not Path(f"/proc/{second}").exists(), seconds=60)
     finish(command(folder, f"resume={folder}", f"num_steps={steps_done(latest(folder / 'checkpoints')) + 1}"))
 
@@ -119,6 +123,13 @@ def test_two_processes_equal_one(tmp_path, overrides):
     finish(command(tmp_path / "one", *overrides))
     finish(command(tmp_path / "two", *overrides, "trainer=ddp_cpu"))
     assert_the_same(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_rank_without_held_out_prompts_waits_for_the_others(tmp_path):
+    few = ["evaluation.num_prompts=1", "num_steps=1", "num_completions_per_prompt=4"]
+    for name, trainer in {"one": [], "two": ["trainer=ddp_cpu"], "sharded": SHARDED}.items():
+        finish(command(tmp_path / name, *SMALL, *few, *trainer))
+        assert_the_same(tmp_path / "one", tmp_path / name)
 
 
 def test_shares_cover_everything_once():

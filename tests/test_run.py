@@ -95,12 +95,31 @@ def test_what_a_step_does_not_measure_is_not_repeated_from_the_step_before(tmp_p
 
 def test_callbacks_and_loggers_can_be_switched_off(finished, tmp_path, capfd):
     names = ("progress", "checkpoint", "completions", "evaluation", "health", "dashboard")
-    off = ["logger.tensorboard=null", *(f"callbacks.{name}=null" for name in names)]
+    off = ["logger.tensorboard=null", "logger.csv=null", *(f"callbacks.{name}=null" for name in names)]
     folder = run(tmp_path / "run", *off)
-    kept = {"config.yaml", "curves.png", "metrics.csv", "policy", "summary.json"}
+    kept = {"config.yaml", "policy", "summary.json"}
     assert {path.name for path in folder.iterdir() if path.name != ".lock"} == kept
     assert "step/s" not in capfd.readouterr().err
     assert_same_weights(finished, folder)
+
+
+def test_a_run_without_tensorboard_can_be_resumed(finished, tmp_path):
+    folder = run(tmp_path / "run", "logger.tensorboard=null", "num_steps=2")
+    resume(folder, "num_steps=4")
+    assert_same_weights(finished, folder)
+
+
+def test_held_out_prompts_are_not_sampled_in_inference_mode(tmp_path, monkeypatch):
+    """What FSDP2 gathers there for the first time could not be trained with."""
+    seen, step = [], train.DAPOModule.validation_step
+
+    def watched(*arguments):
+        seen.append(torch.is_inference_mode_enabled())
+        return step(*arguments)
+
+    monkeypatch.setattr(train.DAPOModule, "validation_step", watched)
+    run(tmp_path / "run", "num_steps=1")
+    assert len(seen) == 2 and not any(seen)
 
 
 def test_completions_are_readable(finished):

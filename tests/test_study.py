@@ -74,7 +74,8 @@ def test_measures_worked_by_hand(tmp_path):
         {
             "avg": 0.5, "pass": 1.0, "avg_of_run": 0.25, "truncated_held_out": found["truncated_held_out"],
             "entropy": 19, "entropy_of_run": 10.5, "truncated": 0.1 / 3, "truncated_of_run": 0.1 / 20,
-            "length_of_run": 21, "tokens_per_useful_group": 100, "useful_share": 0.5, "minutes": 20, "gradient_steps": 80,
+            "length_of_run": 21, "tokens_per_useful_group": 100, "useful_share": 0.5, "minutes": 20,
+            "gradient_steps": 80,
         }
     )  # fmt: skip
 

@@ -12,7 +12,9 @@ import pytest
 import yaml
 from sweeps import write_run
 
+from dapo_lightning.study import ladder
 from dapo_lightning.study.__main__ import main
+from dapo_lightning.study.runs import NoRunsError, find_runs
 
 TRACEBACK = """[2026-11-23][INFO] - step 3
 Traceback (most recent call last):
@@ -212,7 +214,60 @@ def test_a_job_that_failed_before_it_wrote_anything_is_named(sweep):
     (sweep / "silent").mkdir()
     (sweep / "silent" / "train.log").touch()
     notes, _ = study(sweep)
-    assert noted(notes, "failed: failed before it began", "clip.upper=0.28") and not noted(notes, "silent")
+    assert noted(notes, "failed: failed before it began", "clip.upper=0.28")
+    assert noted(notes, "silent: nothing but a log, which names no error")
+
+
+def test_if_all_failed_at_once_it_says_why(tmp_path):
+    (tmp_path / "failed").mkdir()
+    (tmp_path / "failed" / "train.log").write_text("[08:41][__main__][ERROR] - it failed: clip.upper=0.28: ...\n")
+    with pytest.raises(NoRunsError, match=r"(?s)failed before it began.*clip\.upper=0\.28"):
+        find_runs(tmp_path)
+
+
+def test_a_run_without_its_configuration_is_named(sweep):
+    (sweep / "dapo1" / "config.yaml").unlink()
+    notes, rows = study(sweep)
+    assert noted(notes, "dapo1: no config.yaml") and noted(notes, "dapo1: its arm is guessed from its options")
+    assert rows["dapo"]["seeds"] == "2"
+
+
+def test_steps_whose_metrics_are_lost_are_named_and_what_the_summary_tells_counts(sweep):
+    whole = study(sweep)[1]["dapo"]
+    path = sweep / "dapo1" / "metrics.csv"
+    header, *lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([header, *(line for line in lines if int(line.split(",")[0]) <= 7), lines[1]]))
+    notes, rows = study(sweep)
+    assert noted(notes, "dapo1: no metrics of 3 of 10 DAPO steps") and noted(notes, "dapo1: metrics.csv has 1 line(s)")
+    assert rows["dapo"]["minutes"] == whole["minutes"] and rows["dapo"]["gradient_steps"] == whole["gradient_steps"]
+    assert rows["dapo"]["entropy_seeds"] == "1" and rows["dapo"]["avg_seeds"] == "2"
+
+
+def test_a_name_that_is_no_metric_is_no_error(sweep):
+    path = sweep / "dapo1" / "metrics.csv"
+    path.write_text(path.read_text().replace("validation/avg@8,", "validation/avg@?,", 1))
+    assert study(sweep)[1]["dapo"]["seeds"] == "2"
+
+
+def test_arms_of_another_task_are_not_compared(tmp_path):
+    """As when `recipe` has changed between two versions: the same overrides, other sums."""
+    for experiment in ladder.LADDER[:3]:
+        write_run(tmp_path / f"{experiment}_0", experiment, 0, num_steps=10)
+        write_run(tmp_path / f"{experiment}_1", experiment, 1, num_steps=10)
+    for seed in (0, 1):
+        config = tmp_path / f"{ladder.LADDER[1]}_{seed}" / "config.yaml"
+        config.write_text(config.read_text().replace("_target_: Arithmetic", "_target_: Other"))
+    notes, rows = study(tmp_path)
+    assert rows[ladder.LADDER[1]]["avg_minus_rung_before"] == ""
+    assert noted(notes, f"leave out {ladder.LADDER[1]}: run on another task")
+
+
+def test_one_stray_run_does_not_hide_the_ladder(tmp_path):
+    for experiment in ladder.LADDER:
+        write_run(tmp_path / experiment, experiment, 0, ["max_new_tokens=20"], num_steps=10)
+    write_run(tmp_path / "stray", "dapo", 0, num_steps=10)
+    assert noted(study(tmp_path)[0], "figures show the arms with max_new_tokens=20")
+    assert (tmp_path / "figures/accuracy.png").exists()
 
 
 def test_of_duplicates_the_finished_one_counts_then_the_newest(sweep):

@@ -61,6 +61,7 @@ FIGURES: dict[str, dict[str, str]] = {
     "Cost": {
         "seconds per step, generating": "seconds/generate$",
         "seconds per step, grading": "seconds/grade$",
+        "seconds per step, waiting for other ranks": "seconds/wait$",
         "seconds per step, updating": "seconds/update$",
         "tokens generated per step": "tokens/generated$",
         "tokens trained on per step": "tokens/trained$",

@@ -95,10 +95,10 @@ class PromptDataModule(L.LightningDataModule):
 
 
 class ValidationBatches:
-    """Lists of draws."""
+    """Lists of draws; one that is empty for a rank which has none, as Lightning refuses ranks without batches."""
 
     def __init__(self, draws: Sequence[PromptDraw], batch_size: int):
-        self._batches = [list(draws[i : i + batch_size]) for i in range(0, len(draws), batch_size)]
+        self._batches = [list(draws[i : i + batch_size]) for i in range(0, len(draws), batch_size)] or [[]]
 
     def __len__(self) -> int:
         return len(self._batches)

@@ -83,9 +83,6 @@ def _obstacles(config: Config, sizes: ModelSizes, job: Job, cluster: Cluster) ->
             f"{ranks} ranks: each must get whole groups, so at most {most_ranks(config)} ranks have work, in numbers "
             "that divide it."
         )
-    held_out = config["evaluation"]["num_prompts"]
-    if held_out is not None and held_out < ranks:
-        found.append(f"evaluation.num_prompts={held_out}: each of the {ranks} ranks needs at least one.")
     if job.lora_rank is not None and job.sharded:
         found.append("policy=lora with trainer=fsdp2 is refused: use trainer=ddp.")
     if job.rollout == "vllm":

@@ -3,7 +3,8 @@
 Assumes
 - two operations per multiply-accumulate; linear layers and attention count, nothing else;
 - attention: 4 operations per number of the query heads and pair of tokens, whole rectangles (see `MicroBatch.pairs`);
-- an update is three forward passes, backward being twice one; four with gradient checkpointing, which repeats it;
+- an update is three forward passes, backward being twice one; four with gradient checkpointing, which repeats it; a
+  pass of the linear layers less with adapters, whose own products are not counted;
 - each prompt is read once for its completions; in the update once per micro-batch that it is in;
 - decoding: every step reads all linear weights, each prompt's keys and values once, each completion's own once. The
   longest completion of a batch goes to the limit, the others end at the mean length, and leave;
@@ -49,11 +50,12 @@ def work(sizes: ModelSizes, job: Job, cluster: Cluster) -> tuple[Work, ...]:
 
 def forward_flops(sizes: ModelSizes, micro_batch: MicroBatch) -> float:
     """Of one forward pass."""
-    return (
-        2.0 * sizes.body * micro_batch.fed
-        + 2.0 * sizes.head * micro_batch.predicted
-        + 4.0 * sizes.attention * micro_batch.pairs
-    )
+    return linear_flops(sizes, micro_batch) + 4.0 * sizes.attention * micro_batch.pairs
+
+
+def linear_flops(sizes: ModelSizes, micro_batch: MicroBatch) -> float:
+    """Those of its linear layers."""
+    return 2.0 * sizes.body * micro_batch.fed + 2.0 * sizes.head * micro_batch.predicted
 
 
 def mini_batch(job: Job) -> tuple[MicroBatch, int]:
@@ -105,8 +107,9 @@ def _update(sizes: ModelSizes, job: Job, cluster: Cluster) -> Work:
     part, count = mini_batch(job)
     passes = 3 + job.recomputes
     linear = sizes.body + sizes.head
+    written = linear if job.lora_rank is None else sizes.trained(job.lora_rank)
     ranks = cluster.num_accelerators if job.sharded else 1
-    per_step: float = count * (job.compute_bytes * (passes - 1) + 4) * linear
+    per_step: float = count * (job.compute_bytes * (passes - 1) * linear + 4 * written)
     per_step += 4 * (3 + 2 * job.optimizer_states) * sizes.trained(job.lora_rank) / ranks
     others = (cluster.num_accelerators - 1) / cluster.num_accelerators
     exchanged = 0.0
@@ -114,8 +117,10 @@ def _update(sizes: ModelSizes, job: Job, cluster: Cluster) -> Work:
         exchanged = count * others * (2 * job.compute_bytes + 4) * sizes.parameters
     elif job.replicated:
         exchanged = 2 * others * 4 * sizes.trained(job.lora_rank)
-    steps = job.num_gradient_steps
-    return Work("update", steps * passes * forward_flops(sizes, part), float(steps * per_step), steps * exchanged)
+    steps, flops = job.num_gradient_steps, passes * forward_flops(sizes, part)
+    if job.lora_rank is not None:  # no gradients of frozen weights
+        flops -= linear_flops(sizes, part)
+    return Work("update", steps * flops, float(steps * per_step), steps * exchanged)
 
 
 def _others(job: Job, cluster: Cluster) -> float:

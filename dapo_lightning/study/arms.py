@@ -60,13 +60,14 @@ def group_by_settings(runs: Iterable[Run]) -> tuple[list[Arm], list[str]]:
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in known:
         groups[_identity(run, skipped)].append(run)
-    for run in runs:
-        if run.settings is None:
-            key = _by_origin(run, groups)
-            if key is None:
-                notes.append(f"{run.name}: left out, nothing tells its settings.")
-            else:
-                groups[key].append(run)
+    for run in [run for run in runs if run.settings is None]:
+        key = _by_origin(run, groups)
+        if key is None:
+            notes.append(f"{run.name}: left out, nothing tells its settings.")
+            continue
+        if run.overrides is None:
+            notes.append(f"{run.name}: its arm is guessed from its options, as nothing tells its overrides.")
+        groups[key].append(run)
     arms = _told_apart(_named(list(groups.values())), skipped, notes)
     return [replace(arm, runs=_one_per_seed(arm.runs, notes)) for arm in arms], notes
 

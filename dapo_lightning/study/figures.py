@@ -53,8 +53,7 @@ class Sweep:
 
 def paper_figures(arms: Sequence[Arm]) -> tuple[list[Figure], list[str]]:
     """The figures whose arms are there, and sentences on what is missing."""
-    extras = ladder.shared_extras(arms)  # of the arms that figures show
-    missing = [f"The paper's figures show the arms with {' '.join(extras)}."] if extras else []
+    missing = _not_shown(arms)
     drawn = []
     for plan in PLANS:
         found = plan.chosen(arms)
@@ -161,6 +160,22 @@ PLANS = (
         "dapo or ladder_5_dynamic_sampling",
     ),
 )
+
+
+def _not_shown(arms: Sequence[Arm]) -> list[str]:
+    """Which arms the paper's figures show, where there are others for the same experiments."""
+    shown = ladder.drawn(arms)
+    if not shown:
+        return []
+    there, extras = {ladder.canonical(arm) for arm in shown}, shown[0].extras
+    notes = [f"The paper's figures show the arms with {' '.join(extras)}."] if extras else []
+    others = [arm for arm in arms if arm not in shown and arm.extras == extras]
+    studied = [arm.name for arm in others if not ladder.roles(arm).isdisjoint(ladder.STUDIED)]
+    if studied:
+        notes.append(
+            f"The paper's figures leave out {', '.join(studied)}: run on another task than {', '.join(sorted(there))}."
+        )
+    return notes
 
 
 def sweeps(arms: Sequence[Arm]) -> list[Sweep]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -82,10 +83,15 @@ def _by_value(extras: tuple[str, ...]) -> list[tuple[str, float, str]]:
     return found
 
 
-def shared_extras(arms: Sequence[Arm]) -> tuple[str, ...]:
-    """The overrides of the arms that are to be drawn as the paper's: none, or, if all have some, the most common."""
-    counts = Counter(arm.extras for arm in arms if not roles(arm).isdisjoint(STUDIED))
-    return () if () in counts or not counts else max(sorted(counts), key=lambda extras: counts[extras])
+def drawn(arms: Sequence[Arm]) -> list[Arm]:
+    """The arms that are drawn as the paper's: of one task and with the same overrides, those that most of its
+    experiments were run with; of several, those with none."""
+    alike: dict[tuple[tuple[str, ...], str], list[Arm]] = defaultdict(list)
+    for arm in arms:
+        if not roles(arm).isdisjoint(STUDIED):
+            alike[arm.extras, json.dumps(_task(arm), sort_keys=True, default=str)].append(arm)
+    by_extras = sorted(alike.values(), key=lambda group: group[0].extras)  # max takes the first of equals
+    return max(by_extras, key=lambda group: (len({canonical(arm) for arm in group}), not group[0].extras), default=[])
 
 
 def find(arms: Sequence[Arm], experiment: str, extras: tuple[str, ...] = ()) -> Arm | None:
@@ -95,9 +101,10 @@ def find(arms: Sequence[Arm], experiment: str, extras: tuple[str, ...] = ()) -> 
 
 
 def rung_before(arms: Sequence[Arm], arm: Arm) -> Arm | None:
-    """The rung below, with the same overrides."""
+    """The rung below, with the same overrides. Nothing if that was run on another task."""
     number = rung(arm)
-    return find(arms, LADDER[number - 1], arm.extras) if number else None
+    below = find(arms, LADDER[number - 1], arm.extras) if number else None
+    return below if below is not None and _task(below) == _task(arm) else None
 
 
 def full_dapo(arms: Sequence[Arm], arm: Arm) -> Arm | None:
@@ -116,9 +123,9 @@ def _task(arm: Arm) -> dict[str, Any]:
 
 
 def cast(arms: Sequence[Arm], experiments: Iterable[str]) -> tuple[Role, ...]:
-    """The arms that there are for some experiments, with the overrides that are drawn."""
-    extras = shared_extras(arms)
-    found = [(experiment, find(arms, experiment, extras)) for experiment in experiments]
+    """The arms that there are for some experiments, of those that are drawn."""
+    shown = drawn(arms)
+    found = [(experiment, find(shown, experiment, shown[0].extras if shown else ())) for experiment in experiments]
     return tuple((experiment, arm) for experiment, arm in found if arm)
 
 

@@ -13,7 +13,7 @@ from dapo_lightning.study.runs import Run
 from dapo_lightning.study.salvage import Row
 
 END_SHARE, END_STEPS = 0.1, 3  # "at the end" of training: so much of the run, but at least so many DAPO steps
-SECONDS = ("seconds/generate", "seconds/grade", "seconds/update")
+SECONDS = ("seconds/generate", "seconds/grade", "seconds/wait", "seconds/update")
 
 
 def measures(run: Run) -> dict[str, float]:
@@ -21,11 +21,13 @@ def measures(run: Run) -> dict[str, float]:
 
     avg, pass: held-out, after the last step. avg_of_run: avg over the whole run, the area under its curve divided by
     the DAPO steps: it also tells who learns sooner. entropy (nats per token), truncated: of training, means over the
-    last steps; entropy_of_run, truncated_of_run, length_of_run (tokens): over all steps. useful_share: of the groups that were used up. tokens_per_useful_group: tokens generated per group
-    trained on that was neither all right nor all wrong. minutes: generating, grading and updating.
+    last steps; entropy_of_run, truncated_of_run, length_of_run (tokens): over all steps. useful_share: of the groups
+    that were used up. tokens_per_useful_group: tokens generated per group trained on that was neither all right nor
+    all wrong. minutes: generating, grading, waiting for other ranks, and updating.
     """
     after, steps = run.after or {}, [row for row in run.rows if "tokens/generated" in row]
-    end = steps[-max(END_STEPS, math.ceil(END_SHARE * len(steps))) :]
+    ends = bool(steps) and steps[-1]["step"] == run.num_steps
+    end = steps[-max(END_STEPS, math.ceil(END_SHARE * len(steps))) :] if ends else []
     summary = run.summary or {}
     if summary.get("dapo_steps") != run.num_steps:  # that of a session before
         summary = {}
@@ -43,7 +45,7 @@ def measures(run: Run) -> dict[str, float]:
         "tokens_per_useful_group": _tokens_per_useful_group(steps, groups),
         "useful_share": summary.get("useful_group_share", _useful_share(steps, groups)),
         "minutes": _minutes(steps, summary),
-        "gradient_steps": next((row["steps/gradient"] for row in reversed(steps) if "steps/gradient" in row), None),
+        "gradient_steps": summary.get("gradient_steps", steps[-1].get("steps/gradient") if ends else None),
     }
     numbers = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
@@ -93,11 +95,12 @@ def _trained(row: Row, groups: float) -> float:
 
 def _tokens_per_useful_group(steps: Sequence[Row], groups: float | None) -> float | None:
     """Static sampling trains on all groups, so only their useful share counts; of dynamic sampling's all count
-    (`groups/useful` includes the surplus, `groups/kept` does not)."""
+    (`groups/useful` includes the surplus, `groups/kept` does not; it has those carried, which are useful, too)."""
     known = [row for row in steps if {"groups/useful", "groups/kept"} <= row.keys()]
     if groups is None or not known:
         return None
-    shares = [min(1.0, row["groups/useful"] / row["groups/kept"]) if row["groups/kept"] else 0.0 for row in known]
+    known = [row for row in known if row["groups/kept"]]
+    shares = [min(1.0, row["groups/useful"] / row["groups/kept"] + row.get("groups/carried", 0.0)) for row in known]
     useful = sum(share * _trained(row, groups) for share, row in zip(shares, known, strict=True))
     return sum(row["tokens/generated"] for row in known) / useful if useful else None
 
@@ -112,7 +115,10 @@ def _useful_share(steps: Sequence[Row], groups: float | None) -> float | None:
 
 
 def _minutes(steps: Sequence[Row], summary: Mapping[str, Any]) -> float | None:
-    if steps:
-        return sum(row.get(name, 0.0) for row in steps for name in SECONDS) / 60
-    seconds = summary.get("seconds")
-    return sum(seconds.get(name.removeprefix("seconds/"), 0.0) for name in SECONDS) / 60 if seconds else None
+    """Of the whole run: by its summary, which counts steps whose metrics are lost."""
+    told = summary.get("seconds") or {
+        name.removeprefix("seconds/"): sum(row[name] for row in steps if name in row)
+        for name in SECONDS
+        if any(name in row for row in steps)
+    }
+    return sum(told.get(name.removeprefix("seconds/"), 0.0) for name in SECONDS) / 60 if told else None

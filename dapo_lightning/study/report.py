@@ -91,16 +91,17 @@ def _reading(k: str) -> list[str]:
     return [
         f"- k = {k} completions per held-out prompt. avg@k, pass@k and held-out truncation are those of the evaluation "
         "after the last DAPO step.",
-        "- avg@k over the run: the mean height of its curve, from before the first DAPO step to after the last; it tells "
-        "who learns sooner. Entropy, truncation and length (tokens) beside it are of training, means over all steps.",
+        "- avg@k over the run: the mean height of its curve, from before the first DAPO step to after the last; it "
+        "tells who learns sooner. Entropy, truncation and length (tokens) beside it are of training, means over all "
+        "steps.",
         "- `±` is the half-width of a 95 % confidence interval over seeds (Student's t), not over prompts. With one "
         f"seed there is none: `± {NONE}`.",
         "- Differences are of avg@k, paired: means over the seeds that both arms have finished, their number in "
         "brackets if it is not the arm's; the interval is that of the differences. An arm is compared with the rung "
         "and with the DAPO arm that share its other overrides, else with DAPO as the paper has it if that had the same "
         "task.",
-        f"- Entropy (nats per token) and training truncation at the end are means over the last {100 * END_SHARE:.0f} % of the "
-        f"DAPO steps, at least {END_STEPS}.",
+        "- Entropy (nats per token) and training truncation at the end are means over the last "
+        f"{100 * END_SHARE:.0f} % of the DAPO steps, at least {END_STEPS}.",
         "- Tokens per useful group: tokens generated in training per group trained on that had both right and wrong "
         "completions. Useful groups: their share of all groups used up.",
         "- Minutes: generating, grading and updating, without warm start and evaluations; median over seeds, as are "
@@ -114,7 +115,7 @@ def _table(arms: Sequence[Arm], columns: Sequence[Column], ks: Sequence[int]) ->
     at_k = f"@{ks[0]}" if len(ks) == 1 else "@k"
     head = ["arm", "rung", "seeds", *(column.title.replace("@k", at_k) for column in columns)]
     rows = [
-        [title_of(arm), _rung(arm, arms), _seeds(arm), *(_cell(column, arm, arms) for column in columns)]
+        [title_of(arm), _rung_cell(arm, arms), _seeds(arm), *(_cell(column, arm, arms) for column in columns)]
         for arm in arms
     ]
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
@@ -136,11 +137,16 @@ def title_of(arm: Arm) -> str:
     return arm.name + (f" (= {', '.join(others)})" if others and not arm.extras else "")
 
 
-def _rung(arm: Arm, arms: Sequence[Arm]) -> str:
+def _rung(arm: Arm, arms: Sequence[Arm]) -> int | None:
     """Of the ladder; an arm with overrides is only on one if other rungs have the same."""
     number = ladder.rung(arm)
     beside = [other for other in arms if other.extras == arm.extras and ladder.rung(other) is not None]
-    return NONE if number is None or (arm.extras and len(beside) < 2) else str(number)
+    return None if arm.extras and len(beside) < 2 else number
+
+
+def _rung_cell(arm: Arm, arms: Sequence[Arm]) -> str:
+    number = _rung(arm, arms)
+    return NONE if number is None else str(number)
 
 
 def _seeds(arm: Arm) -> str:
@@ -174,7 +180,7 @@ def _csv_row(arm: Arm, arms: Sequence[Arm]) -> dict[str, object]:
     row: dict[str, object] = {
         "arm": arm.name,
         "same_settings_as": " ".join(sorted(ladder.roles(arm) - {arm.experiments[0]})),
-        "rung": ladder.rung(arm),
+        "rung": _rung(arm, arms),
         "seeds": len(arm.finished),
         "unfinished": len(arm.runs) - len(arm.finished),
         "k": " ".join(map(str, sorted({run.k for run in arm.finished if run.k}))),

@@ -101,8 +101,8 @@ class Run:
     def k(self) -> int | None:
         """Completions per held-out prompt."""
         names = {name for metrics in self.evaluations.values() for name in metrics}
-        found = [int(name.removeprefix("avg@")) for name in names if name.startswith("avg@") and "_" not in name]
-        return max(found, default=None)
+        found = [name.removeprefix("avg@") for name in names if name.startswith("avg@")]
+        return max((int(number) for number in found if number.isdecimal()), default=None)
 
     def stands(self) -> str:
         """Where an unfinished run stands."""
@@ -119,25 +119,25 @@ def find_runs(sweep: Path) -> list[Path]:
     """
     if not sweep.is_dir():
         raise NoRunsError(f"{sweep} is not a folder.\n{WHAT_A_RUN_IS}")
-    found = [Path(folder) for folder, _, files in os.walk(sweep) if _is_run(Path(folder), files)]
+    found = [Path(folder) for folder, _, _ in os.walk(sweep) if _is_run(Path(folder))]
     if not found:
-        raise NoRunsError(f"{sweep} holds no run.\n{WHAT_A_RUN_IS}")
+        raise NoRunsError("\n".join([f"{sweep} holds no run.", *died_at_start(sweep), WHAT_A_RUN_IS]))
     return sorted(found)
 
 
-def _is_run(folder: Path, files: list[str]) -> bool:
-    measured = "metrics.csv" in files or "summary.json" in files or (folder / "tensorboard").is_dir()
-    return "config.yaml" in files and (measured or "train.log" in files)
+def _is_run(folder: Path) -> bool:
+    measured = any((folder / name).exists() for name in ("metrics.csv", "summary.json", "tensorboard"))
+    return measured or ((folder / "config.yaml").exists() and (folder / "train.log").exists())
 
 
 def died_at_start(sweep: Path) -> list[str]:
-    """A sentence on every job that came to nothing, not even a config.yaml."""
-    notes = []
-    for log in sorted(sweep.rglob("train.log")):
-        words = None if (log.parent / "config.yaml").exists() else salvage.last_words(log)
-        if words:
-            notes.append(f"{log.parent.relative_to(sweep)}: failed before it began: {words}")
-    return notes
+    """A sentence on every job that has left nothing but its log."""
+    logs = [log for log in sorted(sweep.rglob("train.log")) if not _is_run(log.parent)]
+    told = [(log.parent.relative_to(sweep), salvage.last_words(log)) for log in logs]
+    return [
+        f"{name}: failed before it began: {words}" if words else f"{name}: nothing but a log, which names no error."
+        for name, words in told
+    ]
 
 
 def read_run(folder: Path, sweep: Path) -> Run:
@@ -153,6 +153,8 @@ def read_run(folder: Path, sweep: Path) -> Run:
     )
     if not seeds:
         oddities.append("its seed is unknown")
+    rows = salvage.read_rows(folder, oddities)
+    _tell_missing(rows, summary, oddities)
     return Run(
         name=str(folder.relative_to(sweep)) if folder != sweep else sweep.resolve().name,
         choices={group: str(option) for group, option in choices.items() if option is not None},
@@ -160,13 +162,21 @@ def read_run(folder: Path, sweep: Path) -> Run:
         settings={key: value for key, value in config.items() if key not in ORIGIN} or None,
         seed=seeds[0] if seeds else None,
         commits=tuple(map(str, config["commits"])) if _is_list(config, "commits") else (),
-        rows=tuple(salvage.read_rows(folder, oddities)),
+        rows=tuple(rows),
         summary=summary,
         started=_modified(folder, "config.yaml"),
         changed=_modified(folder, "metrics.csv", "tensorboard", "config.yaml"),
         last_words=salvage.last_words(folder / "train.log"),
         oddities=tuple(oddities),
     )
+
+
+def _tell_missing(rows: list[salvage.Row], summary: Mapping[str, Any] | None, oddities: list[str]) -> None:
+    """DAPO steps that were done, but of which nothing is left."""
+    measured = {row["step"] for row in rows} - {0}
+    done = max(measured | {summary["dapo_steps"] if summary else 0})
+    if measured and len(measured) < done:
+        oddities.append(f"no metrics of {done - len(measured)} of {done} DAPO steps")
 
 
 def _is_finite(value: Any) -> bool:

@@ -83,12 +83,16 @@ def _read_csv(path: Path, oddities: list[str]) -> list[Row]:
     bad = int(bool(rest.strip("\0\r ")))
     header = _cells(lines[0]) if lines else []
     rows: dict[int, Row] = {}
+    num_again = 0
     for line in lines[1:]:
         row = _row(header, line)
         if row is None:
             bad += 1
         else:
+            num_again += row["step"] in rows
             rows[row["step"]] = row
+    if num_again:
+        oddities.append(f"{path.name} has {num_again} line(s) of steps that an earlier line has: the last counts")
     if bad or "\0" in text:
         oddities.append(f"{path.name} is damaged: {bad} line(s) left out" + (", NUL bytes" if "\0" in text else ""))
     elif not rows:

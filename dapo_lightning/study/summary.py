@@ -21,8 +21,9 @@ def summarize(
 ) -> dict[str, Any]:
     """The content of summary.json.
 
-    `before` and `after` are held-out evaluations; `seconds` are wall time by activity, `generate`, `grade` and
-    `update` those of training; all are over the whole run, earlier sessions of a resumed run included.
+    `before` and `after` are held-out evaluations; `seconds` are wall time by activity, `generate`, `grade`, `wait`
+    (for other ranks) and `update` those of training; all are over the whole run, earlier sessions of a
+    resumed run included.
     """
     steps = sorted(history.evaluations)
     return {

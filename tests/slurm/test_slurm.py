@@ -58,37 +58,40 @@ def logs(folder):
 
 
 def test_jobs_that_time_out_or_make_room_go_on_where_they_were(cluster, straight, tmp_path):
+    """The first are two of an array: what one asks of SLURM must not happen to the other."""
     limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10"]
+    array = ["seed=0,1", "hydra.sweep.subdir=${seed}"]
     two = ["trainer=slurm", "trainer.accelerator=cpu", "hydra.launcher.tasks_per_node=2"]
     timed, preempted, ranks = tmp_path / "timed", tmp_path / "preempted", tmp_path / "ranks"
-    out_of_time = sweep(timed, *LONG, ONE, *limit, "hydra.launcher.partition=high")  # which nothing else preempts
+    out_of_time = sweep(timed, *LONG, *array, *limit, "hydra.launcher.partition=high")  # which nothing else preempts
     low = [sweep(preempted, *LONG, ONE), sweep(ranks, *LONG, ONE, *two)]
     for folder, process in zip((preempted, ranks), low, strict=True):
         wait_for(lambda folder=folder: len(steps(folder / "run")) > 10, process)
-    subprocess.run(["srun", "--partition=high", f"--cpus-per-task={cluster.cpus - 1}", "true"], check=True, timeout=120)
+    subprocess.run(["srun", "--partition=high", f"--cpus-per-task={cluster.cpus - 2}", "true"], check=True, timeout=120)
     for process in (*low, out_of_time):
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
-    for folder in (timed, preempted, ranks):
+    for folder, run in ((timed, "0"), (timed, "1"), (preempted, "run"), (ranks, "run")):
         assert "requeued: the run goes on from" in logs(folder)
-        assert steps(folder / "run") == list(range(151))
-    assert_same_weights(straight(), timed / "run")
+        assert steps(folder / run) == list(range(151))
+    assert_same_weights(straight(), timed / "0")
     assert_same_weights(straight(), preempted / "run")
     assert_the_same(straight(), ranks / "run")
 
 
-def test_a_step_that_takes_longer_than_there_is_time_is_done_again(cluster, tmp_path):
-    """Steps of 44 seconds in jobs of two minutes that are told ten seconds before their end."""
+def test_a_step_that_takes_longer_than_there_is_time_is_done_again(cluster, tmp_path, monkeypatch):
+    """A step of 90 seconds after one of 32 in a job of two minutes."""
     run = [o for o in LONG if o.split("=")[0] not in ("num_steps", "reward.path", "evaluation.num_prompts")]
-    run += ["num_steps=3", "evaluation.num_prompts=1", "sampling=static", "reward.num_workers=1"]
+    run += ["num_steps=2", "evaluation.num_prompts=1", "sampling=static", "reward.num_workers=1"]
     limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=10"]
-    slow = ["reward.path=rewards.very_slow_even_length", "reward.seconds=30"]
+    slow = ["reward.path=rewards.once_too_slow_even_length", "reward.seconds=30"]
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     process = sweep(tmp_path / "slow", *run, ONE, *limit, *slow)
     finish(command(tmp_path / "fast", *run, "reward.path=rewards.even_length"))
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     assert "the time is up before the DAPO step" in logs(tmp_path / "slow")
-    assert steps(tmp_path / "slow/run") == [0, 1, 2, 3]
+    assert steps(tmp_path / "slow/run") == [0, 1, 2]
     assert_same_weights(tmp_path / "fast", tmp_path / "slow/run")
 
 
@@ -129,15 +132,25 @@ def test_a_job_that_is_killed_is_reported_and_nobody_waits_for_it(cluster, tmp_p
 
 
 def test_a_job_that_is_cancelled_stays_so(cluster, tmp_path):
-    folder = tmp_path / "sweep"
-    process = sweep(folder, *LONG, ONE)
-    wait_for(lambda: len(steps(folder / "run")) > 5, process)
-    job = next(name for name, state in cluster.states().items() if state == "RUNNING")
-    cluster("scancel", job)
+    """Also if it is an array, whose last task has the id of the whole."""
+    folder, seeds = tmp_path / "sweep", ("0", "1")
+    process = sweep(folder, *LONG, "seed=0,1", "hydra.sweep.subdir=${seed}")
+    wait_for(lambda: all(len(steps(folder / seed)) > 5 for seed in seeds), process)
+    jobs = [name for name, state in cluster.states().items() if state == "RUNNING"]
+    cluster("scancel", jobs[0].partition("_")[0])
     output, _ = process.communicate(timeout=100)
-    assert process.returncode == 1 and f"job {job} failed" in output
-    assert cluster.states()[job] == "CANCELLED" and "requeued" not in logs(folder)
-    assert steps_done(latest(folder / "run/checkpoints")) == steps(folder / "run")[-1]  # it saved the step it was in
+    assert process.returncode == 1 and len(jobs) == 2 and "requeued" not in logs(folder)
+    for job, seed in zip(jobs, seeds, strict=True):
+        assert f"job {job} failed" in output and cluster.states()[job] == "CANCELLED"
+        assert steps_done(latest(folder / seed / "checkpoints")) == steps(folder / seed)[-1]  # the step it was in
+
+
+def test_a_task_that_fails_ends_the_others_and_says_why(cluster, tmp_path):
+    two = ["trainer=slurm", "trainer.accelerator=cpu", "hydra.launcher.tasks_per_node=2"]
+    process = sweep(tmp_path / "sweep", *SMALL, ONE, *two, "reward.path=rewards.fails_beside_others")
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 1 and "the second task is out of luck" in output
+    assert "FAILED" in cluster.states().values()
 
 
 def test_tasks_and_devices_that_disagree_are_refused(cluster, tmp_path):
