@@ -368,6 +368,16 @@ def test_adapters_and_the_reference_copy():
     assert whole["reference copy"] == whole["weights"]
 
 
+def test_adapters_spare_the_gradients_of_all_other_weights():
+    """Two passes of the linear layers in the place of three, all three of attention, which is little of it here."""
+    full, lora = (
+        assess(settings(*overrides, "policy.name=x", "max_prompt_tokens=8"), QWEN_32B, on(1)).work[-1]
+        for overrides in (("policy=hub",), ("policy=lora",))
+    )
+    assert full.name == lora.name == "update" and lora.flops == pytest.approx(2 / 3 * full.flops, rel=0.01)
+    assert lora.bytes < full.bytes
+
+
 def test_the_table_of_three_sizes():
     lines = overview("h100-sxm", [1, 8]).splitlines()
     assert len(lines) == 2 + 3 * 3 and {line.split("|")[-3].strip() for line in lines[2:]} == {"yes", "no"}

@@ -30,7 +30,7 @@ LOGGED = """
     probability
     clip/upper_fraction clip/lower_fraction ratio/mean ratio/max kl/old gradient/norm learning_rate steps/dapo
     steps/gradient seconds/generate seconds/grade seconds/update tokens_per_second/generate tokens_per_second/grade
-    tokens_per_second/update memory/peak_mb sampling/logp_gap loss
+    seconds/wait tokens_per_second/update memory/peak_mb sampling/logp_gap loss
 """.split()
 
 
@@ -232,6 +232,7 @@ def test_a_reward_that_is_not_finite_skips_the_step(tmp_path, sampling):
     folder = run(tmp_path / "run", "reward.path=rewards.nan_in_the_third_of_training", f"sampling={sampling}")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["skipped_steps"] == 1 and summary["dapo_steps"] == 4 and summary["gradient_steps"] == 6
+    assert [row["gradient/skipped"] for row in rows(folder) if row["gradient/skipped"]].count("1.0") == 1
     assert all(tensor.isfinite().all() for tensor in weights(folder).values())
 
 

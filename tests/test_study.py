@@ -86,6 +86,15 @@ def test_static_sampling_pays_for_groups_that_teach_nothing(tmp_path):
     assert measures.measures(read_run(tmp_path / "run", tmp_path))["tokens_per_useful_group"] == pytest.approx(400)
 
 
+def test_carried_groups_are_useful_too(tmp_path):
+    """16 groups a step. One step finds 24 useful of 48 and carries 8, the next wants 8 more and finds 12 of 24: it used
+    up 24 for 16, of which half are carried. 3200 tokens for 32 groups."""
+    odd = {"groups__useful": (0.5, 0.5), "groups__kept": (16 / 48, 16 / 24), "groups__carried": (0.0, 0.5)}
+    curves = {name: lambda step, v=values: v[(step + 1) % 2] for name, values in odd.items()}
+    write_run(tmp_path / "run", "dapo", num_steps=10, tokens__generated=lambda s: 1600.0, **curves)
+    assert measures.measures(read_run(tmp_path / "run", tmp_path))["tokens_per_useful_group"] == pytest.approx(100)
+
+
 def test_arms_are_runs_that_differ_in_nothing_but_the_seed(tmp_path):
     for seed in (0, 1):
         write_run(tmp_path / f"a{seed}", "dapo", seed)

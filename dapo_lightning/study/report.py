@@ -63,9 +63,23 @@ SOONER = (
     Column("avg@k over the run", _OF_RUN, _mean(_OF_RUN), "{:.3f}".format),
     Column("- rung before", "avg_of_run_minus_rung_before", _difference(ladder.rung_before, _OF_RUN), "{:+.3f}".format),
     Column("- full DAPO", "avg_of_run_minus_dapo", _difference(ladder.full_dapo, _OF_RUN), "{:+.3f}".format),
-    Column("entropy", "entropy_of_run", _mean("entropy_of_run"), "{:.3f}".format),
-    Column("truncated", "truncated_of_run", _mean("truncated_of_run"), _share),
-    Column("length", "length_of_run", _mean("length_of_run"), "{:.1f}".format),
+)
+
+
+def _with_difference(title: str, form: str) -> tuple[Column, Column]:
+    """A measure over the whole run, and its difference to full DAPO."""
+    name, signed = f"{title}_of_run", form.replace(":", ":+")
+    difference = _difference(ladder.full_dapo, name)
+    return (
+        Column(title, name, _mean(name), form.format),
+        Column("- full DAPO", f"{name}_minus_dapo", difference, signed.format),
+    )
+
+
+BEHAVIOUR = (
+    *_with_difference("entropy", "{:.3f}"),
+    *_with_difference("truncated", "{:.2%}"),
+    *_with_difference("length", "{:.1f}"),
 )
 COST = (
     Column("gradient steps", "gradient_steps", _median("gradient_steps"), "{:,.0f}".format),
@@ -80,7 +94,7 @@ def as_markdown(arms: Sequence[Arm], notes: Sequence[str], figures: Sequence[str
     found = sorted({run.k for arm in arms for run in arm.finished if run.k})
     k = ", ".join(map(str, found)) or "unknown: no run is finished"
     lines = [f"# Study of {sweep}", "", "## What was learnt", "", *_table(arms, LEARNT, found)]
-    lines += ["", "## Over the whole run", "", *_table(arms, SOONER, found)]
+    lines += ["", "## Over the whole run", "", *_table(arms, SOONER, found), "", *_table(arms, BEHAVIOUR, found)]
     lines += ["", "## What it cost", "", *_table(arms, COST, found), "", "## How to read it", "", *_reading(k)]
     lines += ["", "## Notes", "", *[f"- {note}" for note in notes or ["Nothing odd."]]]
     lines += ["", "## Figures", "", *([f"- [{name}]({name})" for name in figures] or ["- none"])]
@@ -92,11 +106,11 @@ def _reading(k: str) -> list[str]:
         f"- k = {k} completions per held-out prompt. avg@k, pass@k and held-out truncation are those of the evaluation "
         "after the last DAPO step.",
         "- avg@k over the run: the mean height of its curve, from before the first DAPO step to after the last; it "
-        "tells who learns sooner. Entropy, truncation and length (tokens) beside it are of training, means over all "
+        "tells who learns sooner. Entropy, truncation and length (tokens) below it are of training, means over all "
         "steps.",
         "- `±` is the half-width of a 95 % confidence interval over seeds (Student's t), not over prompts. With one "
         f"seed there is none: `± {NONE}`.",
-        "- Differences are of avg@k, paired: means over the seeds that both arms have finished, their number in "
+        "- Differences are paired: means over the seeds that both arms have finished, their number in "
         "brackets if it is not the arm's; the interval is that of the differences. An arm is compared with the rung "
         "and with the DAPO arm that share its other overrides, else with DAPO as the paper has it if that had the same "
         "task.",
@@ -185,7 +199,7 @@ def _csv_row(arm: Arm, arms: Sequence[Arm]) -> dict[str, object]:
         "unfinished": len(arm.runs) - len(arm.finished),
         "k": " ".join(map(str, sorted({run.k for run in arm.finished if run.k}))),
     }
-    for column in (*LEARNT, *SOONER, *COST):
+    for column in (*LEARNT, *SOONER, *BEHAVIOUR, *COST):
         value = column.cell(arm, arms)
         if isinstance(value, Estimate):
             numbers = {"": value.mean, "_ci95": value.half_width, "_seeds": value.count}
