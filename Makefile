@@ -37,7 +37,7 @@ train-smollm2: $(SETUP) $(SMOLLM2)  ## teach it sums with DAPO (about an hour on
 	$(BIN)/python train.py recipe=smollm2_chain_sum
 
 test: $(SETUP) $(SMOLLM2)  ## run all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 test-chaos: $(SETUP)  ## kill runs at random moments, fill their disk, take their data away (about ten minutes)
 	$(BIN)/python -m pytest -m chaos tests/chaos
