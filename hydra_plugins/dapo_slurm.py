@@ -8,6 +8,7 @@ reported and the others are waited for; time limits are met as `dapo_lightning.c
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shlex
 import sys
@@ -157,14 +158,18 @@ def wait(jobs: Sequence[Any], job_overrides: Sequence[Sequence[str]]) -> list[Jo
 
 def outcome(job: Any, overrides: Sequence[str]) -> JobReturn:
     """What a job that is done returned; of many tasks, one that failed if any did."""
-    from submitit.core.utils import UncompletedJobError
-
     try:
-        died = [error for task in job._sub_jobs or [job] if (error := task.exception()) is not None]
-        if died:  # those that SLURM ended for it have not said anything
-            cause = next((error for error in died if not isinstance(error, UncompletedJobError)), died[0])
+        died = [task for task in job._sub_jobs or [job] if task.exception() is not None]
+        if died:
+            cause = min(died, key=_ended).exception()
             return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=cause)
         tasks = job.results()
         return next((task for task in tasks if task.status == JobStatus.FAILED), tasks[0])
     except Exception as error:  # a result that cannot be read, of an exception that cannot be unpickled, say
         return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
+
+
+def _ended(task: Any) -> float:
+    """When a task left its error. The first is the cause of the others: they lost a peer, or SLURM ended them unheard."""
+    left = task.paths.result_pickle
+    return left.stat().st_mtime if left.exists() else math.inf
