@@ -170,6 +170,6 @@ def outcome(job: Any, overrides: Sequence[str]) -> JobReturn:
 
 
 def _ended(task: Any) -> float:
-    """When a task left its error. The first is the cause of the others: they lost a peer, or SLURM ended them unheard."""
+    """When a task left its error. The first is the cause of the others: they lost a peer, or SLURM ended them."""
     left = task.paths.result_pickle
     return left.stat().st_mtime if left.exists() else math.inf
