@@ -30,7 +30,7 @@ class FSDP2(ModelParallelStrategy):
             is given up.
     """
 
-    def __init__(self, timeout_minutes: float, process_group_backend: str | None = None):
+    def __init__(self, timeout_minutes: float = 60.0, process_group_backend: str | None = None):
         super().__init__(
             save_distributed_checkpoint=False,
             process_group_backend=process_group_backend,
