@@ -39,7 +39,7 @@ train-smollm2: $(SETUP) $(SMOLLM2)  ## teach it sums with DAPO (about an hour on
 test: $(SETUP) $(SMOLLM2)  ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-test-chaos: $(SETUP)  ## kill runs at random moments, fill their disk, take their data away (about ten minutes)
+test-chaos: $(SETUP)  ## kill runs at random moments, fill their disk, take their data away (about five minutes)
 	$(BIN)/python -m pytest -m chaos tests/chaos
 
 test-slurm: $(SETUP)  ## run sweeps and jobs on a SLURM of this machine (about eight minutes; needs root)
