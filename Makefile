@@ -42,7 +42,7 @@ test: $(SETUP) $(SMOLLM2)  ## run all tests
 test-chaos: $(SETUP)  ## kill runs at random moments, fill their disk, take their data away (about five minutes)
 	$(BIN)/python -m pytest -m chaos tests/chaos
 
-test-slurm: $(SETUP)  ## run sweeps and jobs on a SLURM of this machine (about eight minutes; needs root)
+test-slurm: $(SETUP)  ## run sweeps and jobs on a SLURM of this machine (about nine minutes; needs root)
 	which munged slurmctld slurmd srun > /dev/null || { apt-get update && \
 		apt-get install --yes --no-install-recommends munge slurmctld slurmd slurm-client; }
 	$(BIN)/python -m pytest -m slurm tests/slurm
