@@ -86,6 +86,13 @@ def test_static_sampling_pays_for_groups_that_teach_nothing(tmp_path):
     assert measures.measures(read_run(tmp_path / "run", tmp_path))["tokens_per_useful_group"] == pytest.approx(400)
 
 
+def test_steps_that_find_no_useful_group_cost_tokens_all_the_same(tmp_path):
+    """Every other step trains on 16 groups, all useful, and the others on none: 2 x 1600 / 16 = 200 tokens each."""
+    found = {name: lambda step: 0.5 * (step % 2) for name in ("groups__useful", "groups__kept")}
+    write_run(tmp_path / "run", "dapo", num_steps=10, tokens__generated=lambda s: 1600.0, **found)
+    assert measures.measures(read_run(tmp_path / "run", tmp_path))["tokens_per_useful_group"] == pytest.approx(200)
+
+
 def test_carried_groups_are_useful_too(tmp_path):
     """16 groups a step. One step finds 24 useful of 48 and carries 8, the next wants 8 more and finds 12 of 24: it used
     up 24 for 16, of which half are carried. 3200 tokens for 32 groups."""

@@ -99,9 +99,9 @@ def _tokens_per_useful_group(steps: Sequence[Row], groups: float | None) -> floa
     known = [row for row in steps if {"groups/useful", "groups/kept"} <= row.keys()]
     if groups is None or not known:
         return None
-    known = [row for row in known if row["groups/kept"]]
-    shares = [min(1.0, row["groups/useful"] / row["groups/kept"] + row.get("groups/carried", 0.0)) for row in known]
-    useful = sum(share * _trained(row, groups) for share, row in zip(shares, known, strict=True))
+    trained = [row for row in known if row["groups/kept"]]  # the others cost tokens, too
+    shares = [min(1.0, row["groups/useful"] / row["groups/kept"] + row.get("groups/carried", 0.0)) for row in trained]
+    useful = sum(share * _trained(row, groups) for share, row in zip(shares, trained, strict=True))
     return sum(row["tokens/generated"] for row in known) / useful if useful else None
 
 
