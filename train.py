@@ -16,6 +16,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -199,10 +200,10 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
     for logger in loggers:
         if config.resume and isinstance(logger, MetricsFile):
             logger.keep_until(last_step)
-    callbacks = {name: callback for name, callback in instantiate(config.callbacks).items() if callback}
+    callbacks = [callback for callback in instantiate(config.callbacks).values() if callback]
     side_by_side = in_sweep() and HydraConfig.get().runtime.choices["hydra/launcher"] != "basic"
     if side_by_side:  # their progress bars would write over each other
-        callbacks.pop("progress", None)
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     return L.Trainer(
         **instantiate(as_dict(config.trainer)),  # its strategy may be an object
         max_epochs=1,
@@ -210,9 +211,9 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         logger=loggers,
-        callbacks=list(callbacks.values()),
-        enable_progress_bar="progress" in callbacks,  # or Lightning adds its own
-        enable_checkpointing="checkpoint" in callbacks,
+        callbacks=callbacks,
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),  # or it adds its own
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         plugins=[AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if slurm.in_job() else [])],
         default_root_dir=config.run_folder,
         enable_model_summary=False,
