@@ -3,11 +3,11 @@
 `7a+5b-3=` asks for the total of 7, +5 and -3; the letters number the terms, so that finding the next one is a look-up
 and not counting. `7a+5=12b-3=9#9` is a right completion: what stands after the last `#` is the answer.
 
-The worked examples are all correct, but written in several ways: plain steps, steps of two terms (`a+5b-3=9`), idle
-checks (`a+5=12?12?12`), an early jump to the answer, or the answer at once. A tiny policy cannot do the last two in its
-head, is often wrong about two terms, and idle checks run into the token budget. So what it has to unlearn are habits,
-choices that it makes at random after the warm start, and there is work for every technique: easy prompts that come out
-all right and hard ones that come out all wrong, a long tail of lengths, a useful way of writing that starts out rare.
+The worked examples are all correct, but written in several ways: plain steps, idle checks (`a+5=12?12?12`), an early
+jump to the answer, or the answer at once. A tiny policy cannot do the last two in its head, and idle checks run into
+the token budget. So what it has to unlearn are habits, choices that it makes at random after the warm start, and there
+is work for every technique: easy prompts that come out all right and hard ones that come out all wrong, a long tail of
+lengths, a useful way of writing that starts out rare.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ class Arithmetic:
             set holds them more than once.
         plain_share: the first worked examples, as a share of all, are plain steps only: the skill before the habits.
         direct, checked: of the later ones, how many give the answer at once, and how many check idly.
-        skipping: of the later ones, whatever else they do, how many take two terms in a step.
         jump: probability, after each step, of jumping to the answer.
         check: probability of yet another idle check.
     """
@@ -48,7 +47,6 @@ class Arithmetic:
     plain_share: float
     direct: float
     checked: float
-    skipping: float
     jump: float
     check: float
 
@@ -57,11 +55,9 @@ class Arithmetic:
             raise ValueError(f"data.min_terms={self.min_terms} and data.max_terms={self.max_terms}: 2 to 20, in order.")
         if not 9 <= self.max_total <= 99:
             raise ValueError(f"data.max_total={self.max_total}: 9 to 99.")
-        shares = (self.direct + self.checked, self.skipping, self.jump)
+        shares = (self.direct + self.checked, self.jump)
         if not all(0 <= share <= 1 for share in shares) or not 0 <= self.check < 1:
-            raise ValueError(
-                "data.direct + data.checked, data.skipping, data.jump and data.check are probabilities (check below 1)."
-            )
+            raise ValueError("data.direct + data.checked, data.jump and data.check are probabilities (check below 1).")
 
     def train_prompts(self) -> Sequence[Prompt]:
         """`num_train` prompts."""
@@ -102,14 +98,11 @@ class Arithmetic:
         if style < self.direct and len(terms) > 2:  # two terms are never answered at once: some prompts start all right
             return f"#{sum(terms)}"
         check = self.check if style < self.direct + self.checked else 0.0
-        size = 2 if self.skipping and not plain and rng.random() < self.skipping else 1
-        labelled = list(zip(string.ascii_lowercase, terms[1:], strict=False))
         total = terms[0]
         written = str(total)
-        for start in range(0, len(labelled), size):
-            step = labelled[start : start + size]
-            total += sum(term for _, term in step)
-            written += _as_text(step) + f"={total}"
+        for label, term in zip(string.ascii_lowercase, terms[1:], strict=False):
+            total += term
+            written += _as_text([(label, term)]) + f"={total}"
             while rng.random() < check:
                 written += f"?{total}"
             if not plain and rng.random() < self.jump:
