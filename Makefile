@@ -40,12 +40,12 @@ test: $(SETUP) $(SMOLLM2)  ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 test-chaos: $(SETUP)  ## kill runs at random moments, fill their disk, take their data away (about five minutes)
-	$(BIN)/python -m pytest -m chaos tests/chaos
+	$(BIN)/python -m pytest -m chaos tests/slow/chaos
 
 test-slurm: $(SETUP)  ## run sweeps and jobs on a SLURM of this machine (about nine minutes; needs root)
 	which munged slurmctld slurmd srun > /dev/null || { apt-get update && \
 		apt-get install --yes --no-install-recommends munge slurmctld slurmd slurm-client; }
-	$(BIN)/python -m pytest -m slurm tests/slurm
+	$(BIN)/python -m pytest -m slurm tests/slow/slurm
 
 check: $(SETUP)  ## lint, import order, format, types
 	$(BIN)/ruff check .

@@ -21,28 +21,28 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from dapo_lightning import slurm
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.algorithm.kl import NoKL
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest, steps_done
-from dapo_lightning.checks import ConfigError, check, check_logps
-from dapo_lightning.clock import Clock
-from dapo_lightning.command import as_dict, in_sweep, may_go_on, of_run, with_origin
-from dapo_lightning.data.datamodule import PromptDataModule
-from dapo_lightning.data.fit import Room
-from dapo_lightning.logger import MetricsFile
-from dapo_lightning.module import DAPOModule
+from dapo_lightning.callbacks.metrics_file import MetricsFile
+from dapo_lightning.draws.datamodule import PromptDataModule
+from dapo_lightning.draws.length import Room
+from dapo_lightning.draws.worker import GroupSampler
 from dapo_lightning.plan import cluster_of, known_config, plan
-from dapo_lightning.run_folder import (
+from dapo_lightning.run.checks import ConfigError, check, check_logps
+from dapo_lightning.run.command import as_dict, in_sweep, may_go_on, of_run, with_origin
+from dapo_lightning.run.folder import (
     alone_in,
     continuation,
     hyperparameters,
     result,
     save_config,
 )
-from dapo_lightning.sampler import GroupSampler
-from dapo_lightning.session import evaluate, run
+from dapo_lightning.run.session import evaluate, run
+from dapo_lightning.slurm import job as slurm
+from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.types import Generation
+from dapo_lightning.utils.clock import Clock
 
 log = logging.getLogger(__name__)
 

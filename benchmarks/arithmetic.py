@@ -14,8 +14,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 import train
-from dapo_lightning.data.datamodule import PromptDataModule
-from dapo_lightning.module import DAPOModule
+from dapo_lightning.draws.datamodule import PromptDataModule
+from dapo_lightning.step.module import DAPOModule
 
 ROOT = Path(__file__).parent.parent
 MARK = "point "  # lines of standard output that start so are points of the curve

@@ -25,13 +25,13 @@ from dapo_lightning.algorithm.kl import NoKL
 from dapo_lightning.algorithm.loss import TokenLevel
 from dapo_lightning.algorithm.overlong import NoOverlong
 from dapo_lightning.algorithm.sampling import Static
-from dapo_lightning.data.datamodule import PromptDataModule
-from dapo_lightning.data.fit import Room
-from dapo_lightning.module import DAPOModule
+from dapo_lightning.draws.datamodule import PromptDataModule
+from dapo_lightning.draws.length import Room
+from dapo_lightning.draws.worker import GroupSampler
 from dapo_lightning.policy.hub import HubPolicy
 from dapo_lightning.reward import PendingGrades, Reward
 from dapo_lightning.rollout.decode import Decode
-from dapo_lightning.sampler import GroupSampler
+from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.types import Generation, Grade, Prompt
 
 

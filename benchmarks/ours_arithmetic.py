@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 
 from benchmarks.arithmetic import Curve, set_up
-from dapo_lightning.module import DAPOModule
+from dapo_lightning.step.module import DAPOModule
 from train import as_dict
 
 

@@ -2,7 +2,7 @@
 
 Submitting is submitit's. What differs from its own launcher: jobs find this code from any directory; who waits asks
 squeue, not sacct, which fails on clusters without accounting and would be waited for for ever; a job that dies is
-reported and the others are waited for; time limits are met as `dapo_lightning.callbacks.stop` says.
+reported and the others are waited for; time limits are met as `dapo_lightning.slurm.stop` says.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 from omegaconf import OmegaConf
 
-from dapo_lightning.checks import ConfigError, check_tasks
+from dapo_lightning.run.checks import ConfigError, check_tasks
 
 log = logging.getLogger(__name__)
 

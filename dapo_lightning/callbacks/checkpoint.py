@@ -13,7 +13,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from dapo_lightning.files import replacing
+from dapo_lightning.utils.atomic import replacing
 
 log = logging.getLogger(__name__)
 

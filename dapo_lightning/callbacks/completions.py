@@ -12,8 +12,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from dapo_lightning.files import replacing
 from dapo_lightning.types import Group
+from dapo_lightning.utils.atomic import replacing
 
 
 class SampleCompletions(L.Callback):

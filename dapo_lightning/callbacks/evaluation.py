@@ -8,9 +8,9 @@ from typing import Any
 
 import lightning as L
 
-from dapo_lightning.files import replacing
-from dapo_lightning.ranks import Ranks
+from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.types import Group
+from dapo_lightning.utils.atomic import replacing
 
 
 class EvaluationFile(L.Callback):

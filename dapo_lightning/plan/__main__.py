@@ -52,7 +52,7 @@ def _row(model: str, name: str, number: int, trainer: str) -> list[str]:
 def example(trainer: str) -> dict[str, Any]:
     """A run of moderate size, keys as in conf/config.yaml: those that a plan reads."""
     sampling = {"max_new_tokens": 4096, "top_p": 1.0}
-    fsdp2 = {"_target_": "dapo_lightning.sharding.FSDP2"}
+    fsdp2 = {"_target_": "dapo_lightning.distributed.sharding.FSDP2"}
     return {
         "policy": {"attention": "auto", "dtype": "float32", "gradient_checkpointing": True, "lora": None},
         "rollout": {"_target_": "dapo_lightning.rollout.decode.Decode", "max_rows": 64},

@@ -25,8 +25,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from dapo_lightning.attention import SHARED_PROMPT, forward
-from dapo_lightning.packed import Packed
+from dapo_lightning.forward.layout import SHARED_PROMPT, forward
+from dapo_lightning.forward.packed import Packed
 from dapo_lightning.plan.model import build
 
 

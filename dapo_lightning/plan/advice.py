@@ -161,7 +161,9 @@ def _shorter(config: Config, cluster: Cluster) -> Iterator[Change]:
 
 
 LEAST_NEW_TOKENS = 512  # with fewer it is another task
-FSDP2 = Change("trainer=fsdp2", {"trainer.strategy": {"_target_": "dapo_lightning.sharding.FSDP2"}}, "memory")
+FSDP2 = Change(
+    "trainer=fsdp2", {"trainer.strategy": {"_target_": "dapo_lightning.distributed.sharding.FSDP2"}}, "memory"
+)
 _OPTIONS: tuple[Callable[[Config, Cluster], Iterator[Change]], ...] = (
     _fewer_ranks, _checkpointing, _max_rows, _micro_batch, _shard, _bf16, _more_ranks, _evaluation, _vllm,
     _larger_accelerator, _shorter,

@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from dapo_lightning.data import Dataset
+from dapo_lightning.forward.probe import share_prompts
 from dapo_lightning.policy import Policy, PolicyError
-from dapo_lightning.policy.attention import share_prompts
 from dapo_lightning.policy.codec import Chat, Codec, all_end_tokens
 from dapo_lightning.policy.lora import Lora
 
@@ -38,7 +38,7 @@ class HubPolicy:
             `trainer.precision=bf16-mixed`): at a learning rate of 1e-6 a step of Adam is far below the spacing of
             bfloat16 numbers and would be lost. With LoRA the frozen weights may be bfloat16.
         attention: "auto": sdpa, with prompts shared by the completions of a group where the model allows it (see
-            `dapo_lightning.attention`); or Hugging Face's `attn_implementation`: sdpa, eager, flash_attention_2, ...
+            `dapo_lightning.forward`); or Hugging Face's `attn_implementation`: sdpa, eager, flash_attention_2, ...
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         chat: whether prompts go through the tokenizer's chat template.
         system_prompt, template_kwargs: see `Chat`.

@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from dapo_lightning.data import Dataset
+from dapo_lightning.forward.probe import share_prompts
 from dapo_lightning.policy import Policy, PolicyError
-from dapo_lightning.policy.attention import share_prompts
 from dapo_lightning.policy.codec import Codec
 
 WarmStartFunction = Callable[[Policy, Dataset, str, Path], None]

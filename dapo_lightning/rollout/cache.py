@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from dapo_lightning.attention import forward, shares_prompts
-from dapo_lightning.logprobs import left_pad, positions
-from dapo_lightning.packed import Packed
+from dapo_lightning.forward.layout import forward, shares_prompts
+from dapo_lightning.forward.logprobs import left_pad, positions
+from dapo_lightning.forward.packed import Packed
 
 
 class Cache(Protocol):

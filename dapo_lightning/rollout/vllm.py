@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dapo_lightning.ranks import Ranks
+from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.types import Completion, Generation
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dapo_lightning.files import replacing
 from dapo_lightning.study import notes as oddities
 from dapo_lightning.study.arms import group_by_settings
 from dapo_lightning.study.figures import paper_figures, sweeps
 from dapo_lightning.study.ladder import in_order
 from dapo_lightning.study.report import as_markdown, write_csv
 from dapo_lightning.study.runs import WHAT_A_RUN_IS, NoRunsError, Run, died_at_start, find_runs, read_run
+from dapo_lightning.utils.atomic import replacing
 
 HELP = f"""Reads the runs of a sweep, finished or not, and writes
   study.md, study.csv   a row per arm: held-out accuracy over seeds, paired differences, cost; and what was odd

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from dapo_lightning.study.runs import Run
+from dapo_lightning.utils.overrides import leaves, override_key
 
 # Where a run is, what it leaves and on how much of which machine: nothing of it decides what is learnt.
 NO_SETTINGS = frozenset({"seed", "resume", "run_folder", "checkpoint", "mode", "logger", "callbacks", "hydra"})
@@ -72,17 +73,10 @@ def group_by_settings(runs: Iterable[Run]) -> tuple[list[Arm], list[str]]:
     return [replace(arm, runs=_one_per_seed(arm.runs, notes)) for arm in arms], notes
 
 
-def leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """`{"clip": {"upper": 1.28}}` as `{"clip.upper": 1.28}`."""
-    if isinstance(value, Mapping) and value:
-        return {name: leaf for key in value for name, leaf in leaves(value[key], f"{path}.{key}").items()}
-    return {path.lstrip("."): value}
-
-
 def settings_of(run: Run, skipped: frozenset[str] = frozenset()) -> dict[str, Any]:
     """The settings that decide what a run learns. Seeds that follow the run's seed are none of them, unless they were
     set by hand; nor is where on a disk something lies."""
-    by_hand = {key(override) for override in run.overrides or ()}
+    by_hand = {override_key(override) for override in run.overrides or ()}
     folder = str((run.settings or {}).get("run_folder"))
 
     def counts(name: str) -> bool:
@@ -92,11 +86,6 @@ def settings_of(run: Run, skipped: frozenset[str] = frozenset()) -> dict[str, An
         return name.partition(".")[0] not in NO_SETTINGS | skipped and not follows_seed
 
     return {name: _placeless(leaf, folder) for name, leaf in leaves(run.settings or {}).items() if counts(name)}
-
-
-def key(override: str) -> str:
-    """`clip.upper` of `++clip.upper=1.4`."""
-    return override.lstrip("+~").partition("=")[0]
 
 
 def _placeless(leaf: Any, run_folder: str) -> Any:
@@ -129,15 +118,15 @@ def _kept_overrides(run: Run) -> tuple[str, ...]:
     values = leaves(run.settings or {})
 
     def as_it_held(override: str) -> str:
-        value = values.get(key(override))
+        value = values.get(override_key(override))
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return f"{key(override)}={value}" if is_number else override.lstrip("+")
+        return f"{override_key(override)}={value}" if is_number else override.lstrip("+")
 
     def counts(name: str) -> bool:
         group = name.partition(".")[0]
         return name == PRECISION or group not in NO_SETTINGS | {"trainer", "experiment"}
 
-    return tuple(sorted({as_it_held(override) for override in run.overrides or () if counts(key(override))}))
+    return tuple(sorted({as_it_held(override) for override in run.overrides or () if counts(override_key(override))}))
 
 
 def _by_origin(run: Run, groups: Mapping[str, Sequence[Run]]) -> str | None:
@@ -188,7 +177,7 @@ def _named(groups: Sequence[Sequence[Run]]) -> list[Arm]:
 def _cannot_have(group: Sequence[Run], override: str) -> bool:
     """Whether the option that was chosen of an override's config group lacks its setting."""
     known = next((run for run in group if run.settings is not None), None)
-    name = key(override)
+    name = override_key(override)
     return known is not None and name.partition(".")[0] in known.choices and name not in leaves(known.settings or {})
 
 

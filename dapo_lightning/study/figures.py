@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dapo_lightning.study import ladder
-from dapo_lightning.study.arms import Arm, leaves
+from dapo_lightning.study.arms import Arm
 from dapo_lightning.study.intervals import Estimate, estimate
 from dapo_lightning.study.ladder import Role
 from dapo_lightning.study.measures import values
 from dapo_lightning.study.series import DAPO_STEPS, GRADIENT_STEPS, MINUTES, TOKENS, Axis
+from dapo_lightning.utils.overrides import leaves
 
 ACCURACY = ("validation/avg@k", "held-out accuracy (avg@k)")
 ENTROPY = ("entropy", "entropy (nats per token)")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dapo_lightning.study.arms import Arm
 from dapo_lightning.study.ladder import missing_rungs
 from dapo_lightning.study.runs import Run
-from dapo_lightning.version import CHANGED
+from dapo_lightning.utils.version import CHANGED
 
 NEEDED = (
     "entropy", "length/mean", "length/truncated", "reward/mean", "probability", "groups/useful", "groups/kept",

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dapo_lightning.files import replacing
 from dapo_lightning.study import ladder
 from dapo_lightning.study.arms import Arm
 from dapo_lightning.study.intervals import Estimate, estimate, paired_difference
 from dapo_lightning.study.measures import END_SHARE, END_STEPS, by_seed, middle, values
+from dapo_lightning.utils.atomic import replacing
 
 NONE = "–"
 Cell = Estimate | float | None

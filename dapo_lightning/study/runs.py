@@ -12,10 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dapo_lightning.study import salvage
-
-ORIGIN = ("choices", "overrides", "commits")
-"""What config.yaml holds beside settings: the option of each group, the overrides, and the versions of the code: more
-than one if the run was continued with another."""
+from dapo_lightning.utils.overrides import ORIGIN
 
 WHAT_A_RUN_IS = """A run folder is what `python train.py` leaves: outputs/<experiment>/<time>/, or one of the folders
 of `python train.py -m`. In it are

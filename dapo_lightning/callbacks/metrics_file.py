@@ -1,0 +1,73 @@
+"""metrics.csv: one row per DAPO step, kept whole when a run is resumed."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+
+from dapo_lightning.utils.atomic import replacing
+
+
+class MetricsFile(Logger):
+    """A CSV file with a `step` column and a column per metric; cells of metrics not measured at a step are empty.
+
+    (Lightning's CSVLogger deletes an earlier file of the same run; resuming must not lose what was measured.)
+    Rows of steps that are measured again replace the old ones. The file is rewritten as a whole and renamed into
+    place, so that a kill leaves the previous one.
+    """
+
+    def __init__(self, path: str):
+        super().__init__()
+        self._path = Path(path)
+        self._rows: dict[int, dict[str, Any]] = {}
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> MetricsFile:
+        return self
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run folder has config.yaml."""
+
+    def keep_until(self, last_step: int) -> None:
+        """Reads the file of an earlier session up to a step: what came later is about to be done again."""
+        if self._path.exists():
+            self._rows = {row["step"]: row for row in read_metrics(self._path) if row["step"] <= last_step}
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        row = self._rows.setdefault(int(step or 0), {"step": int(step or 0)})
+        row.update({name: value for name, value in metrics.items() if name != "epoch"})
+        self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        if not self._rows:
+            return
+        columns = {name: None for row in self._rows.values() for name in row}
+        with replacing(self._path) as partial, partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self._rows[step] for step in sorted(self._rows))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.csv, numbers as floats, `step` as int, empty cells left out."""
+    with path.open(newline="") as file:
+        return [
+            {name: int(value) if name == "step" else float(value) for name, value in row.items() if value}
+            for row in csv.DictReader(file)
+        ]

@@ -1,0 +1,1 @@
+"""Several processes: what they exchange, and weights that are sharded over them."""

@@ -1,0 +1,114 @@
+"""Prompts and completions -> log-probs of every completion token, by one teacher-forced forward pass.
+
+Every place that needs log-probs of given tokens (update, reference copy, recomputation) goes through here,
+so that all of them mean the same: the untruncated policy at the sampling temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from dapo_lightning.forward.layout import forward, shares_prompts
+from dapo_lightning.forward.packed import Packed
+
+
+def left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """P prompts of unequal length -> tokens_PS padded on the left (with 0), mask_PS (1 = real token)."""
+    width = max(len(prompt) for prompt in prompts)
+    tokens_PS = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask_PS = torch.zeros(len(prompts), width, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        tokens_PS[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask_PS[row, width - len(prompt) :] = 1
+    return tokens_PS.to(device), mask_PS.to(device)
+
+
+def right_pad(rows: Sequence[Tensor], device: torch.device) -> Tensor:
+    """B tensors [T_b] -> [B, T] padded on the right with 0."""
+    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True).to(device)
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position of each token counted from the first real one; padding gets 0. [B, S] -> [B, S]."""
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def completion_logps(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Tensor],
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """Log-probs of the completion tokens under softmax(logits / temperature), in fp32.
+
+    Args:
+        prompts: B prompts, token ids.
+        completions: B tensors [T_b] of token ids.
+
+    Returns:
+        logps_BT and mask_BT (True = a completion token); padding has log-prob 0.
+    """
+    device = model.get_input_embeddings().weight.device
+    mask_BT = right_pad([torch.ones(len(c), dtype=torch.bool) for c in completions], device)
+    of_tokens = _packed_logps if shares_prompts(model) else _padded_logps
+    logps_N = of_tokens(model, prompts, completions, temperature, mask_BT)
+    return torch.zeros(mask_BT.shape, device=device).masked_scatter(mask_BT, logps_N), mask_BT
+
+
+def _packed_logps(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Tensor],
+    temperature: float,
+    mask_BT: Tensor,
+) -> Tensor:
+    """Log-probs of all completion tokens, row after row, [N]; nothing is computed twice, or for padding.
+
+    A completion's last token is not fed: nothing is predicted from it.
+    """
+    layout = Packed(prompts, [len(completion) - 1 for completion in completions], mask_BT.device)
+    fed = [torch.tensor(prompt) for prompt in layout.prompts] + [completions[row][:-1] for row in layout.order]
+    starts = dict(zip(layout.order, accumulate(layout.lengths, initial=layout.block.stop), strict=False))
+    last_of_prompt = dict(zip(layout.order, map(layout.last_of_prompts().__getitem__, layout.prompt_of), strict=True))
+    predicts = [
+        torch.tensor([last_of_prompt[row], *range(starts[row], starts[row] + len(completion) - 1)])
+        for row, completion in enumerate(completions)
+    ]
+    tokens, keep, ids = (torch.cat(parts).to(mask_BT.device) for parts in (fed, predicts, list(completions)))
+    logits_NV = forward(model, tokens[None], layout.position_ids().to(tokens.device), layout, keep)[0]
+    return _log_probs(logits_NV, ids, temperature)
+
+
+def _padded_logps(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Tensor],
+    temperature: float,
+    mask_BT: Tensor,
+) -> Tensor:
+    """The same for any model: each row with its prompt, prompts padded on the left and completions on the right."""
+    prompt_BS, prompt_mask_BS = left_pad(prompts, mask_BT.device)
+    tokens_BT = right_pad(completions, mask_BT.device)
+    attention = torch.cat([prompt_mask_BS, mask_BT.long()], dim=1)
+    # The LM head is applied only where a completion token is predicted: the last prompt position and all
+    # completion positions but the last.
+    logits_BTV = model(
+        input_ids=torch.cat([prompt_BS, tokens_BT], dim=1)[:, :-1],
+        attention_mask=attention[:, :-1],
+        position_ids=positions(attention)[:, :-1],
+        logits_to_keep=tokens_BT.shape[1],
+        use_cache=False,
+    ).logits
+    return _log_probs(logits_BTV[mask_BT], tokens_BT[mask_BT], temperature)
+
+
+def _log_probs(logits_NV: Tensor, ids_N: Tensor, temperature: float) -> Tensor:
+    logits_NV = logits_NV.float()
+    if temperature != 1:  # the division would copy [N, V] numbers
+        logits_NV = logits_NV / temperature
+    return -nn.functional.cross_entropy(logits_NV, ids_N, reduction="none")

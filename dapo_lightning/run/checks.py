@@ -1,0 +1,131 @@
+"""Combinations that make no sense, refused before anything is loaded. Each message says what to do.
+
+What concerns one technique alone is refused by that technique itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dapo_lightning.slurm import job as slurm
+
+
+class ConfigError(ValueError):
+    """The configuration has no meaning as it stands."""
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Checks the plain keys and the trainer group of a resolved configuration.
+
+    Raises:
+        ConfigError: naming the key and the remedy.
+    """
+    if config["mode"] not in ("train", "evaluate", "plan"):
+        raise ConfigError(f"mode={config['mode']}: choose train, evaluate or plan.")
+    _check_positive(config)
+    _check_batches(config)
+    _check_trainer(config["trainer"])
+    if config["policy"].get("lora") and "FSDP2" in str(config["trainer"]["strategy"]):
+        raise ConfigError(
+            "policy=lora with trainer=fsdp2: what is trained is small, so there is little to shard. Use trainer=ddp, "
+            "or policy=hub to train all weights."
+        )
+
+
+def check_logps(top_p: float, are_old_logps: bool, rollout_is_exact: bool, reweights: bool) -> None:
+    """Checks what training makes of the log-probs that the rollout records.
+
+    Args:
+        are_old_logps: whether they serve as old log-probs, as precision, weights and rollout allow.
+        reweights: whether a correction weighs the tokens by the difference.
+
+    Raises:
+        ConfigError: naming the key and the remedy.
+    """
+    if reweights and are_old_logps:
+        raise ConfigError(
+            "correction has nothing to correct with trainer.precision=32-true, float32 weights and this rollout: the "
+            "log-probs recorded while sampling are the old ones, so every weight is 1. Leave it out; it is for "
+            "policy.dtype=bfloat16, trainer.precision=bf16-mixed or rollout=vllm, where the two differ."
+        )
+    if top_p < 1 and not rollout_is_exact:
+        raise ConfigError(
+            f"top_p={top_p}: this rollout records log-probs after narrowing, which are not those of the policy that is "
+            "trained. Use top_p=1.0 (evaluation.top_p may be lower), or rollout=decode."
+        )
+
+
+def _check_positive(config: Mapping[str, Any]) -> None:
+    per_step = ("num_prompts_per_step", "num_completions_per_prompt", "num_gradient_steps")
+    values = {name: config[name] for name in ("num_steps", *per_step, "micro_batch_tokens")}
+    values |= {f"evaluation.{name}": config["evaluation"][name] for name in ("every", "num_completions")}
+    if config["evaluation"]["num_prompts"] is not None:  # null: all there are
+        values["evaluation.num_prompts"] = config["evaluation"]["num_prompts"]
+    for name, value in values.items():
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name}={value}: must be a whole number, at least 1.")
+    if config["max_gradient_norm"] <= 0:
+        raise ConfigError(f"max_gradient_norm={config['max_gradient_norm']}: must be positive (inf: no clipping).")
+    if config["num_completions_per_prompt"] < 2:
+        raise ConfigError(
+            f"num_completions_per_prompt={config['num_completions_per_prompt']}: the advantage compares completions "
+            "of one prompt with each other, so a group needs at least two (the paper: 16)."
+        )
+
+
+def _check_batches(config: Mapping[str, Any]) -> None:
+    prompts, steps = config["num_prompts_per_step"], config["num_gradient_steps"]
+    if prompts % steps:
+        raise ConfigError(
+            f"num_prompts_per_step={prompts} cannot be split into num_gradient_steps={steps} equal mini-batches of "
+            "whole groups: make the one a multiple of the other."
+        )
+    ranks = _num_ranks(config["trainer"])
+    if ranks is not None and prompts % (steps * ranks):
+        raise ConfigError(
+            f"num_prompts_per_step={prompts} cannot be shared equally by {ranks} processes in "
+            f"num_gradient_steps={steps} mini-batches: use a multiple of {steps * ranks}."
+        )
+
+
+def _num_ranks(trainer: Mapping[str, Any]) -> int | None:
+    """None if only Lightning can tell ("auto", -1: all there are)."""
+    devices = trainer["devices"]
+    return devices * trainer["num_nodes"] if isinstance(devices, int) and devices > 0 else None
+
+
+def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    if str(trainer["strategy"]).startswith("fsdp"):
+        raise ConfigError(
+            f"trainer.strategy={trainer['strategy']}: FSDP1 cannot clip gradients or accumulate them by hand, as the "
+            "DAPO step does. Use trainer=ddp_cpu or a DDP strategy."
+        )
+    precision = str(trainer["precision"])
+    if precision.startswith(("16", "bf16-true")):
+        raise ConfigError(
+            f"trainer.precision={precision}: with 16, loss scaling hides gradient norms from the step; weights in half "
+            "precision lose most updates to rounding. Use trainer.precision=32-true, or bf16-mixed, which keeps "
+            "float32 weights and computes in bf16."
+        )
+    if slurm.in_job():
+        check_tasks(trainer, *slurm.tasks())
+
+
+def check_tasks(trainer: Mapping[str, Any], tasks_per_node: int, num_nodes: int) -> None:
+    """Checks that SLURM starts as many processes as Lightning is to have; it would start none itself there.
+
+    Raises:
+        ConfigError: naming the key and the remedy.
+    """
+    devices = trainer["devices"]
+    if not isinstance(devices, int) or devices < 0:  # Lightning counts them, and compares
+        devices = tasks_per_node
+    if (devices, trainer["num_nodes"]) != (tasks_per_node, num_nodes):
+        raise ConfigError(
+            f"SLURM starts {tasks_per_node} task{'s' * (tasks_per_node != 1)} on each of {num_nodes} "
+            f"node{'s' * (num_nodes != 1)}, but trainer.devices={devices} and trainer.num_nodes="
+            f"{trainer['num_nodes']}: each task is one process of Lightning, so both must be the same. Use "
+            "trainer=slurm or slurm_fsdp2, which take them from SLURM, or change hydra.launcher.tasks_per_node "
+            "and nodes."
+        )

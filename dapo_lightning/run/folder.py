@@ -1,0 +1,134 @@
+"""What is in the folder of a run, and how to go on with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from filelock import FileLock, Timeout
+from lightning.pytorch.utilities import rank_zero_only
+
+from dapo_lightning.callbacks.checkpoint import latest
+from dapo_lightning.run.checks import ConfigError
+from dapo_lightning.utils.atomic import replacing
+from dapo_lightning.utils.overrides import ORIGIN, leaves
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder for the block; several ranks of one run are let in.
+
+    Raises:
+        ConfigError: if another run is in it, as when a sweep is repeated while its jobs are still running.
+    """
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=10)  # seconds; one that was just killed may take some to let go
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"{folder}: another process is working on this run. Wait until it has ended.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What `save_config` wrote, with the paths of where the folder is now: it may have been moved."""
+    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    return _moved(saved, str(saved.get("run_folder")), str(folder.absolute()))  # not resolved: Hydra keeps links
+
+
+def save_config(config: Mapping[str, Any], folder: Path) -> None:
+    """Writes a resolved configuration with its origin as config.yaml, whole or not at all."""
+    settings = {name: value for name, value in config.items() if name not in ORIGIN} | {"resume": None}
+    with replacing(folder / "config.yaml") as partial:
+        written = {name: config[name] for name in ORIGIN} | settings
+        partial.write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def checkpoint_in(folder: Path) -> Path:
+    """The last checkpoint of a run.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    checkpoint = latest(folder / "checkpoints")
+    if not (folder / "config.yaml").is_file() or checkpoint is None:
+        raise ConfigError(f"resume={folder}: holds no config.yaml with a checkpoint. Name the folder of a run.")
+    return checkpoint
+
+
+def continuation(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a job of a sweep must add to its configuration to go on with this very run, if its folder holds that.
+
+    Raises:
+        ConfigError: if the folder holds a run with other settings.
+    """
+    folder = Path(config["run_folder"])
+    if not (folder / "config.yaml").is_file():
+        return {}
+    saved = read_config(folder)
+    before, now = _settings(saved), _settings(config)
+    differing = sorted(name for name in before | now if before.get(name) != now.get(name))
+    if differing:
+        told = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in differing[:3])
+        raise ConfigError(
+            f"{folder} holds a run of the same overrides with other settings: {told}. Remove that folder to do it "
+            "again, or choose another hydra.sweep.dir."
+        )
+    return {"resume": str(folder), "commits": saved.get("commits", [])}
+
+
+def result(config: Mapping[str, Any]) -> float | None:
+    """The held-out avg@k that a finished run came to; None if it is not finished."""
+    path = Path(config["run_folder"]) / "summary.json"
+    if not path.is_file():
+        return None
+    summary, trains = json.loads(path.read_text()), config["mode"] == "train"
+    if trains and summary["dapo_steps"] < config["num_steps"]:  # of a session with fewer steps
+        return None
+    return summary["after" if trains else "metrics"][f"avg@{config['evaluation']['num_completions']}"]
+
+
+def hyperparameters(config: Mapping[str, Any], techniques: Sequence[str]) -> dict[str, Any]:
+    """What runs are told apart by beside each other: the options chosen, and the numbers of the algorithm."""
+    groups = ("experiment", "recipe", "policy", "data", "reward", "rollout", "optimizer", *techniques)
+    chosen = {group: option for group, option in config["choices"].items() if group in groups}
+    of_algorithm = {name: config[name] for name in config if name in (*techniques, "optimizer", "seed")}
+    of_algorithm |= {name: value for name, value in config.items() if name.startswith("num_")}
+    numbers = {name: value for name, value in leaves(of_algorithm).items() if type(value) in (int, float)}
+    return chosen | numbers
+
+
+def folder_name(overrides: str) -> str:
+    """The overrides of a job as the name of its folder: the same overrides, the same folder, whatever else is swept."""
+    name = re.sub(r"[^\w.,=+~-]", "_", overrides)
+    if name == overrides and len(name) <= 200:
+        return name or "defaults"
+    return f"{name[:190]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All but what resuming may change, and what only watches a run or plans one."""
+    free = {*ORIGIN, "resume", "logger", "callbacks", "trainer", "plan"}
+    kept = {name: value for name, value in config.items() if name not in free}
+    return leaves(kept | {"trainer": {"precision": config["trainer"]["precision"]}})
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    """Replaces a folder in all paths of a configuration."""
+    if isinstance(value, dict):
+        return {key: _moved(item, old, new) for key, item in value.items()}
+    if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
+        return new + value.removeprefix(old)
+    return value

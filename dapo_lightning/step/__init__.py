@@ -1,0 +1,1 @@
+"""The DAPO step: groups in, one update of the policy out."""

@@ -1,0 +1,14 @@
+"""Memory of this process."""
+
+from __future__ import annotations
+
+import resource
+
+import torch
+
+
+def peak_memory_mb() -> float:
+    """Peak memory so far, in MB: of the GPU if there is one, otherwise the resident memory of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

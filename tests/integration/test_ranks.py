@@ -1,0 +1,138 @@
+"""Several processes train what one process trains, whether each holds the whole policy or a part of it."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from conftest import tiny
+from runs import SMALL, command, finish, wait_for, weights
+
+from dapo_lightning.callbacks.checkpoint import latest, steps_done
+from dapo_lightning.distributed.ranks import Ranks
+
+RUN = [*SMALL, "num_steps=3", "evaluation.every=3", "num_prompts_per_step=8", "data.num_train=40", "max_new_tokens=60"]
+
+
+def assert_the_same(one, other):
+    """Sums are in another order; Adam turns relative differences of tiny gradients into absolute ones of its step."""
+    ours, theirs = weights(one), weights(other)
+    moved = max(float((ours[name] - start).abs().max()) for name, start in tiny(seed=0).model.state_dict().items())
+    apart = max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
+    assert apart < 0.01 * moved, (apart, moved)
+    for name in ("before", "after", "tokens", "gradient_steps", "useful_group_share"):
+        numbers = [json.loads((folder / "summary.json").read_text())[name] for folder in (one, other)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-4), name
+
+
+SHARDED = ["trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=2"]
+THREE = ["trainer.devices=3"]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """What one process makes of dynamic sampling (ranks yield unequal numbers of useful groups) and a KL penalty."""
+    folder = tmp_path_factory.mktemp("ranks") / "one"
+    finish(command(folder, *RUN, "kl=k3", "num_prompts_per_step=12"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [SHARDED, [*SHARDED[:2], *THREE], ["trainer=ddp_cpu", *THREE]],
+    ids=["two, sharded", "three, sharded", "three"],
+)
+def test_several_processes_equal_one(one, tmp_path, trainer):
+    finish(command(tmp_path / "run", *RUN, "kl=k3", "num_prompts_per_step=12", *trainer))
+    assert_the_same(one, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(SHARDED, ["trainer=single", "trainer.accelerator=cpu"]), ([], SHARDED), (["trainer=ddp_cpu"], SHARDED)],
+    ids=["sharded, then one", "one, then sharded", "two, then sharded"],
+)
+def test_a_run_can_be_resumed_on_another_number_of_ranks(one, tmp_path, first, then):
+    folder = tmp_path / "run"
+    shorter = [override for override in RUN if not override.startswith("num_steps")]
+    finish(command(folder, *shorter, "kl=k3", "num_prompts_per_step=12", "num_steps=2", *first))
+    finish(command(folder, f"resume={folder}", "num_steps=3", *then))
+    assert_the_same(one, folder)
+
+
+@pytest.mark.parametrize("victim", ["first", "second"])
+def test_when_one_rank_dies_the_others_stop_and_the_run_can_be_resumed(tmp_path, victim):
+    folder = tmp_path / "run"
+    run = [override for override in RUN if not override.startswith("num_steps")]
+    first = command(folder, *run, "num_steps=100", "trainer=ddp_cpu")
+    wait_for(lambda: (folder / "checkpoints/step_000002.ckpt").exists(), seconds=120)
+    second = int(Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()[0])
+    os.kill(first.pid if victim == "first" else second, signal.SIGKILL)
+    output, _ = first.communicate(timeout=60)  # ends when the last process that could write has ended
+    assert first.returncode != 0
+    if victim == "first":
+        assert "Connection" in output, output
+    else:
+        assert str(second) in output or "Connection" in output, output
+    wait_for(lambda: not Path(f"/proc/{second}").exists(), seconds=60)
+    finish(command(folder, f"resume={folder}", f"num_steps={steps_done(latest(folder / 'checkpoints')) + 1}"))
+
+
+@pytest.mark.parametrize("trainer", [["trainer=ddp_cpu"], SHARDED], ids=["two", "two, sharded"])
+def test_ranks_that_are_told_to_stop_save_together(one, tmp_path, trainer):
+    """One of them is enough, whatever the other is doing."""
+    folder, longer = tmp_path / "run", [override for override in RUN if not override.startswith("num_steps")]
+    overrides = [
+        *longer,
+        "kl=k3",
+        "num_prompts_per_step=12",
+        "num_steps=3",
+        "callbacks.checkpoint.every=100",
+        "callbacks.completions.every=1",
+        *trainer,
+    ]
+    process = command(folder, *overrides)
+    wait_for(lambda: '"step"' in text(folder / "completions.jsonl"), process)
+    second = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    os.kill(second, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and "stopped by SIGTERM" in output, output
+    assert 1 <= steps_done(latest(folder / "checkpoints")) < 3
+    finish(command(folder, f"resume={folder}"))
+    assert_the_same(one, folder)
+
+
+def text(path):
+    return path.read_text() if path.exists() else ""
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["sampling=static", "loss=token_level"],
+        ["sampling=dynamic", "loss=token_level_per_prompt"],  # ranks yield unequal numbers of useful groups
+        ["sampling=dynamic", "loss=sample_level"],
+        ["sampling=static", "loss=blend", "kl=k3", "overlong=filter"],  # the ranks have unequal numbers of rows
+    ],
+    ids=" ".join,
+)
+def test_two_processes_equal_one(tmp_path, overrides):
+    small = [o for o in RUN if "overlong=filter" not in overrides or not o.startswith("overlong.")]
+    overrides = [*small, *overrides]
+    finish(command(tmp_path / "one", *overrides))
+    finish(command(tmp_path / "two", *overrides, "trainer=ddp_cpu"))
+    assert_the_same(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_rank_without_held_out_prompts_waits_for_the_others(tmp_path):
+    few = ["evaluation.num_prompts=1", "num_steps=1", "num_completions_per_prompt=4"]
+    for name, trainer in {"one": [], "two": ["trainer=ddp_cpu"], "sharded": SHARDED}.items():
+        finish(command(tmp_path / name, *SMALL, *few, *trainer))
+        assert_the_same(tmp_path / "one", tmp_path / name)
+
+
+def test_shares_cover_everything_once():
+    shares = [Ranks(rank, 3).mine(range(10)) for rank in range(3)]
+    assert sorted(i for share in shares for i in share) == list(range(10))
+    assert Ranks().gather([1, 2]) == [1, 2] and Ranks().max(3) == 3

@@ -1,0 +1,138 @@
+"""Stop and resume: `kill -9` at some moment, continue, and end with the same weights, bit for bit."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from runs import ROOT, SMALL, assert_same_weights, command, config, finish, resume, run
+
+from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest
+from dapo_lightning.callbacks.metrics_file import read_metrics
+from dapo_lightning.run.checks import ConfigError
+from dapo_lightning.run.command import resumed
+
+# There are ten train prompts, so this runs across epochs.
+RUN = [*SMALL, "num_steps=8", "callbacks.checkpoint.every=2", "evaluation.every=3", "kl=k3"]
+
+
+def kill_at(process, folder, step):
+    """SIGKILL once metrics.csv has a row for `step`."""
+    deadline = time.time() + 200
+    while time.time() < deadline:
+        if (folder / "metrics.csv").exists() and read_metrics(folder / "metrics.csv")[-1]["step"] >= step:
+            process.kill()
+            process.communicate()
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    raise AssertionError("the run made no progress")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("resume") / "straight"
+    finish(command(folder, *RUN))
+    return folder
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_killed_and_resumed_equals_straight_bit_for_bit(straight, tmp_path, step):
+    folder = tmp_path / "killed"
+    first = command(folder, *RUN)
+    kill_at(first, folder, step + 2)
+    reached = latest(folder / "checkpoints")
+    assert reached is not None
+    finish(command(folder, f"resume={folder}"))
+    assert_same_weights(straight, folder)
+
+    ours, theirs = read_metrics(folder / "metrics.csv"), read_metrics(straight / "metrics.csv")
+    timing = re.compile(r"second|memory")
+    for one, other in zip(ours, theirs, strict=True):
+        assert {k: v for k, v in one.items() if not timing.search(k)} == {
+            k: v for k, v in other.items() if not timing.search(k)
+        }
+    assert (folder / "completions.jsonl").read_text() == (straight / "completions.jsonl").read_text()
+    before, after = (json.loads((f / "summary.json").read_text()) for f in (straight, folder))
+    for name in ("before", "after", "evaluations", "dapo_steps", "gradient_steps", "tokens", "useful_group_share"):
+        assert before[name] == after[name], name
+
+
+def test_killed_twice_finished_and_given_more_steps(straight, tmp_path):
+    folder, moved = tmp_path / "killed", tmp_path / "moved"
+    kill_at(command(folder, *[o for o in RUN if o != "num_steps=8"], "num_steps=6"), folder, 3)
+    kill_at(command(folder, f"resume={folder}"), folder, 5)
+    with (folder / "completions.jsonl").open("a") as file:
+        file.write('{"step": 6, "prom')  # a kill in the middle of a line
+    assert "6 DAPO steps" in finish(command(folder, f"resume={folder}"))
+    assert "6 DAPO steps" in finish(command(folder, f"resume={folder}"))
+    folder.rename(moved)
+    assert "8 DAPO steps" in finish(command(moved, f"resume={moved}", "num_steps=8"))
+    assert_same_weights(straight, moved)
+    assert [row["step"] for row in read_metrics(moved / "metrics.csv")] == list(range(9))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])  # old log-probs as recorded, or recomputed
+def test_carried_groups_are_in_the_checkpoint(tmp_path, precision):
+    carry = ("sampling.surplus=carry", f"trainer.precision={precision}", "max_new_tokens=40", "evaluation.every=4")
+    straight, stopped = run(tmp_path / "straight", *carry), run(tmp_path / "stopped", *carry, "num_steps=2")
+    resume(stopped, "num_steps=4")
+    assert_same_weights(straight, stopped)
+    shares = [[row.get("groups/carried") for row in read_metrics(f / "metrics.csv")] for f in (straight, stopped)]
+    assert shares[0] == shares[1] and shares[0][3] > 0  # in the first step after the checkpoint
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("clip.upper=1.3", "clip.upper=1.3 would have no effect"),
+        ("resume=nowhere", "nowhere"),
+        ("num_steps=3", "already holds 8"),
+    ],
+)
+def test_what_resume_cannot_honour_is_refused(straight, override, says):
+    overrides = [override] if override.startswith("resume") else [f"resume={straight}", override]
+    process = command(straight, *overrides)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 1 and says in output and "Traceback" not in output
+
+
+def test_the_advice_fits_every_policy(tmp_path):
+    """policy=tiny alone has a warm_start."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step_000001.ckpt").touch()
+    OmegaConf.save({}, tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match=r"policy=hub policy\.name=<run folder>/policy"):
+        resumed(config(f"resume={tmp_path}", "clip.upper=1.3"))
+
+
+def test_a_mistyped_folder_is_not_made(tmp_path):
+    (tmp_path / "no_run").mkdir()
+    for name in ("typo", "no_run"):
+        process = subprocess.run([sys.executable, ROOT / "train.py", f"resume={name}"], cwd=tmp_path, text=True,
+                                 capture_output=True, check=False)  # fmt: skip
+        assert process.returncode == 1
+        assert process.stderr.startswith(f"error: resume={name}: holds no config.yaml with a checkpoint.")
+        assert "Traceback" not in process.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["no_run"]
+
+
+def test_a_kill_during_the_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    writer, path = AtomicCheckpointIO(), tmp_path / "step_000001.ckpt"
+    writer.save_checkpoint({"value": 1}, path)
+
+    def dies_half_way(checkpoint, file):
+        file.write(b"half a checkpoint")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", dies_half_way)
+    for target in (path, tmp_path / "step_000002.ckpt"):
+        with pytest.raises(KeyboardInterrupt):
+            writer.save_checkpoint({"value": 2}, target)
+    assert latest(tmp_path) == path
+    assert torch.load(path) == {"value": 1}

@@ -1,0 +1,189 @@
+"""Sweeps and jobs on a real SLURM, started for these tests: `make test-slurm`."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from cluster import Cluster, is_installed
+from runs import ROOT, SMALL, assert_same_weights, command, finish, wait_for
+from test_ranks import assert_the_same
+
+from dapo_lightning.callbacks.checkpoint import latest, steps_done
+from dapo_lightning.callbacks.metrics_file import read_metrics
+
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(not is_installed(), reason="needs root, munge, slurmctld, slurmd and slurm-client"),
+]
+
+# A minute of waiting for rewards, hardly any of computing.
+LONG = [o for o in SMALL if o.split("=")[0] not in ("num_steps", "evaluation.every", "reward.path")]
+LONG += ["num_steps=150", "evaluation.every=50", "reward.path=rewards.slow_even_length"]
+SLURM = ["hydra/launcher=slurm", "hydra.launcher.timeout_min=10"]
+ONE = "hydra.sweep.subdir=run"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The long run, never interrupted, started before the tests that need it."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    process = command(folder, *LONG)
+
+    def ended():
+        if process.returncode is None:
+            finish(process)
+        return folder
+
+    return ended
+
+
+def sweep(folder, *overrides):
+    return command(folder, "-m", *SLURM, f"hydra.sweep.dir={folder}", *overrides)
+
+
+def steps(folder):
+    return [row["step"] for row in read_metrics(folder / "metrics.csv")] if (folder / "metrics.csv").exists() else []
+
+
+def logs(folder):
+    return "".join(path.read_text() for path in sorted((folder / ".submitit").glob("*/*log*")))
+
+
+def test_jobs_that_time_out_or_make_room_go_on_where_they_were(cluster, straight, tmp_path):
+    """The first are two of an array: what one asks of SLURM must not happen to the other."""
+    limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10"]
+    array = ["seed=0,1", "hydra.sweep.subdir=${seed}"]
+    two = ["trainer=slurm", "trainer.accelerator=cpu", "hydra.launcher.tasks_per_node=2"]
+    timed, preempted, ranks = tmp_path / "timed", tmp_path / "preempted", tmp_path / "ranks"
+    out_of_time = sweep(timed, *LONG, *array, *limit, "hydra.launcher.partition=high")  # which nothing else preempts
+    low = [sweep(preempted, *LONG, ONE), sweep(ranks, *LONG, ONE, *two)]
+    for folder, process in zip((preempted, ranks), low, strict=True):
+        wait_for(lambda folder=folder: len(steps(folder / "run")) > 10, process)
+    subprocess.run(["srun", "--partition=high", f"--cpus-per-task={cluster.cpus - 2}", "true"], check=True, timeout=120)
+    for process in (*low, out_of_time):
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    for folder, run in ((timed, "0"), (timed, "1"), (preempted, "run"), (ranks, "run")):
+        assert "requeued: the run goes on from" in logs(folder)
+        assert steps(folder / run) == list(range(151))
+    assert_same_weights(straight(), timed / "0")
+    assert_same_weights(straight(), preempted / "run")
+    assert_the_same(straight(), ranks / "run")
+
+
+def test_a_step_that_takes_longer_than_there_is_time_is_done_again(cluster, tmp_path, monkeypatch):
+    """A step of 90 seconds after one of 32 in a job of two minutes."""
+    run = [o for o in LONG if o.split("=")[0] not in ("num_steps", "reward.path", "evaluation.num_prompts")]
+    run += ["num_steps=2", "evaluation.num_prompts=1", "sampling=static", "reward.num_workers=1"]
+    limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=10"]
+    slow = ["reward.path=rewards.once_too_slow_even_length", "reward.seconds=30"]
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    process = sweep(tmp_path / "slow", *run, ONE, *limit, *slow)
+    finish(command(tmp_path / "fast", *run, "reward.path=rewards.even_length"))
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    assert "the time is up before the DAPO step" in logs(tmp_path / "slow")
+    assert steps(tmp_path / "slow/run") == [0, 1, 2]
+    assert_same_weights(tmp_path / "fast", tmp_path / "slow/run")
+
+
+def test_a_sweep_reports_what_fails_and_finishes_the_rest(cluster, tmp_path):
+    folder = tmp_path / "sweep"
+    named = "hydra.sweep.subdir=${clip.upper}"
+    process = sweep(folder, *SMALL, named, "clip.upper=0.28,1.2,1.28,1.5")
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "failed: clip.upper=0.28: clip.upper=0.28 bounds the ratio" in output
+    assert sorted(path.parent.name for path in folder.glob("*/summary.json")) == ["1.2", "1.28", "1.5"]
+    assert list(cluster.states().values()).count("FAILED") == 0  # these errors are the run's, not SLURM's
+    study = subprocess.run([sys.executable, "-m", "dapo_lightning.study", folder], capture_output=True, text=True)
+    assert study.returncode == 0 and (folder / "figures/sweep_clip.upper.png").is_file(), study.stderr
+    assert all(f"clip.upper={value}" in (folder / "study.md").read_text() for value in (1.2, 1.28, 1.5))
+
+
+def test_tasks_share_a_sharded_policy(cluster, tmp_path):
+    two = ["trainer=slurm_fsdp2", "trainer.accelerator=cpu", "hydra.launcher.tasks_per_node=2"]
+    process = sweep(tmp_path / "two", *SMALL, ONE, *two)
+    finish(command(tmp_path / "one", *SMALL))
+    finish(process)
+    assert_the_same(tmp_path / "one", tmp_path / "two/run")
+
+
+def test_a_job_that_is_killed_is_reported_and_nobody_waits_for_it(cluster, tmp_path):
+    folder = tmp_path / "sweep"
+    run = [*LONG, "hydra.sweep.subdir=${clip.upper}", "clip.upper=1.2,1.28", "num_steps=20"]
+    process = sweep(folder, *run)
+    wait_for(lambda: len(steps(folder / "1.2")) > 1, process)
+    job = next(name for name, state in cluster.states().items() if name.endswith("_0") and state == "RUNNING")
+    cluster("scancel", "--signal=KILL", job)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 1 and f"job {job} failed: clip.upper=1.2: " in output
+    assert not (folder / "1.2/summary.json").exists() and (folder / "1.28/summary.json").exists()
+    finish(sweep(folder, *run))
+    assert steps(folder / "1.2") == list(range(21))
+
+
+def test_a_job_that_is_cancelled_stays_so(cluster, tmp_path):
+    """Also if it is an array, whose last task has the id of the whole."""
+    folder, seeds = tmp_path / "sweep", ("0", "1")
+    process = sweep(folder, *LONG, "seed=0,1", "hydra.sweep.subdir=${seed}")
+    wait_for(lambda: all(len(steps(folder / seed)) > 5 for seed in seeds), process)
+    jobs = [name for name, state in cluster.states().items() if state == "RUNNING"]
+    cluster("scancel", jobs[0].partition("_")[0])
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 1 and len(jobs) == 2 and "requeued" not in logs(folder)
+    for job, seed in zip(jobs, seeds, strict=True):
+        assert f"job {job} failed" in output and cluster.states()[job] == "CANCELLED"
+        assert steps_done(latest(folder / seed / "checkpoints")) == steps(folder / seed)[-1]  # the step it was in
+
+
+def test_a_task_that_fails_ends_the_others_and_says_why(cluster, tmp_path):
+    two = ["trainer=slurm", "trainer.accelerator=cpu", "hydra.launcher.tasks_per_node=2"]
+    process = sweep(tmp_path / "sweep", *SMALL, ONE, *two, "reward.path=rewards.fails_beside_others")
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 1 and "the second task is out of luck" in output
+    assert "FAILED" in cluster.states().values()
+
+
+def test_tasks_and_devices_that_disagree_are_refused(cluster, tmp_path):
+    process = sweep(tmp_path / "sweep", *SMALL, "hydra.launcher.tasks_per_node=2")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "error: SLURM starts 2 tasks on each of 1 node, but trainer.devices=1" in output
+    assert "Traceback" not in output and not list((tmp_path / "sweep").glob("*/*"))
+    answer = subprocess.run(
+        ["srun", "--ntasks-per-node=2", "--nodes=1", sys.executable, ROOT / "train.py", *SMALL],
+        capture_output=True, text=True, cwd=tmp_path, timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT / "tests/helpers")},
+    )  # fmt: skip
+    assert answer.returncode != 0 and "SLURM starts 2 tasks" in answer.stderr
+
+
+def test_a_script_of_ones_own_goes_on_too(cluster, straight, tmp_path):
+    """Without a launcher: `srun python train.py` in a batch script, requeued by hand."""
+    script = tmp_path / "job.sh"
+    script.write_text(
+        f"#!/bin/bash\n#SBATCH --open-mode=append --output=log --requeue --time=10\n"
+        f"PYTHONPATH={ROOT / "tests/helpers"} OMP_NUM_THREADS=1 srun {sys.executable} {ROOT / 'train.py'} {' '.join(LONG)}\n"
+    )
+    job = subprocess.check_output(["sbatch", "--parsable", script], cwd=tmp_path, text=True).strip()
+    folder = tmp_path / "outputs/dapo" / f"slurm_{job}"
+    wait_for(lambda: len(steps(folder)) > 10)
+    cluster("scontrol", "requeue", job)
+    wait_for(lambda: (folder / "summary.json").exists())
+    assert steps(folder) == list(range(151))
+    assert json.loads((folder / "summary.json").read_text())["dapo_steps"] == 150
+    assert_same_weights(straight(), folder)
+
+
+def test_no_slurm_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    process = sweep(tmp_path / "sweep", *SMALL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "srun" in output.splitlines()[-1]

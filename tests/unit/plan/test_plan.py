@@ -1,0 +1,421 @@
+"""The plan against real runs of the same code at sizes that fit here, and against numbers worked by hand."""
+
+import time
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import algorithm
+from omegaconf import OmegaConf
+from runs import ROOT
+from runs import config as composed
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+import train
+from dapo_lightning.forward.layout import SHARED_PROMPT
+from dapo_lightning.forward.logprobs import completion_logps
+from dapo_lightning.plan import Cluster, accelerator, cluster_of, known_config, plan
+from dapo_lightning.plan.__main__ import overview
+from dapo_lightning.plan.activations import MicroBatch, SavedTensors, saved_bytes
+from dapo_lightning.plan.assessment import assess
+from dapo_lightning.plan.cost import forward_flops
+from dapo_lightning.plan.job import job_of
+from dapo_lightning.plan.memory import capacity, decode_copy, kv_cache, largest_micro_batch, phases
+from dapo_lightning.plan.model import as_text, sizes_of
+from dapo_lightning.policy import Policy
+from dapo_lightning.policy.tiny import TinyPolicy
+from dapo_lightning.rollout.cache import SharedPromptCache, read_prompts
+from dapo_lightning.rollout.weights import prepared_weights
+from dapo_lightning.step.experience import Row
+from dapo_lightning.step.objective import surrogate_loss
+from dapo_lightning.types import Completion
+
+SMOLLM2 = ROOT / "outputs/smollm2"
+LAPTOP = Cluster(accelerator("laptop"))
+ONE_PROMPT = MicroBatch(1, 13, 6, 20)  # what the measured runs compute: six completions of one prompt
+
+
+def settings(*overrides):
+    return OmegaConf.to_container(composed("run_folder=x", *overrides), resolve=True)
+
+
+def paper(*overrides):
+    return settings("experiment=paper_32b", *overrides)
+
+
+SMALL = ("policy.warm_start=null", "num_completions_per_prompt=6", "num_prompts_per_step=4", "max_prompt_tokens=13",
+         "max_new_tokens=20", "overlong.cache_tokens=4", "micro_batch_tokens=133", "rollout.max_rows=6")  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["tiny", "smollm2"])
+def model(request):
+    if request.param == "tiny":
+        return wide_tiny()
+    if not (SMOLLM2 / "config.json").is_file():
+        pytest.skip("`make smollm2` has not been run")
+    smollm2 = AutoModelForCausalLM.from_pretrained(SMOLLM2, dtype=torch.float32).eval()
+    smollm2.set_attn_implementation(SHARED_PROMPT)
+    return smollm2
+
+
+def wide_tiny():
+    """The default policy=tiny, with random weights."""
+    source = settings("policy.warm_start=null")["policy"]
+    policy = TinyPolicy(**{name: value for name, value in source.items() if name != "_target_"})
+    return policy.load(policy.codec(), None, None).model
+
+
+def rows(micro_batch):
+    prompt = tuple(range(3, 3 + micro_batch.prompt_tokens))
+    made = []
+    for row in range(int(micro_batch.num_rows)):
+        tokens = torch.arange(micro_batch.new_tokens) + 3 + row
+        zeros = torch.zeros(len(tokens))
+        made.append(Row(prompt, Completion(tokens, zeros, zeros, False), 1.0, 0.01, old_logps=zeros - 3))
+    return made
+
+
+# --- held to measurements -------------------------------------------------------------------------------------------
+
+
+def test_weights_are_counted_as_they_are(model):
+    sizes = sizes_of(model.config)
+    assert sizes.parameters == sum(weight.numel() for weight in model.parameters())
+    assert sizes.head == model.get_output_embeddings().weight.numel() and sizes.is_tied
+    assert sizes.cache == model.model.layers[0].self_attn.k_proj.out_features
+    assert sizes.num_layers == len(model.model.layers)
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16-mixed"])
+def test_saved_activations(model, autocast):
+    """All that autograd saves in a real forward pass, log-softmax included: within 2 %."""
+    saved, sizes = SavedTensors(model), sizes_of(model.config)
+    batch = rows(ONE_PROMPT)
+    with saved.counted(), torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):
+        completion_logps(model, [row.prompt_tokens for row in batch], [row.completion.tokens for row in batch], 1.0)
+    counted = saved_bytes(as_text(model.config), autocast, False)
+    planned = counted.of(counted.around, ONE_PROMPT) + sizes.num_layers * counted.of(counted.layer, ONE_PROMPT)
+    planned += 4 * ONE_PROMPT.predicted * sizes.vocabulary  # of log-softmax
+    print(f"saved: planned {planned:.0f}, measured {saved.num_bytes:.0f}, {planned / saved.num_bytes - 1:+.2%}")
+    assert planned == pytest.approx(saved.num_bytes, rel=0.02)
+
+
+def peak_of_update(model, autocast, context):
+    """What is there after the backward pass of a micro-batch, and at its peak: bytes by kind."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()  # makes Adam's moments; gradients stay, as those of an earlier micro-batch would
+    batch, tracker = rows(ONE_PROMPT), MemTracker()
+    tracker.track_external(model, optimizer)
+    with tracker, context, torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):
+        loss, _ = surrogate_loss(model, batch, algorithm(), 1.0)
+        loss.backward()
+    snapshots = [tracker.get_tracker_snapshot(when)[torch.device("cpu")] for when in ("current", "peak")]
+    model.zero_grad()
+    return snapshots
+
+
+HELD = {"weights": "Parameter", "gradients": "Gradient", "optimizer states": "Optstate"}
+
+
+def test_peak_of_an_update(model):
+    """As torch's tracker sees every tensor. What is held: exact; what comes on top at the peak: within 5 %."""
+    now, peak = peak_of_update(model, autocast=False, context=nullcontext())
+    found = assess(settings(*SMALL), model.config, LAPTOP)
+    assert largest_micro_batch(found.job) == replace(ONE_PROMPT, num_rows=pytest.approx(6))
+    update = {phase.name: phase for phase in found.phases}["update"]
+    for name, kind in HELD.items():
+        print(f"{name}: planned {update.items[name]:.0f}, measured {now[kind]}")
+        assert update.items[name] == pytest.approx(now[kind], rel=1e-3)  # each moment has a step counter beside it
+    held = sum(now[kind] for kind in HELD.values())
+    print(f"total: planned {update.total:.0f}, measured {peak['Total']}, {update.total / peak['Total'] - 1:+.2%}")
+    assert update.total - held == pytest.approx(peak["Total"] - held, rel=0.05)
+
+
+def on_top_of_what_is_held(model, autocast, recomputes=False):
+    """Bytes at the peak beside weights, gradients and moments: as planned, as measured."""
+    context = nullcontext()
+    if recomputes:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        context = Policy(model, None).recomputing_activations()
+    now, peak = peak_of_update(model, autocast, context)
+    precision = ["trainer.precision=bf16-mixed"] if autocast else []
+    job = replace(job_of(settings(*SMALL, *precision), LAPTOP), recomputes=recomputes)
+    saved = saved_bytes(as_text(model.config), autocast, False)
+    items = {phase.name: phase for phase in phases(sizes_of(model.config), saved, job, LAPTOP)}["update"].items
+    planned = sum(items.values()) - sum(items[name] for name in HELD)
+    measured = peak["Total"] - sum(now[kind] for kind in HELD.values())
+    print(f"on top: planned {planned:.0f}, measured {measured}, {planned / measured - 1:+.2%}")
+    return planned, measured
+
+
+@pytest.mark.parametrize(("autocast", "recomputes"), [(True, False), (False, True), (True, True)])
+def test_peak_in_bf16_and_with_recomputation(autocast, recomputes):
+    """The tiny policy, whose vocabulary is so small that layers decide: within 5 %."""
+    planned, measured = on_top_of_what_is_held(wide_tiny(), autocast, recomputes)
+    assert planned == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16-mixed"])
+def test_peak_where_logits_decide(autocast):
+    """More predictions than a hidden state has numbers, as in every real micro-batch; grouped heads: within 5 %."""
+    config = LlamaConfig(
+        vocab_size=20_000, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    model.set_attn_implementation(SHARED_PROMPT)
+    planned, measured = on_top_of_what_is_held(model, autocast)
+    assert planned > 12 * ONE_PROMPT.predicted * config.vocab_size
+    assert planned == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16-mixed"])
+def test_kv_cache(model, autocast):
+    """The memory of the real cache, grown beyond its first capacity with the tiny policy: exact."""
+    num_tokens = 70 if model.config.num_hidden_layers == 2 else 8
+    overrides = ["trainer.precision=bf16-mixed"] if autocast else []
+    job = job_of(settings(*SMALL, f"max_new_tokens={num_tokens}", *overrides), LAPTOP)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        cache, _ = read_prompts(model, [tuple(range(13))], 6, torch.device("cpu"))
+        assert isinstance(cache, SharedPromptCache)
+        for token in range(num_tokens - 1):
+            cache.step(torch.full((6,), token))
+    own = [tokens._memory for pair in cache._own.values() for tokens in pair]
+    prompts = [tensor for pair in cache._prompts.values() for tensor in pair]
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in [*own, *prompts])
+    planned = kv_cache(sizes_of(model.config), job, job.train)["KV cache"]
+    print(f"KV cache: planned {planned:.0f}, measured {measured}")
+    assert planned == measured
+
+
+def test_copy_of_the_weights_for_decoding(model):
+    """The numbers in oneDNN's blocks: exact."""
+    planned = decode_copy(sizes_of(model.config), job_of(settings(*SMALL), LAPTOP), LAPTOP)
+    with prepared_weights(model):
+        functions = [layer.__dict__["forward"] for layer in model.modules() if "forward" in layer.__dict__]
+        cells = [cell.cell_contents for function in functions for cell in function.__closure__]
+        blocks = [cell for cell in cells if isinstance(cell, torch.Tensor) and cell.is_mkldnn]
+        measured = sum(block.numel() * block.element_size() for block in blocks)
+    print(f"weights for decoding: planned {planned:.0f}, measured {measured}")
+    assert planned == measured
+
+
+def test_operations(model):
+    """Forward, and forward with backward, of a real micro-batch: within 1 %."""
+    sizes, batch = sizes_of(model.config), rows(ONE_PROMPT)
+    prompts, completions = [row.prompt_tokens for row in batch], [row.completion.tokens for row in batch]
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        logps, _ = completion_logps(model, prompts, completions, 1.0)
+        ahead = counter.get_total_flops()
+        logps.sum().backward()
+    model.zero_grad()
+    planned = forward_flops(sizes, ONE_PROMPT)
+    both = counter.get_total_flops()
+    print(f"forward: planned {planned:.0f}, measured {ahead}, {planned / ahead - 1:+.2%}")
+    print(f"with backward: planned {3 * planned:.0f}, measured {both}, {3 * planned / both - 1:+.2%}")
+    assert planned == pytest.approx(ahead, rel=0.01) and 3 * planned == pytest.approx(both, rel=0.01)
+
+
+# --- worked by hand --------------------------------------------------------------------------------------------------
+
+QWEN_32B = known_config("Qwen/Qwen2.5-32B")
+
+
+def on(number, name="h100-sxm"):
+    return Cluster(accelerator(name), number)
+
+
+def test_weights_and_operations_of_qwen_32b():
+    sizes = sizes_of(QWEN_32B)
+    attention = 5120 * 5120 + 5120 + 2 * (5120 * 1024 + 1024) + 5120 * 5120
+    layer = attention + 3 * 5120 * 27648 + 2 * 5120
+    assert sizes.layer == layer == 487_605_248
+    assert sizes.parameters == 64 * layer + 2 * 152_064 * 5120 + 5120 == 32_763_876_352
+    assert sizes.num_layers == 64 and not sizes.is_tied and sizes.vocabulary == 152_064
+    one_token_more = forward_flops(sizes, MicroBatch(1, 100, 1, 11)) - forward_flops(sizes, MicroBatch(1, 100, 1, 10))
+    pairs = 10 * 110 - 9 * 109
+    assert one_token_more == 2 * (sizes.body + sizes.head) + 4 * 64 * 40 * 128 * pairs
+    assert 2 * (sizes.body + sizes.head) == pytest.approx(2 * 32.0e9, rel=0.001)  # all but embeddings and norms
+
+
+def test_kv_cache_of_qwen_32b():
+    """2 x 64 layers x 8 key heads x 128 numbers x 2 bytes = 262,144 a token; 20,479 tokens take room for 32,768."""
+    job = job_of(paper("trainer=fsdp2", "rollout.max_rows=16"), on(8))
+    assert capacity(20_479) == 32_768
+    assert kv_cache(sizes_of(QWEN_32B), job, job.train)["KV cache"] == 262_144 * (16 * 32_768 + 2048)
+    whole = job_of(paper("trainer=ddp", "rollout.max_rows=16"), on(8))  # keys are float32 under plain autocast
+    assert kv_cache(sizes_of(QWEN_32B), whole, whole.train)["KV cache"] == 1.5 * 262_144 * (16 * 32_768 + 2048)
+
+
+def test_memory_of_qwen_32b():
+    """4 bytes a weight, 8 of moments, 4 of gradients, over 8 ranks; 12 bytes a logit of one completion of 20,480."""
+    found = {
+        phase.name: phase for phase in assess(paper("trainer=fsdp2", "micro_batch_tokens=1"), QWEN_32B, on(8)).phases
+    }
+    update = found["update"].items
+    assert update["weights"] == update["gradients"] == update["optimizer states"] / 2 == 4 * 32_763_876_352 / 8
+    assert update["logits, or a layer's workspace"] == 12 * 20_480 * 152_064
+    assert found["generate"].items["whole weights"] == 2 * 32_763_876_352
+    assert update["activations"] == pytest.approx(64 * 2 * 5120 * (2048 + 20_479), rel=0.07)  # inputs of layers, bf16
+    assert assess(paper("trainer=fsdp2"), QWEN_32B, on(8)).loading_bytes == 4 * 32_763_876_352  # whole, on each host
+    assert set(found) == {"generate", "log-probs", "update", "optimizer step", "evaluate"}
+
+
+def test_grouped_heads_and_tied_embeddings():
+    sizes = sizes_of(known_config("Qwen/Qwen2.5-0.5B-Instruct"))
+    assert sizes.parameters == 494_032_768 and sizes.is_tied and sizes.head == 151_936 * 896
+    assert sizes.cache == 2 * 64 and sizes.attention == 24 * 14 * 64
+    assert sizes.outside == sizes.head + 896  # once, and the last norm
+    seven = sizes_of(known_config("Qwen/Qwen2.5-7B"))
+    assert seven.parameters == 7_615_616_512 and seven.cache == 4 * 128
+    assert seven.outside == 2 * 152_064 * 3584 + 3584
+
+
+# --- how it behaves --------------------------------------------------------------------------------------------------
+
+
+def update_of(*overrides, number):
+    return {phase.name: phase.items for phase in assess(paper(*overrides), QWEN_32B, on(number)).phases}["update"]
+
+
+def test_sharding_divides_what_it_should_and_nothing_else():
+    one, two, thirty_two = (update_of("trainer=fsdp2", number=number) for number in (1, 2, 32))
+    for name in ("weights", "gradients", "optimizer states"):
+        assert one[name] == 2 * two[name] == 32 * thirty_two[name]
+    for name in ("activations", "logits, or a layer's workspace", "gathered layers"):
+        assert two[name] == thirty_two[name]
+    whole = update_of("trainer=ddp", number=32)
+    assert whole["weights"] == whole["gradients"] == whole["DDP's buckets"] == one["weights"]
+    sizes = sizes_of(QWEN_32B)
+    assert sizes.parameters / 4096 < sizes.part(4096) < 2 * sizes.parameters / 4096  # parts are padded
+
+
+def test_thousands_of_ranks_take_no_time():
+    config = paper("trainer=fsdp2", "num_prompts_per_step=65536")
+    assess(config, QWEN_32B, on(8))  # the model is counted once
+    start = time.process_time()
+    found = assess(config, QWEN_32B, on(4096))
+    assert time.process_time() - start < 0.5
+    assert not found.obstacles and sum(part.flops for part in found.work) > 0
+
+
+def test_a_plan_that_cannot_be_says_so_and_its_advice_fits():
+    """The advice is given to Hydra as it is printed: its keys are real."""
+    made = plan(paper("trainer=fsdp2"), QWEN_32B, on(8))
+    assert not made.fits and "It does not fit" in str(made) and made.advice
+    overrides = [word for change in made.advice for word in change.override.split()]
+    of_plan = dict(word.removeprefix("plan.").split("=") for word in overrides if word.startswith("plan."))
+    cluster = on(int(of_plan.get("num_accelerators", 8)), of_plan.get("accelerator", "h100-sxm"))
+    again = paper("trainer=fsdp2", *[word for word in overrides if not word.startswith("plan.")])
+    assert plan(again, QWEN_32B, cluster).fits and made.with_advice.fits
+    for change in made.advice:
+        assert f"| {change.override}" in str(made)
+
+
+def test_a_small_excess_takes_a_change_of_memory_only():
+    config = settings("policy=hub", "policy.name=x", "trainer.precision=bf16-mixed", "max_prompt_tokens=512",
+                      "max_new_tokens=4096", "micro_batch_tokens=32768", "rollout.max_rows=16")  # fmt: skip
+    made = plan(config, known_config("Qwen/Qwen2.5-0.5B"), on(1))
+    assert not made.fits and {change.affects for change in made.advice} == {"memory"}
+
+
+def test_what_nothing_helps_is_told():
+    """One group in each mini-batch is work for one rank, and no accelerator holds 16 bytes a weight."""
+    made = plan(paper("num_prompts_per_step=16"), QWEN_32B, on(1))
+    assert not made.fits and not made.advice and made.with_advice is None
+    assert "No change that was tried makes it fit" in str(made)
+
+
+def test_more_ranks_than_groups_is_told():
+    stands = assess(paper("trainer=fsdp2"), QWEN_32B, on(128))
+    assert "at most 32 ranks" in stands.obstacles[0]
+
+
+def test_what_is_computed_again_costs_again():
+    def passes(*overrides):
+        return {part.name: part.flops for part in assess(paper("trainer=fsdp2", *overrides), QWEN_32B, on(8)).work}
+
+    recomputed = passes()
+    kept = passes("policy.gradient_checkpointing=false")
+    assert recomputed["update"] == pytest.approx(4 / 3 * kept["update"])
+    assert recomputed["update"] == pytest.approx(4 * recomputed["log-probs"])  # old log-probs: bf16 has none exact
+    assert passes("kl=k3")["log-probs"] == pytest.approx(2 * recomputed["log-probs"])
+    assert "log-probs" not in passes("trainer.precision=32-true")
+
+
+def test_dynamic_sampling_generates_more():
+    def generated(**expected):
+        config = paper("trainer=fsdp2") | {"plan": expected}
+        return assess(config, QWEN_32B, on(8)).work[0].flops
+
+    assert generated(keep_rate=0.25) == pytest.approx(4 * generated(keep_rate=1.0))
+    with pytest.raises(ValueError, match=r"plan\.keep_rate=0"):
+        generated(keep_rate=0)
+    assert generated(keep_rate=1.0, mean_tokens=1024) < generated(keep_rate=1.0) / 20
+
+
+def test_adapters_and_the_reference_copy():
+    lora = assess(settings("policy=lora", "policy.name=x", "kl=k3"), QWEN_32B, on(1)).phases[2].items
+    trained = 16 * 64 * (2 * (5120 + 5120) + 2 * (5120 + 1024) + 3 * (5120 + 27_648))
+    assert lora["gradients"] == 4 * trained and "reference copy" not in lora
+    whole = update_of("kl=k3", "trainer=fsdp2", number=8)
+    assert whole["reference copy"] == whole["weights"]
+
+
+def test_adapters_spare_the_gradients_of_all_other_weights():
+    """Two passes of the linear layers in the place of three, all three of attention, which is little of it here."""
+    full, lora = (
+        assess(settings(*overrides, "policy.name=x", "max_prompt_tokens=8"), QWEN_32B, on(1)).work[-1]
+        for overrides in (("policy=hub",), ("policy=lora",))
+    )
+    assert full.name == lora.name == "update" and lora.flops == pytest.approx(2 / 3 * full.flops, rel=0.01)
+    assert lora.bytes < full.bytes
+
+
+def test_the_table_of_three_sizes():
+    lines = overview("h100-sxm", [1, 8]).splitlines()
+    assert len(lines) == 2 + 3 * 3 and {line.split("|")[-3].strip() for line in lines[2:]} == {"yes", "no"}
+
+
+def test_the_cluster_is_the_users():
+    asked = {"accelerator": "h200", "num_accelerators": 64, "bf16_flops": 4e14, "usable_share": 0.8, "bandwidth": None}
+    cluster = cluster_of(paper() | {"plan": asked})
+    assert (cluster.num_accelerators, cluster.accelerator.bf16_flops) == (64, 4e14)
+    assert cluster.usable_bytes == 0.8 * 141e9 and cluster.accelerator.bandwidth == 4.8e12
+    assert cluster_of(paper("trainer=ddp_cpu")).num_accelerators == 2 and cluster_of(paper()).num_accelerators == 1
+    assert on(8).exchange_bandwidth == 450e9 and on(16).exchange_bandwidth == 8 * 50e9
+
+
+def test_what_is_unknown_is_refused():
+    with pytest.raises(ValueError, match=r"plan\.accelerator=abacus: choose one of"):
+        accelerator("abacus")
+    assert known_config("gpt2") is None
+    with pytest.raises(ValueError, match=r"plan\.acelerator: there is no such key"):
+        cluster_of(paper() | {"plan": {"acelerator": "h200"}})
+    with pytest.raises(ValueError, match="at least 1"):
+        on(0)
+
+
+def test_a_run_is_planned_from_its_command(monkeypatch, tmp_path, capsys):
+    overrides = [
+        "experiment=paper_32b",
+        "mode=plan",
+        "plan.num_accelerators=32",
+        "trainer=fsdp2",
+        "plan.mean_tokens=5000",
+    ]
+    monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}", *overrides])
+    train.main()
+    assert "32.764 billion weights in 64 layers, sharded" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}", "mode=plan", "plan.accelerator=laptop"])
+    train.main()
+    assert "It fits" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}", "mode=plan", "+plan.speed=2"])
+    with pytest.raises(SystemExit, match=r"error: plan\.speed: there is no such key"):
+        train.main()

@@ -1,0 +1,140 @@
+import pytest
+import torch
+
+from dapo_lightning.forward.logprobs import completion_logps
+from dapo_lightning.rollout.decode import Decode
+from dapo_lightning.rollout.hf_generate import Transformers
+from dapo_lightning.rollout.noise import uniform_noise
+from dapo_lightning.rollout.sample import sample_tokens
+from dapo_lightning.rollout.weights import prepared_weights
+from dapo_lightning.types import Generation
+
+PROMPTS = [(10, 11, 12, 13, 14), (20, 21), (30,)]  # unequal lengths: left padding matters
+NOISE = uniform_noise(0, "test", [0, 1, 2], num_completions=8, num_tokens=20)
+ENDS = (1, 40, 41, 42, 43)  # several, so that rows end at different times
+
+
+def flat(groups):
+    return [completion for group in groups for completion in group]
+
+
+@pytest.mark.parametrize("generation", [Generation(20), Generation(20, 0.7), Generation(20, 1.3, 0.6)], ids=repr)
+def test_decode_samples_what_generate_samples(policy, generation):
+    ours = flat(Decode()(policy.model, PROMPTS, NOISE, generation, ENDS))
+    theirs = flat(Transformers()(policy.model, PROMPTS, NOISE, generation, ENDS))
+    assert len(ours) == len(theirs) == 24
+    assert len({completion.num_tokens for completion in ours}) > 3
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.tokens.tolist() == other.tokens.tolist()
+        assert one.truncated == other.truncated
+        torch.testing.assert_close(one.logps, other.logps, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(one.entropies, other.entropies, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("generation", [Generation(20), Generation(20, 0.7), Generation(20, 1.3, 0.6)], ids=repr)
+def test_recorded_logps_are_those_of_a_forward_pass(policy, generation):
+    groups = list(Decode()(policy.model, PROMPTS, NOISE, generation, ENDS))
+    prompts = [prompt for prompt in PROMPTS for _ in range(8)]
+    with torch.no_grad():
+        logps, mask = completion_logps(policy.model, prompts, [c.tokens for c in flat(groups)], generation.temperature)
+    for row, completion in enumerate(flat(groups)):
+        assert mask[row].sum() == completion.num_tokens
+        torch.testing.assert_close(logps[row, : completion.num_tokens], completion.logps, atol=1e-4, rtol=1e-4)
+
+
+def test_logps_match_a_slow_loop_one_token_at_a_time(policy):
+    prompt, completion, temperature = (5, 6, 7), torch.tensor([8, 9, 1]), 0.7
+    expected, seen = [], list(prompt)
+    for token in completion.tolist():
+        logits = policy.model(torch.tensor([seen])).logits[0, -1] / temperature
+        expected.append(logits.log_softmax(0)[token])
+        seen.append(token)
+    padded_with_longer = [(5,), prompt], [torch.arange(5, 17), completion]
+    logps, _ = completion_logps(policy.model, *padded_with_longer, temperature)
+    torch.testing.assert_close(logps[1, :3], torch.stack(expected), atol=1e-4, rtol=1e-4)
+    assert not logps[1, 3:].any()
+
+
+def test_completions_do_not_depend_on_the_batch_they_are_in(policy):
+    together = list(Decode()(policy.model, PROMPTS, NOISE, Generation(20), ENDS))
+    for index, prompt in enumerate(PROMPTS):
+        (alone,) = Decode(max_rows=1)(policy.model, [prompt], NOISE[index : index + 1], Generation(20), ENDS)
+        assert [c.tokens.tolist() for c in alone] == [c.tokens.tolist() for c in together[index]]
+
+
+def test_truncated_means_the_budget_was_hit_without_an_end_token(policy):
+    for rollout in (Decode(), Transformers()):
+        for completion in flat(rollout(policy.model, PROMPTS, NOISE, Generation(20), ENDS)):
+            ended = completion.tokens[-1].item() in ENDS
+            assert completion.truncated == (not ended)
+            assert ended or completion.num_tokens == 20
+            assert not set(completion.tokens[:-1].tolist()) & set(ENDS)
+
+
+def test_end_token_in_the_last_place_is_not_truncation(policy):
+    one_token = NOISE[:, :, :1]
+    for completion in flat(Decode()(policy.model, PROMPTS, one_token, Generation(1), tuple(range(300)))):
+        assert completion.num_tokens == 1 and not completion.truncated
+
+
+def test_sampled_frequencies_and_entropy():
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1e9]])
+    noise = (torch.arange(100_000) + 0.5) / 100_000
+    tokens, logps, entropies = sample_tokens(logits.expand(100_000, 4), noise, temperature=2.0, top_p=1.0)
+    probabilities = torch.tensor([0.0, 0.5, 1.0]).softmax(0)
+    frequencies = tokens.bincount(minlength=4) / 100_000
+    torch.testing.assert_close(frequencies[:3], probabilities, atol=1e-4, rtol=0)
+    assert frequencies[3] == 0
+    torch.testing.assert_close(logps, probabilities.log()[tokens], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(entropies[0], -(probabilities * probabilities.log()).sum())
+
+
+def test_nucleus_keeps_the_smallest_set_that_reaches_top_p():
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()[None].expand(1000, 4)
+    noise = torch.arange(1000) / 1000
+    tokens, logps, _ = sample_tokens(logits, noise, temperature=1.0, top_p=0.7)
+    assert set(tokens.tolist()) == {0, 1}
+    torch.testing.assert_close((tokens == 0).float().mean(), torch.tensor(0.625), atol=2e-3, rtol=0)
+    torch.testing.assert_close(logps[0], torch.tensor(0.5).log())  # recorded before narrowing
+
+
+def test_extreme_noise_never_picks_an_impossible_token():
+    logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(2, 4)
+    tokens, _, entropies = sample_tokens(logits, torch.tensor([0.0, 1.0]), 1.0, 1.0)
+    assert tokens.tolist() == [1, 2]
+    assert entropies.isfinite().all()
+
+
+def test_noise_is_keyed_by_seed_stream_and_draw():
+    base = uniform_noise(0, "train", [5], 2, 3)
+    assert torch.equal(base[0], uniform_noise(0, "train", [4, 5], 2, 3)[1])
+    for other in (uniform_noise(1, "train", [5], 2, 3), uniform_noise(0, "validation", [5], 2, 3)):
+        assert not torch.equal(base, other)
+    assert (base >= 0).all() and (base < 1).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"), [((0,), "max_new_tokens"), ((5, 0.0), "temperature"), ((5, 1.0, 0.0), "top_p")]
+)
+def test_generation_without_meaning_is_refused(arguments, key):
+    with pytest.raises(ValueError, match=key):
+        Generation(*arguments)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+def test_prepared_weights_compute_the_same_and_leave_no_trace(policy, precision):
+    model, tokens = policy.model, torch.tensor([PROMPTS[0]])
+    with torch.no_grad(), torch.autocast("cpu", precision, enabled=precision == torch.bfloat16, cache_enabled=False):
+        expected = model(tokens).logits
+        with pytest.raises(KeyboardInterrupt), prepared_weights(model):
+            prepared = [name for name, module in model.named_modules() if "forward" in module.__dict__]
+            torch.testing.assert_close(model(tokens).logits, expected, atol=1e-4, rtol=1e-4)
+            raise KeyboardInterrupt
+        assert "lm_head" in prepared and len(prepared) == 15
+        assert not any("forward" in module.__dict__ for module in model.modules())
+        for weight in model.parameters():  # neither the blocks nor autocast's copies outlive the block
+            weight.mul_(0.5)
+        assert not torch.allclose(model(tokens).logits, expected)
+        with prepared_weights(model):
+            fresh = model(tokens).logits
+        torch.testing.assert_close(model(tokens).logits, fresh, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,77 @@
+"""What a process concludes from SLURM's answers (the real ones: tests/slow/slurm)."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from dapo_lightning.callbacks.checkpoint import Stopped
+from dapo_lightning.slurm import job as slurm
+from dapo_lightning.slurm.stop import Stop
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("0:07", 7), ("9:58", 598), ("2:03:04", 7384), ("1-02:03:04", 93_784), ("UNLIMITED", None), ("", None)],
+)
+def test_slurm_s_way_to_write_times(time, seconds):
+    assert slurm.seconds(time) == seconds
+
+
+def test_only_tasks_of_a_batch_job_are_in_one(monkeypatch):
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    assert not slurm.in_job()
+    for name, value in {"NTASKS": "8", "NNODES": "2", "JOB_NAME": "train"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert slurm.in_job() and slurm.tasks() == (4, 2) and not slurm.is_restarted()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert slurm.is_restarted()
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
+    assert not slurm.in_job()
+
+
+def test_slurm_that_does_not_answer_is_no_error_and_revives_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(slurm.time, "sleep", lambda _: None)
+    assert slurm.seconds_left() is None and slurm.is_cancelled()
+    assert "scontrol" in (slurm.requeue() or "")
+
+
+def test_a_task_of_an_array_does_not_speak_for_the_others(monkeypatch):
+    """The last task of an array has the id of the whole array."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert slurm.job() == "7"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    assert slurm.job() == "7_2"
+
+
+class Trainer:
+    """What the callback asks of Lightning's."""
+
+    is_global_zero = True
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+
+
+def begin_step(stop, monkeypatch, at):
+    monkeypatch.setattr("time.monotonic", lambda: at)
+    stop.on_train_batch_start(Trainer(), SimpleNamespace(history=SimpleNamespace(dapo_steps=0)), None, 0)
+
+
+def test_a_step_that_would_not_end_in_time_is_not_begun(monkeypatch, tmp_path):
+    """Steps of 100 and 30 s; of the job 114 s are left, 15 of them to spare."""
+    stop = Stop(tmp_path)
+    for at in (0.0, 100.0):
+        begin_step(stop, monkeypatch, at)
+    stop._job_ends_at = 244.0
+    with pytest.raises(Stopped):
+        begin_step(stop, monkeypatch, 130.0)
+
+
+def test_a_step_that_would_end_in_time_is_begun(monkeypatch, tmp_path):
+    stop = Stop(tmp_path)
+    for at in (0.0, 100.0):
+        begin_step(stop, monkeypatch, at)
+    stop._job_ends_at = 246.0
+    begin_step(stop, monkeypatch, 130.0)
+    assert not stop.told

@@ -1,0 +1,107 @@
+import itertools
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+import pytest
+from conftest import make_group
+
+from dapo_lightning.reward import Reward
+from dapo_lightning.reward.exact import Exact
+from dapo_lightning.reward.math import Math
+from dapo_lightning.reward.weighted import Weighted
+from dapo_lightning.run.summary import table
+from dapo_lightning.step.metrics import (
+    GroupRecord,
+    completion_metrics,
+    evaluation_metrics,
+    grading_metrics,
+    majority_correct,
+    pass_at_k,
+)
+from dapo_lightning.types import Prompt
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(4, 1, 2), (5, 2, 3), (6, 0, 2), (6, 6, 1), (8, 5, 4)])
+def test_pass_at_k_is_the_mean_over_all_subsets(n, c, k):
+    subsets = itertools.combinations([True] * c + [False] * (n - c), k)
+    assert pass_at_k(n, c, k) == pytest.approx(fmean(any(subset) for subset in subsets))
+
+
+def test_pass_at_k_needs_k_completions():
+    with pytest.raises(ValueError, match="pass@8"):
+        pass_at_k(4, 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("answers", "right", "expected"),
+    [(["3", "3", "4"], "3", 1.0), (["3", "3", "4"], "4", 0.0), (["3", "4"], "4", 0.5), ([None, None, "4"], "4", 1.0),
+     ([None, None], "4", 0.0)],
+)  # fmt: skip
+def test_majority(answers, right, expected):
+    assert majority_correct(answers, [answer == right for answer in answers]) == expected
+
+
+def test_the_majority_is_of_answers_not_of_spellings():
+    spellings = [r"\boxed{1/2}", r"\boxed{\frac12}", "Answer: 0.5", r"\boxed{3}", r"\boxed{3}"]
+    prompt = Prompt("?", "1/2", "test:0")
+    grades = Math(1, 60.0, 1000)([prompt] * 5, spellings)
+    assert majority_correct([grade.answer for grade in grades], [grade.correct for grade in grades]) == 0.0
+    metrics = evaluation_metrics([record_of(grades)])
+    assert metrics["maj@5"] == 1.0
+    exact = Exact("#")([Prompt("?", "0.5", "test:0")] * 3, ["#1/2", "#1/2 ", "#0.5"])
+    assert evaluation_metrics([record_of(exact)])["maj@3"] == 0.0  # it compares strings, and so it counts them
+    weighted = Weighted({"a": 1.0}, "a", a=Scripted(grades))([prompt] * 5, spellings)
+    assert evaluation_metrics([record_of(weighted)])["maj@5"] == 1.0
+
+
+@dataclass(frozen=True)
+class Scripted(Reward):
+    grades: list
+
+    def submit(self, prompts, completions):
+        return lambda: self.grades
+
+
+def record_of(grades):
+    return GroupRecord.of(replace(make_group(0, [1.0] * len(grades)), grades=tuple(grades)), [0.0] * len(grades))
+
+
+def test_not_graded_are_those_that_grading_failed_on_not_wrong_answers():
+    texts = [r"\boxed{1+}", rf"\boxed{{{'1' * 501}}}", "no answer", r"\boxed{(x+y+z+w)^{500}}", r"\boxed{x+1}"]
+    grades = Math(1, 1.5, 1000)([Prompt("?", "x+1", "test:0")] * 5, texts)
+    assert [grade.failure for grade in grades] == [None, None, None, "timeout", None]
+    records = [record_of(grades)]
+    assert evaluation_metrics(records)["not_graded"] == 0.2
+    counted = {"timeout": 1.0, "memory": 0.0, "crash": 0.0, "error": 0.0}
+    assert grading_metrics(records) == {f"grading/{reason}": count for reason, count in counted.items()}
+
+
+def test_means_are_over_completions_and_over_tokens():
+    groups = [make_group(0, [1.0, -1.0], [2, 6], [False, True]), make_group(1, [1.0, 1.0], [4, 4])]
+    records = [GroupRecord.of(group, [0.0, -0.5]) for group in groups]
+    metrics = completion_metrics(records)
+    assert metrics["accuracy"] == 0.75
+    assert metrics["reward/mean"] == pytest.approx((1 - 1.5 + 1 + 0.5) / 4)
+    assert metrics["overlong/penalty"] == -0.25
+    assert (metrics["length/mean"], metrics["length/min"], metrics["length/max"]) == (4.0, 2.0, 6.0)
+    assert metrics["length/truncated"] == 0.25
+    tokens = [float(x) for group in groups for c in group.completions for x in c.entropies]
+    assert metrics["entropy"] == pytest.approx(fmean(tokens), rel=1e-5)
+
+
+def test_an_interval_needs_two_prompts():
+    records = [GroupRecord.of(make_group(number, [1.0, -1.0]), [0.0, 0.0]) for number in (0, 1)]
+    assert not [name for name in evaluation_metrics(records[:1]) if "ci95" in name]
+    names = [name for name in evaluation_metrics(records) if "ci95" in name]
+    assert names == ["avg@2_ci95", "pass@2_ci95"]
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_what_one_evaluation_lacks_is_a_dash_in_the_table(swap):
+    """No completion had an answer to vote with, or a single prompt was evaluated."""
+    columns = [{"avg@2": 0.5, "length": 3.0}, {"avg@2": 1.0, "maj@2": 0.25, "length": 2.0, "avg@2_ci95": 0.125}]
+    cells = [["0.500", "1.000 ± 0.125"], ["-", "0.250"], ["3.000", "2.000"]]
+    lines = table(columns[::-1] if swap else columns)
+    expected = [row[::-1] if swap else row for row in cells]
+    assert [[line[22:38].strip(), line[38:].strip()] for line in lines] == expected
+    assert [line.split()[0] for line in lines] == ["avg@2", "maj@2", "length"]
