@@ -160,7 +160,8 @@ def test_tasks_and_devices_that_disagree_are_refused(cluster, tmp_path):
     assert "Traceback" not in output and not list((tmp_path / "sweep").glob("*/*"))
     answer = subprocess.run(
         ["srun", "--ntasks-per-node=2", "--nodes=1", sys.executable, ROOT / "train.py", *SMALL],
-        capture_output=True, text=True, cwd=tmp_path, timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT / "tests/helpers")},
+        capture_output=True, text=True, cwd=tmp_path, timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests/helpers")},
     )  # fmt: skip
     assert answer.returncode != 0 and "SLURM starts 2 tasks" in answer.stderr
 
@@ -170,7 +171,7 @@ def test_a_script_of_ones_own_goes_on_too(cluster, straight, tmp_path):
     script = tmp_path / "job.sh"
     script.write_text(
         f"#!/bin/bash\n#SBATCH --open-mode=append --output=log --requeue --time=10\n"
-        f"PYTHONPATH={ROOT / "tests/helpers"} OMP_NUM_THREADS=1 srun {sys.executable} {ROOT / 'train.py'} {' '.join(LONG)}\n"
+        f"PYTHONPATH={ROOT / 'tests/helpers'} OMP_NUM_THREADS=1 srun {sys.executable} {ROOT / 'train.py'} {' '.join(LONG)}\n"
     )
     job = subprocess.check_output(["sbatch", "--parsable", script], cwd=tmp_path, text=True).strip()
     folder = tmp_path / "outputs/dapo" / f"slurm_{job}"
