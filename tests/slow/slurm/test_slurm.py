@@ -171,7 +171,8 @@ def test_a_script_of_ones_own_goes_on_too(cluster, straight, tmp_path):
     script = tmp_path / "job.sh"
     script.write_text(
         f"#!/bin/bash\n#SBATCH --open-mode=append --output=log --requeue --time=10\n"
-        f"PYTHONPATH={ROOT / 'tests/helpers'} OMP_NUM_THREADS=1 srun {sys.executable} {ROOT / 'train.py'} {' '.join(LONG)}\n"
+        f"PYTHONPATH={ROOT / 'tests/helpers'} OMP_NUM_THREADS=1 "
+        f"srun {sys.executable} {ROOT / 'train.py'} {' '.join(LONG)}\n"
     )
     job = subprocess.check_output(["sbatch", "--parsable", script], cwd=tmp_path, text=True).strip()
     folder = tmp_path / "outputs/dapo" / f"slurm_{job}"
