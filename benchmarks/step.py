@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.cases import CASES
 from benchmarks.floor import Machine, measure
-from benchmarks.table import table
+from dapo_lightning.utils.table import table
 
 SIDES = ("trl", "ours")
 

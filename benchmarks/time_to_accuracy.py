@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.table import table
+from dapo_lightning.utils.table import table
 
 OURS, TRL = "dapo-lightning", "TRL"
 MODULES = {OURS: "benchmarks.ours_arithmetic", TRL: "benchmarks.trl_arithmetic"}

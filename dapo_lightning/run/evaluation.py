@@ -1,18 +1,18 @@
-"""What an evaluation came to."""
+"""The results of `mode=evaluate`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from dapo_lightning.run.summary import table
+from dapo_lightning.run.summary import as_lines, held_out_table
 from dapo_lightning.utils.memory import peak_memory_mb
 
 
 def summarize_evaluation(
     config: Mapping[str, Any], metrics: dict[str, float], prompts: dict[str, int]
 ) -> dict[str, Any]:
-    """The content of summary.json: the resolved settings that decide the numbers, and the numbers."""
+    """Returns the content of summary.json: the metrics, and the resolved settings that they depend on."""
     settings = {name: config[name] for name in ("policy", "checkpoint", "data", "reward", "evaluation", "seed")}
     return settings | {
         "prompts": prompts,
@@ -23,16 +23,11 @@ def summarize_evaluation(
 
 
 def evaluation_as_text(summary: Mapping[str, Any]) -> str:
-    """The table shown at the end."""
-    settings = summary["evaluation"]
+    """Returns the text shown at the end of an evaluation."""
+    settings, prompts = summary["evaluation"], summary["prompts"]
     sampled = ", ".join(f"{name} {settings[name]}" for name in ("max_new_tokens", "temperature", "top_p"))
-    prompts = f"{summary['prompts']['evaluated']} of {summary['prompts']['validation']} held-out prompts"
-    lines = ["", f"{prompts}, {sampled}", *table([summary["metrics"]])]
-    lines += [
-        "",
-        f"{'run folder':<22}{summary['run_folder']}",
-        f"{'  every prompt':<22}evaluation.jsonl",
-        f"{'  these numbers':<22}summary.json",
-        "",
-    ]
-    return "\n".join(lines)
+    return as_lines(
+        f"{prompts['evaluated']} of {prompts['validation']} held-out prompts, {sampled}\n\n"
+        + held_out_table("metric", {"value": summary["metrics"]}),
+        {"run folder": summary["run_folder"], "every prompt": "evaluation.jsonl", "these numbers": "summary.json"},
+    )

@@ -1,15 +1,16 @@
-"""What a run came to: summary.json for machines, a short table for people."""
+"""The results of a training run: summary.json for programs, a short text for people."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dapo_lightning.step.reporter import History
 from dapo_lightning.utils.atomic import replacing
 from dapo_lightning.utils.memory import peak_memory_mb
+from dapo_lightning.utils.table import table
 
 
 def summarize(
@@ -20,11 +21,11 @@ def summarize(
     seed: int,
     run_folder: Path,
 ) -> dict[str, Any]:
-    """The content of summary.json.
+    """Returns the content of summary.json.
 
-    `before` and `after` are held-out evaluations; `seconds` are wall time by activity, `generate`, `grade`, `wait`
-    (for other ranks) and `update` those of training; all are over the whole run, earlier sessions of a
-    resumed run included.
+    `before` and `after` are held-out evaluations. `seconds` is wall time by activity; `generate`, `grade`, `wait` (for
+    other ranks) and `update` are the activities of training. All numbers cover the whole run, including the earlier
+    sessions of a resumed run.
     """
     steps = sorted(history.evaluations)
     return {
@@ -46,42 +47,53 @@ def summarize(
 
 
 def write_summary(summary: dict[str, Any], path: Path) -> None:
-    """Writes summary.json, whole or not at all."""
+    """Writes summary.json atomically."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def as_text(summary: dict[str, Any]) -> str:
-    """The table shown at the end of a run."""
-    lines = ["", f"{'held-out prompts':<22}{'before':>16}{'after':>16}"]
-    lines += table([summary["before"], summary["after"]])
-    seconds = summary["seconds"]
-    lines += ["", f"{'wall time':<22}" + "".join(f"{name} {value:.0f} s   " for name, value in seconds.items())]
-    lines += [
-        f"{'steps':<22}{summary['dapo_steps']} DAPO steps, {summary['gradient_steps']} gradient steps, "
-        f"{summary['skipped_steps']} skipped",
-        f"{'useful groups':<22}{summary['useful_group_share']:.0%} of those generated",
-        f"{'tokens':<22}{summary['tokens']['generated']:,} generated, {summary['tokens']['trained']:,} trained on",
-        f"{'peak memory':<22}{summary['peak_memory_mb']:.0f} MB",
-        "",
-        f"{'run folder':<22}{summary['run_folder']}",
-        f"{'  curves':<22}curves.png, metrics.csv, tensorboard/",
-        f"{'  completions':<22}completions.jsonl",
-        f"{'  trained policy':<22}policy/  (AutoModelForCausalLM.from_pretrained)",
-        "",
-    ]
-    return "\n".join(lines)
+    """Returns the text shown at the end of a run."""
+    steps, tokens, folder = summary["gradient_steps"], summary["tokens"], Path(summary["run_folder"])
+    curves = [name for name in ("curves.png", "metrics.csv", "tensorboard") if (folder / name).exists()]
+    return as_lines(
+        held_out_table("held-out prompts", {"before": summary["before"], "after": summary["after"]}),
+        {
+            "wall time": ", ".join(f"{name} {value:.0f} s" for name, value in summary["seconds"].items()),
+            "steps": f"{summary['dapo_steps']} DAPO steps, {steps} gradient steps, {summary['skipped_steps']} skipped",
+            "useful groups": f"{summary['useful_group_share']:.0%} of all groups generated",
+            "tokens": f"{tokens['generated']:,} generated, {tokens['trained']:,} trained on",
+            "peak memory": f"{summary['peak_memory_mb']:.0f} MB",
+        },
+        {
+            "run folder": str(folder),
+            "curves": ", ".join(curves) or "none",
+            "completions": "completions.jsonl",
+            "trained policy": "policy/  (AutoModelForCausalLM.from_pretrained)",
+        },
+    )
 
 
-def table(columns: Sequence[dict[str, float]]) -> list[str]:
-    """One line per metric; those with a 95 % confidence interval as mean ± half-width, a dash where there is none."""
+def as_lines(results: str, *blocks: Mapping[str, str]) -> str:
+    """Returns a table of results and, below it, blocks of named facts."""
+    facts = ["\n".join(f"{name:<17}{fact}" for name, fact in block.items()) for block in blocks]
+    return "\n" + "\n\n".join([results, *facts]) + "\n"
 
-    def cell(column: dict[str, float], name: str) -> str:
-        if name not in column:
+
+def held_out_table(title: str, evaluations: Mapping[str, Mapping[str, float]]) -> str:
+    """Returns a table with a row per metric and a column per evaluation.
+
+    Metrics with a 95 % confidence interval are shown as mean ± half-width; a dash marks a metric that an evaluation
+    does not have.
+    """
+
+    def cell(metrics: Mapping[str, float], name: str) -> str:
+        if name not in metrics:
             return "-"
-        interval = column.get(f"{name}_ci95")
-        return f"{column[name]:.3f}" + ("" if interval is None else f" ± {interval:.3f}")
+        interval = metrics.get(f"{name}_ci95")
+        return f"{metrics[name]:.3f}" + ("" if interval is None else f" ± {interval:.3f}")
 
-    fullest_first = sorted(columns, key=len, reverse=True)  # for the order of the lines
-    names = dict.fromkeys(name for column in fullest_first for name in column if not name.endswith("_ci95"))
-    return [f"{name:<22}" + "".join(f"{cell(column, name):>16}" for column in columns) for name in names]
+    longest_first = sorted(evaluations.values(), key=len, reverse=True)  # for the order of the rows
+    names = dict.fromkeys(name for metrics in longest_first for name in metrics if not name.endswith("_ci95"))
+    rows = [(name, *(cell(metrics, name) for metrics in evaluations.values())) for name in names]
+    return table((title, *evaluations), rows, style="plain")

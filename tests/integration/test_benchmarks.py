@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.table import table
 from benchmarks.time_to_accuracy import OURS, TRL, check_same_start, crossing, report
 
 
@@ -18,15 +17,6 @@ def points(*accuracies: float) -> list[dict[str, float]]:
 
 def run(seed: int, implementation: str, *accuracies: float) -> dict:
     return {"seed": seed, "implementation": implementation, "points": points(*accuracies)}
-
-
-def test_table_is_aligned():
-    assert table(["name", "s"], [["a", 1.5], ["longer", 12345]]).splitlines() == [
-        "| name   |     s |",
-        "| ------ | ----: |",
-        "| a      |   1.5 |",
-        "| longer | 12345 |",
-    ]
 
 
 def test_crossing_is_the_first_point_at_the_target():

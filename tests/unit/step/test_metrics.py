@@ -9,7 +9,6 @@ from dapo_lightning.reward import Reward
 from dapo_lightning.reward.exact import Exact
 from dapo_lightning.reward.math import Math
 from dapo_lightning.reward.weighted import Weighted
-from dapo_lightning.run.summary import table
 from dapo_lightning.step.metrics import (
     GroupRecord,
     completion_metrics,
@@ -94,14 +93,3 @@ def test_an_interval_needs_two_prompts():
     assert not [name for name in evaluation_metrics(records[:1]) if "ci95" in name]
     names = [name for name in evaluation_metrics(records) if "ci95" in name]
     assert names == ["avg@2_ci95", "pass@2_ci95"]
-
-
-@pytest.mark.parametrize("swap", [False, True])
-def test_what_one_evaluation_lacks_is_a_dash_in_the_table(swap):
-    """No completion had an answer to vote with, or a single prompt was evaluated."""
-    columns = [{"avg@2": 0.5, "length": 3.0}, {"avg@2": 1.0, "maj@2": 0.25, "length": 2.0, "avg@2_ci95": 0.125}]
-    cells = [["0.500", "1.000 ± 0.125"], ["-", "0.250"], ["3.000", "2.000"]]
-    lines = table(columns[::-1] if swap else columns)
-    expected = [row[::-1] if swap else row for row in cells]
-    assert [[line[22:38].strip(), line[38:].strip()] for line in lines] == expected
-    assert [line.split()[0] for line in lines] == ["avg@2", "maj@2", "length"]

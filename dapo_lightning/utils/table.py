@@ -1,0 +1,20 @@
+"""Tables as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tabulate import tabulate  # type: ignore[import-untyped]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], style: str = "pipe") -> str:
+    """Returns an aligned table with the first column on the left and all others on the right.
+
+    Args:
+        style: a table format of tabulate; `pipe` is Markdown, `plain` has no rules.
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    if style == "pipe":
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]  # else a cell would become two
+    align = {"colalign": ("left", *["right"] * (len(header) - 1))} if cells else {}  # tabulate aligns no empty table
+    return tabulate(cells, header, tablefmt=style, disable_numparse=True, **align)
