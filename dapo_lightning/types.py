@@ -1,7 +1,7 @@
-"""The few frozen records that travel between rooms.
+"""The frozen records that travel between rooms.
 
-Shape suffixes used everywhere: P prompts, G completions per prompt, B = P * G rows,
-S prompt tokens, T completion tokens, V vocabulary.  `tokens_BT` is a [B, T] tensor.
+Shape suffixes used everywhere: P prompts, G completions per prompt, B = P * G rows, S prompt tokens, T tokens after the
+prompt, V vocabulary. `tokens_BT` is a [B, T] tensor.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Prompt:
-    """One row of a dataset: what the policy reads, what the reward compares with.
+    """One row of a dataset: the text that the policy reads and the answer that the reward compares with.
 
-    `source` names the row for error messages ("questions.jsonl:17"); `columns` holds every
-    other column, for rewards that need them.  `messages` is the chat, each message with its role and
-    content, if the row holds one; `text` is then what the user said last.
+    Args:
+        source: names the row in error messages ("questions.jsonl:17").
+        columns: every other column of the row, for rewards that need them.
+        messages: the chat, if the row holds one: each message with its role and content. `text` is then the last
+            message of the user.
     """
 
     text: str
@@ -31,9 +33,12 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class PromptDraw:
-    """A prompt taken from a stream. `number` counts draws over the whole run, on all ranks,
-    and keys the sampling noise: the same draw gives the same completions on any rank."""
+class NumberedPrompt:
+    """A prompt taken from a stream.
+
+    `number` counts the prompts taken over the whole run, on all ranks. It keys the sampling noise: the same number gives
+    the same completions on any rank.
+    """
 
     number: int
     prompt: Prompt
@@ -65,34 +70,72 @@ class Generation:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled continuation, on the CPU.
+    """One continuation of a prompt as a rollout returns it, on the CPU.
 
-    `tokens` [T] includes the end token when there is one.  `logps` [T] and `entropies` [T] are
-    those of the untruncated policy at the sampling temperature (top_p narrows what is drawn, not
-    what is recorded).  `truncated`: the token budget was hit without an end token.  `old_logps` [T] are those of a
-    forward pass of the policy that sampled it, where `logps` are not and that policy will be gone when they are needed.
+    Args:
+        tokens_T: token ids, including the end token if there is one.
+        logps_T: log-probs under the whole policy at the sampling temperature (top_p narrows what is drawn, not what is
+            recorded).
+        entropies_T: entropies of the same distributions, in nats.
+        truncated: the token budget was used up before an end token.
     """
 
-    tokens: Tensor
-    logps: Tensor
-    entropies: Tensor
+    tokens_T: Tensor
+    logps_T: Tensor
+    entropies_T: Tensor
     truncated: bool
-    old_logps: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Everything that follows a prompt, as it is trained on, on the CPU.
+
+    Lengths, punishments and denominators count the tokens of the loss mask only.
+
+    Args:
+        tokens_T: token ids of all turns.
+        loss_mask_T: True where the policy wrote the token; False where an environment did.
+        logps_T: log-probs recorded while sampling (see `Completion`); any value where the mask is False.
+        entropies_T: entropies recorded while sampling, in nats.
+        truncated: the token budget was used up before the policy ended.
+        policy_step: number of DAPO steps that the policy had been trained for when it sampled this.
+        old_logps_T: log-probs under the policy that sampled this, from a forward pass (line 3 of Algorithm 1); None until
+            they are known.
+    """
+
+    tokens_T: Tensor
+    loss_mask_T: Tensor
+    logps_T: Tensor
+    entropies_T: Tensor
+    truncated: bool
+    policy_step: int
+    old_logps_T: Tensor | None = None
+
+    @staticmethod
+    def single_turn(completion: Completion, policy_step: int) -> Trajectory:
+        """The trajectory of one completion: the policy wrote every token."""
+        written_T = torch.ones_like(completion.tokens_T, dtype=torch.bool)
+        return Trajectory(
+            completion.tokens_T, written_T, completion.logps_T, completion.entropies_T, completion.truncated, policy_step
+        )
 
     @property
     def num_tokens(self) -> int:
-        return self.tokens.shape[0]
+        """How many tokens the policy wrote."""
+        return int(self.loss_mask_T.sum())
 
 
 @dataclass(frozen=True)
 class Grade:
-    """What a reward says of one completion.
+    """The verdict of a reward on one completion.
 
-    `correct` alone decides what dynamic sampling keeps; shaping never touches it.  `answer` is the final answer
-    as the reward read it; None if the completion gives none.  `vote` stands for all spellings of that answer, and is
-    what majority voting counts; None: the answer as it stands.  `failure` says why the completion could not be graded
-    ("timeout", "memory", "crash", "error"); it then counts as wrong.  `parts` are the scores of the rewards that
-    `score` is made of, by name.
+    Args:
+        score: the reward before overlong shaping.
+        correct: decides alone which groups dynamic sampling keeps; shaping never changes it.
+        answer: the final answer as the reward read it; None if the completion gives none.
+        vote: one text for all spellings of that answer, which majority voting counts; None: the answer itself.
+        failure: why the completion could not be graded ("timeout", "memory", "crash", "error"); it then counts as wrong.
+        parts: by name, the scores of the rewards that `score` is the weighted sum of.
     """
 
     score: float
@@ -105,11 +148,12 @@ class Grade:
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt with its G graded completions."""
+    """A prompt with its G graded trajectories. `number` is that of the prompt (see `NumberedPrompt`)."""
 
-    draw: PromptDraw
+    number: int
+    prompt: Prompt
     prompt_tokens: tuple[int, ...]
-    completions: tuple[Completion, ...]
+    trajectories: tuple[Trajectory, ...]
     texts: tuple[str, ...]
     grades: tuple[Grade, ...]
 
@@ -119,25 +163,28 @@ class Group:
 
     @property
     def size(self) -> int:
-        return len(self.completions)
+        return len(self.trajectories)
 
     def scores_G(self) -> Tensor:
+        """Rewards before shaping, float32."""
         return torch.tensor([grade.score for grade in self.grades], dtype=torch.float32)
 
     def lengths_G(self) -> Tensor:
-        return torch.tensor([completion.num_tokens for completion in self.completions])
+        """Numbers of tokens that the policy wrote."""
+        return torch.tensor([trajectory.num_tokens for trajectory in self.trajectories])
 
     def truncated_G(self) -> Tensor:
-        return torch.tensor([completion.truncated for completion in self.completions])
+        """Whether each trajectory was truncated, bool."""
+        return torch.tensor([trajectory.truncated for trajectory in self.trajectories])
 
 
 PendingGroup = Callable[[], Group]
-"""A group that has been generated; call to wait for its grades."""
+"""A group that has been generated; call it to wait for its grades."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What dynamic sampling decided about a group, and why (the reason is counted and logged)."""
+    """The decision of dynamic sampling about a group, with its reason, which is counted and logged."""
 
     keep: bool
     reason: str

@@ -1,4 +1,4 @@
-"""Prompts -> completions with their log-probs."""
+"""Rollouts: tokenised prompts -> completions with their log-probs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dapo_lightning.types import Completion, Generation
 
 
 class Rollout(Protocol):
-    """Samples G completions for each of P prompts from the model as it is now.
+    """Samples G completions for each of P prompts with the current weights of the model.
 
-    `exact_logps`: whether the log-probs recorded in float32 are those of a forward pass of the model, but for rounding
-    in the last places.
+    `exact_logps`: whether the log-probs recorded in float32 equal those of a forward pass of the model, up to rounding in
+    the last digits.
     """
 
     exact_logps: ClassVar[bool]
@@ -27,7 +27,10 @@ class Rollout(Protocol):
         noise_PGT: Tensor,
         generation: Generation,
         end_tokens: Sequence[int],
-    ) -> Iterator[tuple[Completion, ...]]:
-        """P tokenised prompts and their noise in [0, 1) -> the G completions of each prompt, in order, as they are
-        ready. Prompts are read when their turn comes: those read are generated, those not yet read may never be."""
+    ) -> Iterator[list[tuple[Completion, ...]]]:
+        """P tokenised prompts and their noise in [0, 1) -> the G completions of each prompt, in order.
+
+        Each item of the iterator holds the prompts that were generated together. Nothing is generated before an item is
+        requested, so that a caller may stop early.
+        """
         ...

@@ -41,7 +41,7 @@ class Decode:
         noise_PGT: Tensor,
         generation: Generation,
         end_tokens: Sequence[int],
-    ) -> Iterator[tuple[Completion, ...]]:
+    ) -> Iterator[list[tuple[Completion, ...]]]:
         """P tokenised prompts and their noise -> the G completions of each prompt, `max_rows` rows at a time."""
         num_completions = noise_PGT.shape[1]
         at_once = max(1, self.max_rows // num_completions)
@@ -49,7 +49,7 @@ class Decode:
             part = slice(start, start + at_once)
             with prepared_weights(model):
                 rows = _decode(model, prompts[part], noise_PGT[part], generation, end_tokens)
-            yield from (tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions))
+            yield [tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions)]
 
 
 def _decode(
@@ -118,9 +118,9 @@ class _Recorder:
         tokens_BT, logps_BT, entropies_BT = self.tokens_BT.cpu(), self.logps_BT.cpu(), self.entropies_BT.cpu()
         return [
             Completion(
-                tokens=tokens_BT[row, :length].clone(),
-                logps=logps_BT[row, :length].clone(),
-                entropies=entropies_BT[row, :length].clone(),
+                tokens_T=tokens_BT[row, :length].clone(),
+                logps_T=logps_BT[row, :length].clone(),
+                entropies_T=entropies_BT[row, :length].clone(),
                 truncated=truncated,
             )
             for row, (length, truncated) in enumerate(

@@ -30,7 +30,7 @@ class Transformers:
         noise_PGT: Tensor,
         generation: Generation,
         end_tokens: Sequence[int],
-    ) -> Iterator[tuple[Completion, ...]]:
+    ) -> Iterator[list[tuple[Completion, ...]]]:
         """P tokenised prompts and their noise -> the G completions of each prompt."""
         device = model.get_input_embeddings().weight.device
         num_completions, max_tokens = noise_PGT.shape[1:]
@@ -50,7 +50,7 @@ class Transformers:
             _completion(*row, end_tokens)
             for row in zip(tokens_BT, sampler.stacked("logps"), sampler.stacked("entropies"), strict=True)
         ]
-        yield from (tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions))
+        yield [tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions)]
 
 
 @contextmanager
@@ -93,8 +93,8 @@ def _completion(tokens_T: Tensor, logps_T: Tensor, entropies_T: Tensor, end_toke
     ends = torch.isin(tokens_T, torch.tensor(list(end_tokens))).nonzero()
     length = int(ends[0]) + 1 if len(ends) else len(tokens_T)
     return Completion(
-        tokens=tokens_T[:length].clone(),
-        logps=logps_T[:length].clone(),
-        entropies=entropies_T[:length].clone(),
+        tokens_T=tokens_T[:length].clone(),
+        logps_T=logps_T[:length].clone(),
+        entropies_T=entropies_T[:length].clone(),
         truncated=not len(ends),
     )

@@ -112,7 +112,7 @@ class Vllm:
         noise_PGT: Tensor,
         generation: Generation,
         end_tokens: Sequence[int],
-    ) -> Iterator[tuple[Completion, ...]]:
+    ) -> Iterator[list[tuple[Completion, ...]]]:
         """P tokenised prompts and their noise -> the G completions of each prompt, when all have ended.
 
         Raises:
@@ -134,7 +134,7 @@ class Vllm:
             sampling = [_sampling_params(noise_T, generation, end_tokens) for noise_T in noise_PGT.flatten(0, 1)]
             outputs = self._engine.llm.generate(requests, sampling, use_tqdm=False)
         rows = [_completion(output.outputs[0], end_tokens) for output in outputs]
-        yield from (tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions))
+        yield [tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions)]
 
     def _check(self, model: PreTrainedModel, num_tokens: int) -> None:
         if hasattr(model, "peft_config"):
@@ -169,7 +169,7 @@ def _sampling_params(noise_T: Tensor, generation: Generation, end_tokens: Sequen
 def _completion(output: Any, end_tokens: Sequence[int]) -> Completion:
     tokens = list(output.token_ids)  # with the end token
     logps = torch.tensor([found[token].logprob for token, found in zip(tokens, output.logprobs, strict=True)])
-    return Completion(torch.tensor(tokens), logps, entropies=-logps, truncated=tokens[-1] not in end_tokens)
+    return Completion(torch.tensor(tokens), logps, entropies_T=-logps, truncated=tokens[-1] not in end_tokens)
 
 
 def _fingerprint(model: nn.Module) -> Tensor:

@@ -25,10 +25,10 @@ def test_decode_samples_what_generate_samples(policy, generation):
     assert len(ours) == len(theirs) == 24
     assert len({completion.num_tokens for completion in ours}) > 3
     for one, other in zip(ours, theirs, strict=True):
-        assert one.tokens.tolist() == other.tokens.tolist()
+        assert one.tokens_T.tolist() == other.tokens_T.tolist()
         assert one.truncated == other.truncated
-        torch.testing.assert_close(one.logps, other.logps, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(one.entropies, other.entropies, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(one.logps_T, other.logps_T, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(one.entropies_T, other.entropies_T, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("generation", [Generation(20), Generation(20, 0.7), Generation(20, 1.3, 0.6)], ids=repr)
@@ -39,7 +39,7 @@ def test_recorded_logps_are_those_of_a_forward_pass(policy, generation):
         logps, mask = completion_logps(policy.model, prompts, [c.tokens for c in flat(groups)], generation.temperature)
     for row, completion in enumerate(flat(groups)):
         assert mask[row].sum() == completion.num_tokens
-        torch.testing.assert_close(logps[row, : completion.num_tokens], completion.logps, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(logps[row, : completion.num_tokens], completion.logps_T, atol=1e-4, rtol=1e-4)
 
 
 def test_logps_match_a_slow_loop_one_token_at_a_time(policy):
@@ -65,10 +65,10 @@ def test_completions_do_not_depend_on_the_batch_they_are_in(policy):
 def test_truncated_means_the_budget_was_hit_without_an_end_token(policy):
     for rollout in (Decode(), Transformers()):
         for completion in flat(rollout(policy.model, PROMPTS, NOISE, Generation(20), ENDS)):
-            ended = completion.tokens[-1].item() in ENDS
+            ended = completion.tokens_T[-1].item() in ENDS
             assert completion.truncated == (not ended)
             assert ended or completion.num_tokens == 20
-            assert not set(completion.tokens[:-1].tolist()) & set(ENDS)
+            assert not set(completion.tokens_T[:-1].tolist()) & set(ENDS)
 
 
 def test_end_token_in_the_last_place_is_not_truncation(policy):

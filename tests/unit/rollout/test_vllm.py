@@ -176,12 +176,12 @@ def test_completions_are_what_vllm_answers(policy, vllm):
     kinds = set()
     for completion, p in zip(completions, params, strict=True):
         answer = made_up(p)
-        assert completion.tokens.tolist() == answer.token_ids and completion.tokens.dtype == torch.long
+        assert completion.tokens_T.tolist() == answer.token_ids and completion.tokens_T.dtype == torch.long
         drawn = [at[token].logprob for token, at in zip(answer.token_ids, answer.logprobs, strict=True)]
-        torch.testing.assert_close(completion.logps, torch.tensor(drawn))
-        assert torch.equal(completion.entropies, -completion.logps)
+        torch.testing.assert_close(completion.logps_T, torch.tensor(drawn))
+        assert torch.equal(completion.entropies_T, -completion.logps_T)
         assert completion.truncated == (answer.finish_reason == "length")
-        assert completion.truncated or completion.tokens[-1].item() == answer.stop_reason  # the end token is in
+        assert completion.truncated or completion.tokens_T[-1].item() == answer.stop_reason  # the end token is in
         kinds.add(completion.truncated)
     assert kinds == {True, False}
 
