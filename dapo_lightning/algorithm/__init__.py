@@ -1,72 +1,119 @@
-"""The seven techniques as pure functions of tensors. One file, one equation, one config group."""
+"""The techniques as pure functions of tensors: one file, one equation and one config group for each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
+from dapo_lightning.algorithm.tokens import CountedTokens, PerToken, Tokens
 from dapo_lightning.types import Group, Verdict
 
 
-class ClipOption(Protocol):
-    """See `clip.py`."""
+class RatioOption(Protocol):
+    """Importance ratio of the trained policy to the old one. See `ratio.py`."""
 
-    def objective(self, ratio_BT: Tensor, advantages_B: Tensor) -> Tensor: ...
-    def clipped_above(self, ratio_BT: Tensor, advantages_B: Tensor) -> Tensor: ...
-    def clipped_below(self, ratio_BT: Tensor, advantages_B: Tensor) -> Tensor: ...
+    def __call__(self, tokens: Tokens) -> Tensor:
+        """[B, T], with a gradient."""
+        ...
+
+
+class ClipOption(Protocol):
+    """Per-token surrogate objective. See `clip.py`."""
+
+    def __call__(self, ratio_BT: Tensor, tokens: Tokens) -> PerToken:
+        """The objective to maximise for each token."""
+        ...
 
 
 class LossOption(Protocol):
-    """See `loss.py`."""
+    """Aggregation of the per-token objectives. See `loss.py`."""
 
-    def weights(self, num_tokens_B: Tensor, group_B: Tensor) -> Tensor: ...
+    def weights(self, tokens: CountedTokens) -> Tensor:
+        """The weight of each token with its denominator: [B, 1] if all tokens of a row weigh the same, else [B, T]."""
+        ...
 
 
 class OverlongOption(Protocol):
-    """See `overlong.py`."""
+    """Treatment of long and truncated trajectories. See `overlong.py`."""
 
-    def penalty(self, num_tokens_B: Tensor) -> Tensor: ...
-    def counts(self, truncated_B: Tensor) -> Tensor: ...
+    def penalty(self, num_tokens: Tensor) -> Tensor:
+        """What is added to the rewards; any shape, returned alike."""
+        ...
+
+    def loss_mask(self, truncated_B: Tensor) -> Tensor:
+        """Which trajectories count in the loss and in its denominator, [B] bool."""
+        ...
 
 
 class SamplingOption(Protocol):
-    """See `sampling.py`."""
+    """Which groups are trained on. See `sampling.py`."""
 
     @property
-    def carries(self) -> bool: ...
-    def verdict(self, group: Group) -> Verdict: ...
-    def next_round(self, missing: int, keep_rate: float, rounds_done: int) -> int: ...
-    def at_end(self, missing: int, reasons: dict[str, int]) -> str | None: ...
+    def carries(self) -> bool:
+        """Whether useful groups that a step does not need are trained on in the next step."""
+        ...
+
+    def verdict(self, group: Group) -> Verdict:
+        """Whether a group is kept, and why."""
+        ...
+
+    def next_round(self, missing: int, keep_rate: float, rounds_done: int) -> int:
+        """How many prompts to sample next; 0: no more."""
+        ...
+
+    def shortfall(self, missing: int, reasons: dict[str, int]) -> str | None:
+        """A warning if `missing` groups are still missing at the end; None if the batch is full."""
+        ...
+
+
+class AdvantageOption(Protocol):
+    """Rewards -> advantages. See `advantage.py`."""
+
+    def __call__(self, rewards_PG: Tensor, groups: Sequence[Group]) -> Tensor:
+        """[P, G] shaped rewards and their groups -> [P, G, 1] if all tokens of a trajectory share an advantage, else
+        [P, G, T] padded on the right."""
+        ...
 
 
 class KLOption(Protocol):
-    """See `kl.py`."""
+    """Penalty against the reference copy. See `kl.py`."""
 
     @property
     def needs_reference(self) -> bool: ...
-    def penalty(self, logps_BT: Tensor, reference_logps_BT: Tensor) -> Tensor: ...
+
+    def __call__(self, tokens: Tokens) -> PerToken:
+        """What is subtracted from each token's objective."""
+        ...
 
 
 class CorrectionOption(Protocol):
-    """See `correction.py`."""
+    """Importance weights for the difference between sampler and policy. See `correction.py`."""
 
     @property
     def reweights(self) -> bool: ...
-    def weights(self, old_logps_BT: Tensor, sampled_logps_BT: Tensor) -> Tensor: ...
-    def capped(self, old_logps_BT: Tensor, sampled_logps_BT: Tensor) -> Tensor: ...
+
+    def __call__(self, tokens: Tokens) -> PerToken:
+        """What each token's objective is multiplied by, without a gradient."""
+        ...
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """One choice for each technique: what an experiment is."""
+    """One option for each technique: this is what an experiment is."""
 
+    ratio: RatioOption
     clip: ClipOption
     loss: LossOption
     overlong: OverlongOption
     sampling: SamplingOption
-    advantage: Callable[[Tensor], Tensor]
+    advantage: AdvantageOption
     kl: KLOption
     correction: CorrectionOption
+
+    @property
+    def needs_entropies(self) -> bool:
+        """Whether an option of the objective wants the entropies of the policy that is being trained."""
+        return any(getattr(o, "needs_entropies", False) for o in (self.ratio, self.clip, self.kl, self.correction))

@@ -2,50 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from dapo_lightning.types import Group
 
 
 @dataclass(frozen=True)
 class GroupNormalized:
     """(R - mean) / (std + epsilon) within each group (Eq. 9).
 
-    The paper states neither epsilon nor the degrees of freedom.  Here std is the population's (ddof 0): the
-    group is all there is to normalise, so that its advantages have variance exactly 1 for every G (with
-    ddof 1 a group of two would get +-0.71 instead of +-1).  epsilon is 1e-6: far below the smallest
-    std that rewards of +-1 can have.  A group without variance gets advantage exactly 0.
+    The paper states neither epsilon nor the degrees of freedom. Here std is that of the population (ddof 0): the group is
+    all there is to normalise, so its advantages have variance exactly 1 for every G (with ddof 1, a group of two would
+    get +-0.71 instead of +-1). epsilon is 1e-6, far below the smallest std that rewards of +-1 can have. A group without
+    variance gets an advantage of exactly 0.
     """
 
     epsilon: float = 1e-6
 
-    def __call__(self, rewards_PG: Tensor) -> Tensor:
-        """[P, G] rewards -> [P, G] advantages."""
+    def __call__(self, rewards_PG: Tensor, groups: Sequence[Group]) -> Tensor:
+        """[P, G] rewards -> [P, G, 1] advantages."""
         centered_PG = _centered(rewards_PG)
         std_P1 = centered_PG.square().mean(dim=1, keepdim=True).sqrt()
-        return (centered_PG / (std_P1 + self.epsilon)).masked_fill(std_P1 == 0, 0.0)
+        return (centered_PG / (std_P1 + self.epsilon)).masked_fill(std_P1 == 0, 0.0)[..., None]
 
 
 @dataclass(frozen=True)
 class MeanCentered:
-    """R - mean: no division by the spread, so hard and easy prompts are not blown up (as in Dr. GRPO)."""
+    """R - mean, without division by the spread, which would inflate the advantages of hard and easy prompts (Dr. GRPO)."""
 
-    def __call__(self, rewards_PG: Tensor) -> Tensor:
-        """[P, G] rewards -> [P, G] advantages."""
-        return _centered(rewards_PG)
+    def __call__(self, rewards_PG: Tensor, groups: Sequence[Group]) -> Tensor:
+        """[P, G] rewards -> [P, G, 1] advantages."""
+        return _centered(rewards_PG)[..., None]
 
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """R_i - mean of the other G - 1 rewards (RLOO): an unbiased baseline; equals G/(G-1) * MeanCentered."""
+    """R_i - mean of the other G - 1 rewards (RLOO): an unbiased baseline; it equals G/(G-1) * MeanCentered."""
 
-    def __call__(self, rewards_PG: Tensor) -> Tensor:
-        """[P, G] rewards -> [P, G] advantages."""
+    def __call__(self, rewards_PG: Tensor, groups: Sequence[Group]) -> Tensor:
+        """[P, G] rewards -> [P, G, 1] advantages."""
         size = rewards_PG.shape[1]
-        return _centered(rewards_PG) * (size / (size - 1))
+        return (_centered(rewards_PG) * (size / (size - 1)))[..., None]
 
 
 def _centered(rewards_PG: Tensor) -> Tensor:
-    """R - mean; exactly 0 in a group of equal rewards, where rounding could leave a difference to blow up."""
+    """R - mean; exactly 0 in a group of equal rewards, where a rounding error would otherwise be divided by itself."""
     constant_P1 = (rewards_PG == rewards_PG[:, :1]).all(dim=1, keepdim=True)
     return (rewards_PG - rewards_PG.mean(dim=1, keepdim=True)).masked_fill(constant_P1, 0.0)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dapo_lightning.algorithm.tokens import Mean, PerToken, Tokens
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -36,33 +38,27 @@ class Clip:
                 f"write clip.lower={1 - self.lower:g}. To switch it off use 0, or clip=none for both bounds."
             )
 
-    def objective(self, ratio_BT: Tensor, advantages_B: Tensor) -> Tensor:
-        """Objective to maximise for each token, [B, T]; every token of a row shares its advantage."""
-        advantages_B1 = advantages_B[:, None]
+    def __call__(self, ratio_BT: Tensor, tokens: Tokens) -> PerToken:
+        """The objective to maximise for each token. The upper bound removes the gradient of tokens with A > 0 and
+        r > upper, the lower bound that of tokens with A < 0 and r < lower; both are counted."""
+        advantages_BT = tokens.advantages_BT
         clipped_BT = ratio_BT.clamp(self.lower, self.upper)
-        return torch.minimum(ratio_BT * advantages_B1, clipped_BT * advantages_B1)
-
-    def clipped_above(self, ratio_BT: Tensor, advantages_B: Tensor) -> Tensor:
-        """Tokens whose gradient the upper bound removes, [B, T] bool: A > 0 and r > upper."""
-        return (advantages_B[:, None] > 0) & (ratio_BT > self.upper)
-
-    def clipped_below(self, ratio_BT: Tensor, advantages_B: Tensor) -> Tensor:
-        """Tokens whose gradient the lower bound removes, [B, T] bool: A < 0 and r < lower."""
-        return (advantages_B[:, None] < 0) & (ratio_BT < self.lower)
+        above_BT = (advantages_BT > 0) & (ratio_BT > self.upper)
+        below_BT = (advantages_BT < 0) & (ratio_BT < self.lower)
+        return PerToken(
+            torch.minimum(ratio_BT * advantages_BT, clipped_BT * advantages_BT),
+            {
+                "clip/upper_fraction": Mean(above_BT.float()),
+                "clip/lower_fraction": Mean(below_BT.float()),
+                "clip/upper_probability": Mean(tokens.logps_BT.detach().exp(), where_BT=above_BT),
+            },
+        )
 
 
 @dataclass(frozen=True)
 class NoClip:
-    """r * A: the plain importance-weighted policy gradient. Nothing bounds the step but the learning rate."""
+    """r * A: the plain importance-weighted policy gradient. Only the learning rate bounds the step."""
 
-    def objective(self, ratio_BT: Tensor, advantages_B: Tensor) -> Tensor:
-        """Objective to maximise for each token, [B, T]."""
-        return ratio_BT * advantages_B[:, None]
-
-    def clipped_above(self, ratio_BT: Tensor, advantages_B: Tensor) -> Tensor:
-        """No token is clipped, [B, T] bool."""
-        return torch.zeros_like(ratio_BT, dtype=torch.bool)
-
-    def clipped_below(self, ratio_BT: Tensor, advantages_B: Tensor) -> Tensor:
-        """No token is clipped, [B, T] bool."""
-        return torch.zeros_like(ratio_BT, dtype=torch.bool)
+    def __call__(self, ratio_BT: Tensor, tokens: Tokens) -> PerToken:
+        """The objective to maximise for each token."""
+        return PerToken(ratio_BT * tokens.advantages_BT)

@@ -1,8 +1,8 @@
-"""Weights for tokens that the sampler found more or less likely than the policy's own forward pass does.
+"""Importance weights for the difference between the sampler's log-probs and those of the policy's forward pass.
 
-A rollout in other arithmetic (half precision, another engine) draws from a slightly different policy than the one whose
-gradient is taken: training is off-policy before its first step. Truncated importance sampling (TIS: Yao et al. 2025,
-"Your Efficient RL Framework Secretly Brings You Off-Policy RL Training") weighs that back. DAPO itself has none of it.
+A rollout in other arithmetic (half precision, another engine) samples from a slightly different policy than the one whose
+gradient is computed, so training is off-policy from its first gradient step. Truncated importance sampling (TIS: Yao et
+al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training") corrects for it. DAPO does not.
 """
 
 from __future__ import annotations
@@ -10,28 +10,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+
+from dapo_lightning.algorithm.ratio import log_ratio
+from dapo_lightning.algorithm.tokens import Mean, PerToken, Tokens
 
 
 @dataclass(frozen=True)
 class NoCorrection:
-    """No weights: the gap between sampler and policy is logged, and nothing else."""
+    """No correction: the gap between sampler and policy is only logged."""
 
     reweights = False
 
-    def weights(self, old_logps_BT: Tensor, sampled_logps_BT: Tensor) -> Tensor:
-        """What each token's objective is multiplied by, [B, T]: 1."""
-        return torch.ones_like(old_logps_BT)
-
-    def capped(self, old_logps_BT: Tensor, sampled_logps_BT: Tensor) -> Tensor:
-        """No token's weight is capped, [B, T] bool."""
-        return torch.zeros_like(old_logps_BT, dtype=torch.bool)
+    def __call__(self, tokens: Tokens) -> PerToken:
+        """The weight 1 for each token."""
+        return PerToken(torch.ones_like(tokens.old_logps_BT))
 
 
 @dataclass(frozen=True)
 class Truncated:
-    """min(pi_old / pi_sampler, cap) for each token: unbiased where the cap does not bind, of bounded variance where it
-    does.
+    """min(pi_old / pi_sampler, cap) for each token: unbiased where the cap does not bind, and of bounded variance where
+    it does.
 
     Raises:
         ValueError: if the cap is below 1.
@@ -43,14 +41,16 @@ class Truncated:
     def __post_init__(self) -> None:
         if not self.cap >= 1:
             raise ValueError(
-                f"correction.cap={self.cap}: must be at least 1, or it would scale down every token, also those that "
-                "sampler and policy agree on (the paper: 2). correction=none switches the correction off."
+                f"correction.cap={self.cap}: must be at least 1, or it would scale down every token, even those on which "
+                "sampler and policy agree (the paper: 2). correction=none switches the correction off."
             )
 
-    def weights(self, old_logps_BT: Tensor, sampled_logps_BT: Tensor) -> Tensor:
-        """What each token's objective is multiplied by, [B, T]; a constant to the gradient."""
-        return (old_logps_BT - sampled_logps_BT).exp().clamp(max=self.cap).detach()
-
-    def capped(self, old_logps_BT: Tensor, sampled_logps_BT: Tensor) -> Tensor:
-        """Tokens whose weight the cap lowers, [B, T] bool."""
-        return (old_logps_BT - sampled_logps_BT).exp() > self.cap
+    def __call__(self, tokens: Tokens) -> PerToken:
+        """The weight of each token, a constant to the gradient."""
+        ratio_BT = log_ratio(tokens.old_logps_BT, tokens.sampled_logps_BT).exp().detach()
+        weights_BT = ratio_BT.clamp(max=self.cap)
+        capped_BT = ratio_BT > self.cap
+        return PerToken(
+            weights_BT,
+            {"correction/mean": Mean(weights_BT), "correction/capped_fraction": Mean(capped_BT.float())},
+        )

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dapo_lightning.algorithm.ratio import log_ratio
+from dapo_lightning.algorithm.tokens import Mean, PerToken, Tokens
+
 
 @dataclass(frozen=True)
 class NoKL:
-    """No penalty: the reference copy is not even loaded."""
+    """No penalty, and no reference copy."""
 
     needs_reference = False
 
-    def penalty(self, logps_BT: Tensor, reference_logps_BT: Tensor) -> Tensor:
-        """What is taken off each token's objective, [B, T]: 0."""
-        return torch.zeros_like(logps_BT)
+    def __call__(self, tokens: Tokens) -> PerToken:
+        """The penalty 0 for each token."""
+        return PerToken(torch.zeros_like(tokens.logps_BT))
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,14 @@ class K3:
         if self.coefficient <= 0:
             raise ValueError(f"kl.coefficient={self.coefficient}: must be positive; kl=none switches the penalty off.")
 
-    def penalty(self, logps_BT: Tensor, reference_logps_BT: Tensor) -> Tensor:
-        """What is taken off each token's objective, [B, T]."""
-        return self.coefficient * k3(reference_logps_BT - logps_BT)
+    def __call__(self, tokens: Tokens) -> PerToken:
+        """What is subtracted from each token's objective."""
+        assert tokens.reference_logps_BT is not None
+        divergence_BT = k3(tokens.reference_logps_BT, tokens.logps_BT)
+        return PerToken(self.coefficient * divergence_BT, {"kl/reference": Mean(divergence_BT.detach())})
 
 
-def k3(log_ratio_BT: Tensor) -> Tensor:
-    """exp(d) - d - 1 for d = log q - log p: estimate of KL(p || q) from samples of p, [B, T]."""
+def k3(logps_q_BT: Tensor, logps_p_BT: Tensor) -> Tensor:
+    """exp(d) - d - 1 with d = log q - log p: an estimate of KL(p || q) from samples of p, [B, T]."""
+    log_ratio_BT = log_ratio(logps_q_BT, logps_p_BT)
     return log_ratio_BT.expm1() - log_ratio_BT

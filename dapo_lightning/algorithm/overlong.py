@@ -12,12 +12,12 @@ from torch import Tensor
 class NoOverlong:
     """Truncated and long completions are treated like all others."""
 
-    def penalty(self, num_tokens_B: Tensor) -> Tensor:
-        """What is added to the reward of each completion, [B]: 0."""
-        return torch.zeros_like(num_tokens_B, dtype=torch.float32)
+    def penalty(self, num_tokens: Tensor) -> Tensor:
+        """What is added to the reward of each completion: 0."""
+        return torch.zeros_like(num_tokens, dtype=torch.float32)
 
-    def counts(self, truncated_B: Tensor) -> Tensor:
-        """Which completions count in the loss and in its denominator, [B] bool: all."""
+    def loss_mask(self, truncated_B: Tensor) -> Tensor:
+        """Which completions count in the loss and in its denominator, [B] bool: all of them."""
         return torch.ones_like(truncated_B)
 
 
@@ -46,19 +46,19 @@ class Punish(NoOverlong):
                 "overlong=none switches the punishment off."
             )
 
-    def penalty(self, num_tokens_B: Tensor) -> Tensor:
-        """What is added to the reward of each completion, [B] in [-1, 0]."""
+    def penalty(self, num_tokens: Tensor) -> Tensor:
+        """What is added to the reward of each completion, in [-1, 0]."""
         free = self.max_tokens - self.cache_tokens
-        return ((free - num_tokens_B.float()) / self.cache_tokens).clamp(-1.0, 0.0)
+        return ((free - num_tokens.float()) / self.cache_tokens).clamp(-1.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Filter(NoOverlong):
-    """Overlong filtering: truncated completions leave the loss and its denominator; their reward still enters
-    the baseline of their group. The paper's best run does not use it."""
+    """Overlong filtering: truncated completions are excluded from the loss and from its denominator; their rewards still
+    enter the baseline of their group. The paper's best run does not use it."""
 
-    def counts(self, truncated_B: Tensor) -> Tensor:
-        """Which completions count in the loss and in its denominator, [B] bool: those that ended by themselves."""
+    def loss_mask(self, truncated_B: Tensor) -> Tensor:
+        """Which completions count in the loss and in its denominator, [B] bool: those that were not truncated."""
         return ~truncated_B
 
 

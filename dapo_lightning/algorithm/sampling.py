@@ -1,4 +1,4 @@
-"""Which groups are trained on, and why not (section 3.2, "Dynamic Sampling", Eq. 11)."""
+"""Which groups are trained on (section 3.2, "Dynamic Sampling", Eq. 11)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Static:
     carries: ClassVar[bool] = False
 
     def verdict(self, group: Group) -> Verdict:
-        """Keeps every group; the reason tells what it is worth."""
+        """Keeps every group; the reason says whether it is useful."""
         return Verdict(keep=True, reason=_usefulness(group))
 
     def next_round(self, missing: int, keep_rate: float, rounds_done: int) -> int:
         """How many prompts to sample next: all of them in the first round, then none."""
         return missing if rounds_done == 0 else 0
 
-    def at_end(self, missing: int, reasons: dict[str, int]) -> str | None:
-        """Never short of groups: there is nothing to say."""
+    def shortfall(self, missing: int, reasons: dict[str, int]) -> str | None:
+        """No warning: the batch is never short of groups."""
         return None
 
 
@@ -33,15 +33,15 @@ class Static:
 class Dynamic:
     """Samples prompts until enough groups have 0 < number correct < G.
 
-    The rule reads RAW correctness, never the shaped reward: a length penalty gives all-wrong groups a
-    variance, and training on those ruins the policy.
+    The rule reads RAW correctness, never the shaped reward: a length penalty gives all-wrong groups a variance, and
+    training on them ruins the policy.
 
     Args:
-        max_rounds: how many times prompts may be drawn for one DAPO step.
-        at_cap: what to do when max_rounds did not fill the batch: "error", or "train_partial".
-        max_oversampling: a round asks for at most so many times what is missing.
-        surplus: what becomes of useful groups beyond those a step trains on. "drop": nothing. "carry": the next step
-            trains on them, off-policy by a step.
+        max_rounds: how many rounds of prompts may be drawn for one DAPO step.
+        at_cap: what happens if max_rounds did not fill the batch: "error", or "train_partial".
+        max_oversampling: a round draws at most this many prompts per missing group.
+        surplus: what happens to useful groups that a step does not need. "drop": they are dropped. "carry": the next
+            step trains on them, off-policy by one step.
 
     Raises:
         ValueError: for values without meaning.
@@ -59,8 +59,8 @@ class Dynamic:
             raise ValueError(f"sampling.at_cap={self.at_cap!r}: choose 'error' or 'train_partial'.")
         if not 1 <= self.max_oversampling < math.inf:
             raise ValueError(
-                f"sampling.max_oversampling={self.max_oversampling}: a round asks for what is missing at least, so it "
-                "must be a finite number, at least 1 (1: never more prompts than groups are missing)."
+                f"sampling.max_oversampling={self.max_oversampling}: must be a finite number of at least 1, because a "
+                "round draws at least one prompt per missing group (1: never more than that)."
             )
         if self.surplus not in ("drop", "carry"):
             raise ValueError(f"sampling.surplus={self.surplus!r}: choose 'drop' or 'carry'.")
@@ -76,15 +76,15 @@ class Dynamic:
         return Verdict(keep=reason == "useful", reason=reason)
 
     def next_round(self, missing: int, keep_rate: float, rounds_done: int) -> int:
-        """How many prompts to sample next: missing / keep_rate, at most max_oversampling times what is missing: a rate
-        measured on few groups is noise, and an unlucky round must not order a flood."""
+        """How many prompts to sample next: missing / keep_rate, but at most max_oversampling * missing, because a keep
+        rate measured on few groups is noisy."""
         if missing <= 0 or rounds_done >= self.max_rounds:
             return 0
         needed = missing / keep_rate if keep_rate else math.inf
         return math.ceil(min(needed, int(self.max_oversampling * missing)))
 
-    def at_end(self, missing: int, reasons: dict[str, int]) -> str | None:
-        """What to tell the user if the batch is short of groups; None if it is full.
+    def shortfall(self, missing: int, reasons: dict[str, int]) -> str | None:
+        """A warning if the batch is short of groups; None if it is full.
 
         Raises:
             SamplingError: if it is short and at_cap is "error".

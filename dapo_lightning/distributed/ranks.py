@@ -1,4 +1,4 @@
-"""What one process must ask of the others: collectives on small Python objects."""
+"""The processes of a run, and collectives on small Python objects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of this run. With one process, every method returns what it was given."""
+    """This process among those of the run. With one process, every method returns its argument."""
 
     rank: int = 0
     size: int = 1

@@ -1,5 +1,5 @@
-"""Policies sharded over the ranks (FSDP2: each rank holds a part of every weight, gradient and optimizer state), and
-what sharded and replicated ones do differently."""
+"""Policies sharded over the ranks (FSDP2: each rank holds a part of every weight, gradient and optimizer state), and where
+they differ from replicated ones."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 class FSDP2(ModelParallelStrategy):
-    """Lightning's strategy with all ranks in one data-parallel group; checkpoints are single files, as those of any
-    other strategy, so that each loads what the other saved.
+    """Lightning's strategy with all ranks in one data-parallel group. Checkpoints are single files, as with every other
+    strategy, so that any strategy can load them.
 
     Args:
-        timeout_minutes: how long a rank waits for the others (while the first writes a checkpoint, say) before the run
-            is given up.
+        timeout_minutes: how long a rank waits for the others, for example while the first writes a checkpoint, before the
+            run is given up.
     """
 
     def __init__(self, timeout_minutes: float = 60.0, process_group_backend: str | None = None):
@@ -42,15 +42,15 @@ class FSDP2(ModelParallelStrategy):
         self._data_parallel_size, self._tensor_parallel_size = self.world_size, 1
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """As Lightning's, which forgets that `fit` was given `weights_only=False`."""
+        """As Lightning's, which ignores the `weights_only=False` that `fit` was given."""
         return super().load_checkpoint(checkpoint_path, weights_only=False)
 
 
 def shard(model: PreTrainedModel, mesh: DeviceMesh, compute_dtype: torch.dtype | None) -> None:
-    """Shards the weights in place, layer by layer; what is in no layer (embeddings, head) is one more part.
+    """Shards the weights in place, layer by layer; weights outside of layers (embeddings, head) are one more part.
 
     Args:
-        compute_dtype: of the gathered weights; None: as they are. Shards and gradients keep the type of the weights.
+        compute_dtype: dtype of the gathered weights; None: their own. Shards and gradients keep the dtype of the weights.
     """
     precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=model.dtype)
     for layer in [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]:
@@ -64,10 +64,10 @@ def is_sharded(model: nn.Module) -> bool:
 
 @contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
-    """Whole weights on every rank, for the block, which all ranks enter and leave together.
+    """Whole weights on every rank for the block, which all ranks enter and leave together.
 
-    Ranks generate for as many tokens as their own completions take. With sharded weights each of these would be a
-    collective: all would have to go on until the longest is done, and fetch all weights at every token.
+    With sharded weights every decoding step would be a collective that fetches all weights, and all ranks would have to
+    wait for the longest completion.
     """
     parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for part in parts:
@@ -77,20 +77,20 @@ def gathered(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for part in parts:
-            part.set_reshard_after_forward(part is not model, recurse=False)  # backward begins with the root's
+            part.set_reshard_after_forward(part is not model, recurse=False)  # the backward pass begins with the root
             part.reshard()
 
 
 def exchanging_gradients(model: nn.Module | None, is_last: bool) -> AbstractContextManager[None]:
-    """For a backward pass: replicas (DDP) exchange gradients once per gradient step, in the last one."""
+    """The context of a backward pass: replicas (DDP) exchange gradients only in the last one of a gradient step."""
     return nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync()
 
 
-def whole(value: Tensor) -> Tensor:
-    """A tensor of which each rank may hold a part, whole; a collective, if so."""
+def full_tensor(value: Tensor) -> Tensor:
+    """The whole of a tensor of which each rank may hold a part; a collective if it is sharded."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def whole_state(model: nn.Module) -> dict[str, Any]:
-    """All weights on the CPU of rank 0, nothing on others; a collective."""
+def full_state_dict(model: nn.Module) -> dict[str, Any]:
+    """All weights on the CPU of rank 0, none on other ranks; a collective."""
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

@@ -1,4 +1,4 @@
-"""Serves prompts: promises of groups to training, plain batches of draws to validation."""
+"""Serves prompts: an endless stream to training, plain batches to validation."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 import lightning as L
 import torch
 
-from dapo_lightning.algorithm import SamplingOption
 from dapo_lightning.data import DataError, Dataset
 from dapo_lightning.distributed.ranks import Ranks
-from dapo_lightning.draws.fill import GroupDraws
-from dapo_lightning.draws.length import Encode, Room
+from dapo_lightning.draws.fill import DrawLoader, PromptDraws
+from dapo_lightning.draws.length import Encode, LengthLimit
 from dapo_lightning.draws.overlap import repeated
 from dapo_lightning.draws.stream import PromptStream
-from dapo_lightning.types import Prompt, PromptDraw
+from dapo_lightning.types import NumberedPrompt, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -26,25 +25,24 @@ class PromptDataModule(L.LightningDataModule):
 
     Args:
         dataset: where prompts come from.
-        encode: prompt -> its tokens, to know how long it is.
-        room: how long it may be.
-        sampling: the dynamic or static sampling option.
-        num_prompts_per_step: useful groups per DAPO step, over all ranks.
-        num_steps: DAPO steps; 0 serves held-out prompts only, and leaves the train split alone.
-        num_validation_prompts: held-out prompts per evaluation, the first of the dataset's; None: all.
+        encode: prompt -> its tokens.
+        length_limit: how long prompts may be.
+        num_prompts_per_step: groups that a DAPO step trains on, over all ranks.
+        num_steps: DAPO steps; 0 serves held-out prompts only and does not load the train split.
+        num_validation_prompts: how many held-out prompts, from the first, are evaluated; None: all.
+        seed: of the order in which train prompts are drawn.
         num_prompts_per_batch: held-out prompts sampled at once on one rank.
 
     Attributes:
-        counts: how many prompts there are, were dropped as too long, are evaluated, and stand in both splits
-            ("repeated": of those evaluated, if the train split is loaded).
+        counts: how many prompts each split holds ("train", "validation"), were dropped as too long ("..._dropped"), are
+            evaluated, and of these, how many occur in the train split as well ("repeated").
     """
 
     def __init__(
         self,
         dataset: Dataset,
         encode: Encode,
-        room: Room,
-        sampling: SamplingOption,
+        length_limit: LengthLimit,
         num_prompts_per_step: int,
         num_steps: int,
         num_validation_prompts: int | None,
@@ -53,27 +51,29 @@ class PromptDataModule(L.LightningDataModule):
     ):
         super().__init__()
         self.counts: dict[str, int] = {}
-        train = self._fitting(dataset.train_prompts(), encode, room, "train") if num_steps else []
-        held_out = self._fitting(dataset.validation_prompts(), encode, room, "validation")
+        train = self._short_enough(dataset.train_prompts(), encode, length_limit, "train") if num_steps else []
+        held_out = self._short_enough(dataset.validation_prompts(), encode, length_limit, "validation")
         if num_validation_prompts is not None and num_validation_prompts > len(held_out):
             raise DataError(
                 f"evaluation.num_prompts={num_validation_prompts}, but the dataset holds {len(held_out)} held-out "
-                "prompts: lower the one (null: all there are), or enlarge the other."
+                "prompts: lower it (null: all prompts), or let the dataset hold more."
             )
-        self._draws = GroupDraws(PromptStream(train, seed), sampling, num_prompts_per_step, num_steps)
-        self._held_out = [PromptDraw(row, prompt) for row, prompt in enumerate(held_out[:num_validation_prompts])]
+        self._loader = DrawLoader(PromptDraws(PromptStream(train, seed), num_prompts_per_step), num_steps)
+        self._held_out = [NumberedPrompt(row, prompt) for row, prompt in enumerate(held_out[:num_validation_prompts])]
         self._num_prompts_per_batch = num_prompts_per_batch
         self.counts["evaluated"] = len(self._held_out)
         if num_steps:
             self._count_repeated(train)
 
-    def _fitting(self, prompts: Sequence[Prompt], encode: Encode, room: Room, split: str) -> list[Prompt]:
-        kept = room.fitting(prompts, encode, split)
+    def _short_enough(
+        self, prompts: Sequence[Prompt], encode: Encode, length_limit: LengthLimit, split: str
+    ) -> list[Prompt]:
+        kept = length_limit.filter(prompts, encode, split)
         self.counts |= {split: len(kept), f"{split}_dropped": len(prompts) - len(kept)}
         return kept
 
     def _count_repeated(self, train: Sequence[Prompt]) -> None:
-        pairs = repeated(train, [draw.prompt for draw in self._held_out])
+        pairs = repeated(train, [numbered.prompt for numbered in self._held_out])
         self.counts["repeated"] = len(pairs)
         if pairs:
             log.warning(
@@ -81,27 +81,27 @@ class PromptDataModule(L.LightningDataModule):
                 "new prompts", len(pairs), len(self._held_out), pairs[0][1], pairs[0][0],
             )  # fmt: skip
 
-    def train_dataloader(self) -> GroupDraws:
-        """One promise per DAPO step."""
-        return self._draws
+    def train_dataloader(self) -> DrawLoader:
+        """The draws, once for each DAPO step."""
+        return self._loader
 
     def val_dataloader(self) -> ValidationBatches:
         """This rank's held-out prompts, in batches."""
         return ValidationBatches(Ranks.current().mine(self._held_out), self._num_prompts_per_batch)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Nothing to move: a promise has no device, and neither has text."""
+        """Returns the batch as it is: text has no device."""
         return batch
 
 
 class ValidationBatches:
-    """Lists of draws; one that is empty for a rank which has none, as Lightning refuses ranks without batches."""
+    """Lists of prompts; one empty list for a rank that has none, because Lightning refuses ranks without batches."""
 
-    def __init__(self, draws: Sequence[PromptDraw], batch_size: int):
-        self._batches = [list(draws[i : i + batch_size]) for i in range(0, len(draws), batch_size)] or [[]]
+    def __init__(self, prompts: Sequence[NumberedPrompt], batch_size: int):
+        self._batches = [list(prompts[i : i + batch_size]) for i in range(0, len(prompts), batch_size)] or [[]]
 
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[list[PromptDraw]]:
+    def __iter__(self) -> Iterator[list[NumberedPrompt]]:
         return iter(self._batches)

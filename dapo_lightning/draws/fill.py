@@ -1,196 +1,156 @@
-"""The promise of N useful groups, and the iterable that makes such promises."""
+"""Dynamic sampling: draws prompts until a batch of useful groups is full (lines 2 to 8 of Algorithm 1)."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import repeat
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from dapo_lightning.algorithm import SamplingOption
 from dapo_lightning.distributed.ranks import Ranks
+from dapo_lightning.draws.ahead import AheadGenerator, Generate, KeepRate
+from dapo_lightning.draws.record import GroupRecord
 from dapo_lightning.draws.stream import PromptStream
-from dapo_lightning.types import Group, PendingGroup, PromptDraw, Verdict
-
-Sampler = Callable[[Sequence[PromptDraw]], Iterable[Sequence[PendingGroup]]]
-"""Draws -> their groups, in order: those generated together in one sequence, which is generated when asked for."""
+from dapo_lightning.types import Group
 
 
 @dataclass(frozen=True)
-class KeepRate:
-    """The share of groups that were kept, over the steps of late; 1 before any was seen.
+class DrawState:
+    """What a run remembers of its draws from one DAPO step to the next; the same on every rank.
 
-    A step counts 0.7 times what the step after it counts: it takes some three steps to follow a policy that learns.
+    `num_drawn`: prompts that the steps so far have used up. `carried`: useful groups left over from the last step.
     """
 
-    seen: float = 0.0
-    kept: float = 0.0
-
-    @property
-    def value(self) -> float:
-        return self.kept / self.seen if self.seen else 1.0
-
-    def faded(self) -> KeepRate:
-        """The same rate, of less weight: a step has passed."""
-        return KeepRate(0.7 * self.seen, 0.7 * self.kept)
-
-    def having_seen(self, verdicts: Sequence[Verdict]) -> KeepRate:
-        return KeepRate(self.seen + len(verdicts), self.kept + sum(verdict.keep for verdict in verdicts))
+    num_drawn: int = 0
+    keep_rate: KeepRate = KeepRate()
+    carried: tuple[Group, ...] = ()
 
 
-@dataclass(frozen=True)
-class Filled:
-    """What filling a draw gave. The same on every rank.
+class PromptDraws:
+    """The prompts of a run, and how many groups each DAPO step needs. `fill` samples from it, inside the step: so
+    completions come from the weights that are about to be trained, in the context of the strategy and the precision."""
 
-    `groups` are trained on, in draw order, the first `num_carried` of them from the step before; `surplus` is kept for
-    the next step; `reasons` counts the groups of the prompts that the step used up, which are those before `cursor`;
-    `num_generated` counts all groups, `num_rounds` how often some were asked for; `keep_rate` is what is known of it
-    now; `warning` says why the batch is short of groups, if it is.
+    def __init__(self, stream: PromptStream, num_groups: int):
+        self.stream, self.num_groups = stream, num_groups
+        self.state = DrawState()
+
+
+class DrawLoader:
+    """The dynamic-sampling iterable: it hands the draws to every DAPO step, which fills a batch from them.
+
+    Lightning saves its `state_dict` in every checkpoint.
     """
 
-    groups: list[Group]
-    num_carried: int
-    surplus: list[Group]
-    reasons: dict[str, int]
-    cursor: int
-    num_generated: int
-    num_rounds: int
-    keep_rate: float
-    warning: str | None
-
-
-class GroupDraw:
-    """ "N useful groups, please": a promise that the training step redeems.
-
-    Nothing is sampled before `fill`, so that completions come from the weights that are about to be trained, inside
-    the strategy's and the precision's context.
-    """
-
-    def __init__(self, iterable: GroupDraws):
-        self._iterable = iterable
-
-    def fill(self, sample: Sampler, ranks: Ranks = Ranks()) -> Filled:  # noqa: B008 (frozen)
-        """Samples rounds of prompts until the wanted number of groups is kept.
-
-        What is trained on, and which prompts the step uses up, follows from rounds whose sizes are told by this step's
-        own keep rate (`_num_asked`). The keep rate of the steps before only says how many of these prompts to generate
-        at once, and generation stops early: this saves time and cannot change a run. With carried groups it can: a
-        step then uses up what it generated, and hands on what is useful, N - 1 groups at most.
-
-        All ranks run the same rounds: each samples its share of a round, verdicts are exchanged, and the next round
-        is decided on all of them. Kept groups are then exchanged too, so that every rank knows the whole
-        mini-batch (its denominators need that) and none is left short. The result is what one process would get.
-
-        Args:
-            sample: prompts -> groups; called once per round with this rank's share.
-
-        Raises:
-            SamplingError: if the rounds did not suffice and the sampling option says so. The prompt
-                cursor is left where it was, as it is when `sample` raises.
-        """
-        source, sampling = self._iterable, self._iterable.sampling
-        start, wanted = source.num_drawn, source.num_groups - len(source.carried)
-        keep_rate = source.keep_rate.faded()
-        mine: list[Group] = []
-        verdicts: dict[int, Verdict] = {}  # of all ranks, by draw number
-        end, asked, num_kept, num_rounds = start, start + _num_asked(sampling, [], wanted), 0, 0
-        while num_kept < wanted and end < asked:
-            begin, end = end, max(asked, end + sampling.next_round(wanted - num_kept, keep_rate.value, 0))
-            generated = sample(ranks.mine(source.stream.draws(begin, end - begin)))
-            judged = self._judged(generated, enough=math.inf if sampling.carries else wanted - num_kept)
-            mine += [group for group, verdict in judged if verdict.keep]
-            everywhere = dict(ranks.gather([(group.draw.number, verdict) for group, verdict in judged]))
-            verdicts |= everywhere
-            keep_rate = keep_rate.having_seen(list(everywhere.values()))
-            num_kept = sum(verdict.keep for verdict in verdicts.values())
-            asked = start + _num_asked(sampling, [verdicts[number] for number in sorted(verdicts)], wanted)
-            num_rounds += 1
-
-        cursor, most = (end, 2 * source.num_groups - 1) if sampling.carries else (asked, source.num_groups)
-        found = sorted(ranks.gather(mine), key=lambda group: group.draw.number)
-        taken = [*source.carried, *(group for group in found if group.draw.number < cursor)][:most]
-        if sampling.carries and len(taken) == most:
-            cursor = taken[-1].draw.number + 1  # those that there is no room for are drawn again
-        groups, surplus, num_carried = taken[: source.num_groups], taken[source.num_groups :], len(source.carried)
-        reasons = dict(Counter(verdict.reason for number, verdict in verdicts.items() if number < cursor))
-        warning = sampling.at_end(source.num_groups - len(groups), reasons)
-        source.num_drawn, source.keep_rate, source.carried = cursor, keep_rate, surplus
-        return Filled(
-            groups, num_carried, surplus, reasons, cursor, len(verdicts), num_rounds, keep_rate.value, warning
-        )
-
-    def _judged(self, pending: Iterable[Sequence[PendingGroup]], enough: float) -> list[tuple[Group, Verdict]]:
-        """Groups with their verdicts, in draw order; no more are generated once `enough` are known to be kept.
-
-        Grades are waited for late, to be made while the next groups are generated: only when these might not be needed,
-        and at the end. What one rank keeps is enough for all: whatever else it would generate comes later.
-        """
-        judged: list[tuple[Group, Verdict]] = []
-        waiting: deque[PendingGroup] = deque()
-        num_kept = 0
-
-        def judge_next() -> bool:
-            group = waiting.popleft()()
-            judged.append((group, self._iterable.sampling.verdict(group)))
-            return judged[-1][1].keep
-
-        for generated in pending:
-            waiting.extend(generated)
-            while num_kept < enough <= num_kept + len(waiting):
-                num_kept += judge_next()
-            if num_kept >= enough:
-                break
-        while waiting:
-            judge_next()
-        return judged
-
-    def carry(self, surplus: Sequence[Group]) -> None:
-        """Replaces the groups that the next step begins with by the same with more known about them."""
-        self._iterable.carried = list(surplus)
-
-
-class GroupDraws:
-    """The dynamic-sampling iterable: one `GroupDraw` per DAPO step.
-
-    Lightning saves its `state_dict` in every checkpoint: how many prompts have been drawn, the keep rate, and the
-    groups carried over are all there is to it. The same on every rank.
-    """
-
-    def __init__(self, stream: PromptStream, sampling: SamplingOption, num_groups: int, num_steps: int):
-        self.stream, self.sampling, self.num_groups, self.num_steps = stream, sampling, num_groups, num_steps
-        self.num_drawn, self.keep_rate = 0, KeepRate()
-        self.carried: list[Group] = []
+    def __init__(self, draws: PromptDraws, num_steps: int):
+        self.draws, self._num_steps = draws, num_steps
 
     def __len__(self) -> int:
-        return self.num_steps
+        return self._num_steps
 
-    def __iter__(self) -> Iterator[GroupDraw]:
-        for _ in range(self.num_steps):
-            yield GroupDraw(self)
+    def __iter__(self) -> Iterator[PromptDraws]:
+        return repeat(self.draws, self._num_steps)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"num_drawn": self.num_drawn, "keep_rate": self.keep_rate, "carried": self.carried}
+        return {"state": self.draws.state}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.num_drawn, self.keep_rate, self.carried = state["num_drawn"], state["keep_rate"], state["carried"]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.draws.state = state_dict["state"]
 
 
-def _num_asked(sampling: SamplingOption, verdicts: Sequence[Verdict], wanted: int) -> int:
-    """How many draws are asked for by rounds whose sizes are told by the keep rate among the step's own draws.
+@dataclass(frozen=True)
+class Batch:
+    """The groups of one DAPO step, and how they were found; the same on every rank.
 
-    `verdicts` are those on the first draws, without a gap up to the one that completes the wanted number. The answer
-    is final once that number, or the end of the rounds, is reached; until then it is what is known to be needed.
+    Args:
+        groups: those that are trained on, in order of their numbers; the first `num_carried` come from the last step.
+        surplus: useful groups that are carried to the next step.
+        reasons: how many of the prompts that this step used up had which verdict.
+        records: of all groups that were generated, those trained on included.
+        num_drawn: number of prompts that the run has used up after this step.
+        num_rounds: how many times prompts were generated.
+        keep_rate: as known after this step.
+        warning: why the batch is short of groups, if it is.
     """
-    num_kept = list(accumulate((verdict.keep for verdict in verdicts), initial=0))  # of the first 0, 1, 2 ... draws
-    if wanted in num_kept:
-        num_kept = num_kept[: num_kept.index(wanted) + 1]
-    asked = num_rounds = 0
-    while asked < len(num_kept):
-        keep_rate = num_kept[asked] / asked if asked else 1.0
-        size = sampling.next_round(wanted - num_kept[asked], keep_rate, num_rounds)
-        if size == 0:
+
+    groups: tuple[Group, ...]
+    num_carried: int
+    surplus: tuple[Group, ...]
+    reasons: dict[str, int]
+    records: tuple[GroupRecord, ...]
+    num_drawn: int
+    num_rounds: int
+    keep_rate: KeepRate
+    warning: str | None
+
+    @property
+    def used(self) -> list[GroupRecord]:
+        """The records of the prompts that this step used up; the others will be drawn again, as if never generated."""
+        return [record for record in self.records if record.number < self.num_drawn]
+
+    @property
+    def next_state(self) -> DrawState:
+        """What the next step begins with."""
+        return DrawState(self.num_drawn, self.keep_rate, self.surplus)
+
+    def scores_PG(self) -> Tensor:
+        """Rewards before shaping."""
+        return torch.stack([group.scores_G() for group in self.groups]) if self.groups else torch.zeros(0, 2)
+
+    def lengths_PG(self) -> Tensor:
+        """Numbers of tokens that the policy wrote."""
+        return torch.stack([group.lengths_G() for group in self.groups]) if self.groups else torch.zeros(0, 2)
+
+
+def fill(draws: PromptDraws, generate: Generate, sampling: SamplingOption, ranks: Ranks = Ranks()) -> Batch:  # noqa: B008
+    """Samples rounds of prompts until the wanted number of groups is kept, or the sampling option asks for no more.
+
+    This loop is all there is to dynamic sampling. Which prompts a step uses up and which groups it trains on follow from
+    the sizes of its rounds, which depend only on the keep rate within this step. What `AheadGenerator` generates ahead of
+    them, or stops generating, has no influence; but if surplus groups are carried, the step uses up all it generated.
+
+    All ranks run the same rounds, and the result is that of one process. `draws` does not change.
+
+    Raises:
+        SamplingError: if the batch is short of groups and the sampling option asks for an error.
+    """
+    wanted = draws.num_groups - len(draws.state.carried)
+    source = AheadGenerator(
+        generate, sampling, draws.stream, draws.state.num_drawn, wanted, draws.state.keep_rate, ranks
+    )
+    num_asked = rounds = 0
+    while (missing := wanted - source.num_kept(num_asked)) > 0:
+        keep_rate = source.num_kept(num_asked) / num_asked if num_asked else 1.0
+        size = sampling.next_round(missing, keep_rate, rounds)
+        if size == 0:  # the cap
             break
-        asked, num_rounds = asked + size, num_rounds + 1
-    return asked
+        num_asked, rounds = num_asked + size, rounds + 1
+        source.generate(num_asked, is_last=sampling.next_round(1, 1.0, rounds) == 0)
+    return _batch(draws, source, sampling, draws.state.num_drawn + num_asked, ranks)
+
+
+def _batch(draws: PromptDraws, source: AheadGenerator, sampling: SamplingOption, end: int, ranks: Ranks) -> Batch:
+    """The first groups kept among the prompts before number `end`, and the surplus if it is carried."""
+    carried, num_groups = draws.state.carried, draws.num_groups
+    end, limit = (source.end, 2 * num_groups - 1) if sampling.carries else (end, num_groups)
+    kept = sorted(ranks.gather(source.kept), key=lambda group: group.number)
+    taken = [*carried, *(group for group in kept if group.number < end)][:limit]
+    if sampling.carries and len(taken) == limit:
+        end = taken[-1].number + 1  # there is no room for the rest: it is drawn again
+    groups, surplus = tuple(taken[:num_groups]), tuple(taken[num_groups:])
+    reasons = Counter(judged.verdict.reason for number, judged in source.judged.items() if number < end)
+    return Batch(
+        groups=groups,
+        num_carried=len(carried),
+        surplus=surplus,
+        reasons=dict(reasons),
+        records=tuple(judged.record for judged in source.judged.values()),
+        num_drawn=end,
+        num_rounds=source.num_rounds,
+        keep_rate=source.keep_rate,
+        warning=sampling.shortfall(num_groups - len(groups), dict(reasons)),
+    )

@@ -1,4 +1,4 @@
-"""Prompts that a policy can take."""
+"""A limit on the length of prompts."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _SHOW_PROGRESS_FROM = 5000  # prompts
 
 
 @dataclass(frozen=True)
-class Room:
-    """How long a prompt may be.
+class LengthLimit:
+    """How long a prompt may be, in tokens.
 
     Args:
         max_prompt_tokens: longer prompts are dropped and counted; None drops none.
-        max_new_tokens: of a completion.
-        max_positions: tokens that the policy can hold; None if it states no limit.
+        max_new_tokens: tokens of the longest completion.
+        max_positions: positions of the policy; None if it states no limit.
 
     Raises:
-        DataError: if the longest prompt and the longest completion together exceed what the policy can hold.
+        DataError: if the longest prompt and the longest completion together exceed the positions of the policy.
     """
 
     max_prompt_tokens: int | None
@@ -43,7 +43,7 @@ class Room:
                 f"the {self.max_positions} positions of the policy: lower one of them."
             )
 
-    def fitting(self, prompts: Sequence[Prompt], encode: Encode, split: str) -> list[Prompt]:
+    def filter(self, prompts: Sequence[Prompt], encode: Encode, split: str) -> list[Prompt]:
         """The prompts that are short enough.
 
         Raises:

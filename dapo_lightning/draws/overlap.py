@@ -8,11 +8,11 @@ from dapo_lightning.types import Prompt
 
 
 def repeated(train: Sequence[Prompt], held_out: Sequence[Prompt]) -> list[tuple[str, str]]:
-    """The sources of prompts that are the same but for white space and case; chats are compared by what their
-    messages say.
+    """The held-out prompts that equal a train prompt up to white space and case; chats are compared by the contents of
+    their messages.
 
     Returns:
-        One pair for each such held-out prompt, in their order: the first train prompt that repeats it, and itself.
+        For each of them, in order, two sources: of the first train prompt that equals it, and its own.
     """
     first: dict[tuple[str, ...], str] = {}
     for prompt in train:

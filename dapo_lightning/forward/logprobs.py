@@ -1,7 +1,7 @@
 """Prompts and completions -> log-probs of every completion token, by one teacher-forced forward pass.
 
-Every place that needs log-probs of given tokens (update, reference copy, recomputation) goes through here,
-so that all of them mean the same: the untruncated policy at the sampling temperature.
+Whatever needs log-probs of given tokens (update, reference copy, old log-probs) takes them from here, so that all of them
+are those of the whole policy at the sampling temperature.
 """
 
 from __future__ import annotations
@@ -43,33 +43,40 @@ def completion_logps(
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Tensor],
     temperature: float,
-) -> tuple[Tensor, Tensor]:
-    """Log-probs of the completion tokens under softmax(logits / temperature), in fp32.
+    with_entropies: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs of the completion tokens under softmax(logits / temperature), in fp32, with a gradient.
 
     Args:
         prompts: B prompts, token ids.
         completions: B tensors [T_b] of token ids.
+        with_entropies: also return the entropies of the distributions that predict the tokens, in nats.
 
     Returns:
-        logps_BT and mask_BT (True = a completion token); padding has log-prob 0.
+        logps_BT, and entropies_BT or None; both are 0 in the padding on the right.
     """
     device = model.get_input_embeddings().weight.device
     mask_BT = right_pad([torch.ones(len(c), dtype=torch.bool) for c in completions], device)
-    of_tokens = _packed_logps if shares_prompts(model) else _padded_logps
-    logps_N = of_tokens(model, prompts, completions, temperature, mask_BT)
-    return torch.zeros(mask_BT.shape, device=device).masked_scatter(mask_BT, logps_N), mask_BT
+    logits_of = _packed_logits if shares_prompts(model) else _padded_logits
+    logits_NV, ids_N = logits_of(model, prompts, completions, mask_BT)
+    logits_NV = logits_NV.float()
+    if temperature != 1:  # the division would copy [N, V] numbers
+        logits_NV = logits_NV / temperature
+    zeros_BT = torch.zeros(mask_BT.shape, device=device)
+    logps_BT = zeros_BT.masked_scatter(mask_BT, -nn.functional.cross_entropy(logits_NV, ids_N, reduction="none"))
+    if not with_entropies:
+        return logps_BT, None
+    log_p_NV = logits_NV.log_softmax(dim=1)
+    return logps_BT, zeros_BT.masked_scatter(mask_BT, -(log_p_NV.exp() * log_p_NV).sum(dim=1))
 
 
-def _packed_logps(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    completions: Sequence[Tensor],
-    temperature: float,
-    mask_BT: Tensor,
-) -> Tensor:
-    """Log-probs of all completion tokens, row after row, [N]; nothing is computed twice, or for padding.
+def _packed_logits(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], completions: Sequence[Tensor], mask_BT: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Logits [N, V] that predict the completion tokens, row after row, and those tokens [N]; nothing is computed twice,
+    or for padding.
 
-    A completion's last token is not fed: nothing is predicted from it.
+    The last token of a completion is not fed, because nothing is predicted from it.
     """
     layout = Packed(prompts, [len(completion) - 1 for completion in completions], mask_BT.device)
     fed = [torch.tensor(prompt) for prompt in layout.prompts] + [completions[row][:-1] for row in layout.order]
@@ -81,16 +88,12 @@ def _packed_logps(
     ]
     tokens, keep, ids = (torch.cat(parts).to(mask_BT.device) for parts in (fed, predicts, list(completions)))
     logits_NV = forward(model, tokens[None], layout.position_ids().to(tokens.device), layout, keep)[0]
-    return _log_probs(logits_NV, ids, temperature)
+    return logits_NV, ids
 
 
-def _padded_logps(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    completions: Sequence[Tensor],
-    temperature: float,
-    mask_BT: Tensor,
-) -> Tensor:
+def _padded_logits(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], completions: Sequence[Tensor], mask_BT: Tensor
+) -> tuple[Tensor, Tensor]:
     """The same for any model: each row with its prompt, prompts padded on the left and completions on the right."""
     prompt_BS, prompt_mask_BS = left_pad(prompts, mask_BT.device)
     tokens_BT = right_pad(completions, mask_BT.device)
@@ -104,11 +107,4 @@ def _padded_logps(
         logits_to_keep=tokens_BT.shape[1],
         use_cache=False,
     ).logits
-    return _log_probs(logits_BTV[mask_BT], tokens_BT[mask_BT], temperature)
-
-
-def _log_probs(logits_NV: Tensor, ids_N: Tensor, temperature: float) -> Tensor:
-    logits_NV = logits_NV.float()
-    if temperature != 1:  # the division would copy [N, V] numbers
-        logits_NV = logits_NV / temperature
-    return -nn.functional.cross_entropy(logits_NV, ids_N, reduction="none")
+    return logits_BTV[mask_BT], tokens_BT[mask_BT]

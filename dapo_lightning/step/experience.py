@@ -1,90 +1,118 @@
-"""Kept groups -> mini-batches of rows that are ready to train on."""
+"""Kept groups and their advantages -> mini-batches of rows that are ready to train on (line 10 of Algorithm 1)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dapo_lightning.algorithm import Algorithm
+from dapo_lightning.algorithm.tokens import CountedTokens
 from dapo_lightning.distributed.ranks import Ranks
-from dapo_lightning.types import Completion, Group
+from dapo_lightning.draws.fill import Batch
+from dapo_lightning.types import Group, Trajectory
 
 
 @dataclass(frozen=True)
 class Row:
-    """One completion in the loss.
+    """One trajectory in the loss.
 
-    `weight` multiplies each of its tokens; it already holds the denominator, which is counted over the whole
-    mini-batch and all ranks.  `old_logps` [T] and `reference_logps` [T] are None until they are known: the former
-    are the sampled ones where those are exact, the latter are needed for a KL penalty only.
+    Args:
+        advantages: [1], one for all tokens, or [T].
+        weights: [1] or [T]; they include the denominator, which is counted over the whole mini-batch and all ranks.
+        reference_logps_T: log-probs under the reference copy; None until they are known.
     """
 
     prompt_tokens: tuple[int, ...]
-    completion: Completion
-    advantage: float
-    weight: float
-    old_logps: Tensor | None = None
-    reference_logps: Tensor | None = None
+    trajectory: Trajectory
+    advantages: Tensor = field(default_factory=lambda: torch.zeros(1))
+    weights: Tensor = field(default_factory=lambda: torch.zeros(1))
+    reference_logps_T: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
-        return len(self.prompt_tokens) + self.completion.num_tokens
+        """Tokens of the prompt and the trajectory, whoever wrote them."""
+        return len(self.prompt_tokens) + len(self.trajectory.tokens_T)
 
 
 @dataclass(frozen=True)
 class MiniBatch:
-    """This rank's rows of one gradient step, and the tokens that count in it over all ranks."""
+    """The rows of this rank in one gradient step.
 
-    rows: list[Row]
-    num_tokens: int
+    `num_tokens` counts the tokens that have a weight in it, over all ranks. `problem` says why it must not be trained on.
+    """
+
+    rows: tuple[Row, ...] = ()
+    num_tokens: int = 0
+    problem: str | None = None
 
 
-def prepare(
-    groups: Sequence[Group],
+def split(
+    batch: Batch,
+    advantages_PGX: Tensor,
     algorithm: Algorithm,
     num_gradient_steps: int,
     ranks: Ranks = Ranks(),  # noqa: B008
 ) -> list[MiniBatch]:
-    """Overlong shaping, advantages, and the weight of every row.
+    """Divides the groups into mini-batches, in the order of their numbers, and gives every row its weights.
 
-    Groups stay whole: a mini-batch is `1 / num_gradient_steps` of the groups, in draw order; within it they are dealt
-    to the ranks. With fewer groups than gradient steps, some mini-batches are empty.
+    Groups stay whole. Group number i of the batch goes to rank i modulo the number of ranks. With fewer groups than
+    gradient steps, some mini-batches are empty. If the score of any prompt that the step used up is not finite, there is
+    one mini-batch, without rows: a group with a NaN has nothing correct, so that the keep rule alone would hide it.
+
+    Args:
+        advantages_PGX: [P, G, 1] or [P, G, T].
     """
-    if not groups:
-        return [MiniBatch([], 0) for _ in range(num_gradient_steps)]
-    rewards_PG = torch.stack([shaped_rewards(group, algorithm) for group in groups])
-    advantages_PG = algorithm.advantage(rewards_PG)
-    bounds = [round(i * len(groups) / num_gradient_steps) for i in range(num_gradient_steps + 1)]
-    return [_mini_batch(groups[low:high], advantages_PG[low:high], algorithm, ranks) for low, high in pairwise(bounds)]
+    for record in batch.used:
+        if not all(map(math.isfinite, record.scores)):
+            return [MiniBatch(problem=f"the reward of {record.source} is not finite ({list(record.scores)})")]
+    size = len(batch.groups)
+    bounds = [round(i * size / num_gradient_steps) for i in range(num_gradient_steps + 1)]
+    return [_mini_batch(batch.groups, range(*bound), advantages_PGX, algorithm, ranks) for bound in pairwise(bounds)]
 
 
-def shaped_rewards(group: Group, algorithm: Algorithm) -> Tensor:
-    """Scores plus overlong penalty, [G]."""
-    return group.scores_G() + algorithm.overlong.penalty(group.lengths_G())
-
-
-def _mini_batch(groups: Sequence[Group], advantages_PG: Tensor, algorithm: Algorithm, ranks: Ranks) -> MiniBatch:
-    if not groups:
-        return MiniBatch([], 0)
-    num_tokens_PG = torch.stack(
-        [group.lengths_G() * algorithm.overlong.counts(group.truncated_G()) for group in groups]
+def _mini_batch(
+    groups: Sequence[Group], chosen: range, advantages_PGX: Tensor, algorithm: Algorithm, ranks: Ranks
+) -> MiniBatch:
+    places = [(p, g) for p in chosen for g in range(groups[p].size)]
+    if not places:
+        return MiniBatch()
+    trajectories = [groups[p].trajectories[g] for p, g in places]
+    in_loss_B = algorithm.overlong.loss_mask(torch.tensor([trajectory.truncated for trajectory in trajectories]))
+    mask_BT = _padded([t.loss_mask_T for t in trajectories]) & in_loss_B[:, None]
+    entropies_BT = _padded([trajectory.entropies_T for trajectory in trajectories])
+    weights = algorithm.loss.weights(CountedTokens(mask_BT, torch.tensor([p for p, _ in places]), entropies_BT))
+    rows = tuple(
+        Row(groups[p].prompt_tokens, trajectory, _first(advantages_PGX[p, g], trajectory), _first(weight, trajectory))
+        for (p, g), trajectory, weight, mask_T in zip(places, trajectories, weights, mask_BT, strict=True)
+        if p % ranks.size == ranks.rank and mask_T.any()  # a row that does not count need not be computed
     )
-    group_PG = torch.arange(len(groups))[:, None].expand_as(num_tokens_PG)
-    weights_PG = algorithm.loss.weights(num_tokens_PG.flatten(), group_PG.flatten()).view_as(num_tokens_PG)
-    rows = [
-        Row(groups[p].prompt_tokens, completion, float(advantages_PG[p, g]), float(weights_PG[p, g]))
-        for p in ranks.mine(range(len(groups)))
-        for g, completion in enumerate(groups[p].completions)
-        if num_tokens_PG[p, g] > 0  # a masked row adds nothing to the loss: it need not be computed
-    ]
-    return MiniBatch(rows, int(num_tokens_PG.sum()))
+    return MiniBatch(rows, int(mask_BT.sum()))
+
+
+def _first(values: Tensor, trajectory: Trajectory) -> Tensor:
+    """Values of a trajectory without the padding: [1] -> [1], [longest] -> [T]."""
+    return values[: max(1, len(trajectory.tokens_T))].float()
+
+
+def _padded(rows: Sequence[Tensor]) -> Tensor:
+    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
 
 
 def placeholder(end_token: int) -> Row:
-    """A row of weight 0, for a rank that has none left while others still compute: collectives must match."""
-    completion = Completion(torch.tensor([end_token]), torch.zeros(1), torch.zeros(1), truncated=False)
-    return Row((end_token,), completion, advantage=0.0, weight=0.0, old_logps=torch.zeros(1))
+    """A row without influence, for a rank that has none left while others still compute: collectives must match."""
+    zeros_T = torch.zeros(1)
+    trajectory = Trajectory(
+        tokens_T=torch.tensor([end_token]),
+        loss_mask_T=torch.tensor([False]),
+        logps_T=zeros_T,
+        entropies_T=zeros_T,
+        truncated=False,
+        policy_step=0,
+        old_logps_T=zeros_T,
+    )
+    return Row((end_token,), trajectory, reference_logps_T=zeros_T)

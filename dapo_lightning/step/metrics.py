@@ -1,53 +1,19 @@
-"""Numbers about groups: what a rollout was like, and how good a policy is."""
+"""Metrics of groups: properties of a rollout, and the quality of a policy."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+import torch
 
-from dapo_lightning.types import Group
-
-
-@dataclass(frozen=True)
-class GroupRecord:
-    """What is remembered of a group once its tokens are gone: small enough to send to every rank."""
-
-    number: int
-    source: str
-    rewards: tuple[float, ...]
-    penalties: tuple[float, ...]
-    correct: tuple[bool, ...]
-    votes: tuple[str | None, ...]
-    num_tokens: tuple[int, ...]
-    truncated: tuple[bool, ...]
-    failures: tuple[str | None, ...]
-    parts: tuple[Mapping[str, float], ...]
-    entropy_sum: float
-    probability_sum: float
-
-    @staticmethod
-    def of(group: Group, penalties: Sequence[float]) -> GroupRecord:
-        """`penalties`: overlong penalty of each completion; rewards include it."""
-        return GroupRecord(
-            number=group.draw.number,
-            source=group.draw.prompt.source,
-            rewards=tuple(grade.score + penalty for grade, penalty in zip(group.grades, penalties, strict=True)),
-            penalties=tuple(penalties),
-            correct=tuple(grade.correct for grade in group.grades),
-            votes=tuple(grade.answer if grade.vote is None else grade.vote for grade in group.grades),
-            num_tokens=tuple(completion.num_tokens for completion in group.completions),
-            truncated=tuple(completion.truncated for completion in group.completions),
-            failures=tuple(grade.failure for grade in group.grades),
-            parts=tuple(grade.parts for grade in group.grades),
-            entropy_sum=float(sum(completion.entropies.sum() for completion in group.completions)),
-            probability_sum=float(sum(completion.logps.exp().sum() for completion in group.completions)),
-        )
+from dapo_lightning.algorithm import OverlongOption
+from dapo_lightning.algorithm.overlong import NoOverlong
+from dapo_lightning.draws.record import GroupRecord
 
 
 def _all(records: Sequence[GroupRecord], name: str) -> list[Any]:
@@ -58,14 +24,17 @@ def _flat(records: Sequence[GroupRecord], name: str) -> np.ndarray:
     return np.array(_all(records, name))
 
 
-def completion_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
-    """Means over all completions (length, reward) and over all tokens (entropy, probability)."""
-    num_tokens, rewards = _flat(records, "num_tokens"), _flat(records, "rewards")
+def completion_metrics(records: Sequence[GroupRecord], overlong: OverlongOption = NoOverlong()) -> dict[str, float]:  # noqa: B008
+    """Means over all completions (length, reward) and over all tokens (entropy, probability); rewards include the overlong
+    penalty."""
+    num_tokens, scores = _flat(records, "num_tokens"), _flat(records, "scores")
+    penalties = overlong.penalty(torch.from_numpy(num_tokens)).double().numpy()
+    rewards = scores + penalties
     return {
         "accuracy": float(_flat(records, "correct").mean()),
         "reward/mean": float(rewards.mean()),
         "reward/std": float(rewards.std()),
-        "overlong/penalty": float(_flat(records, "penalties").mean()),
+        "overlong/penalty": float(penalties.mean()),
         "length/mean": float(num_tokens.mean()),
         "length/min": float(num_tokens.min()),
         "length/max": float(num_tokens.max()),
@@ -79,7 +48,7 @@ FAILURES = ("timeout", "memory", "crash", "error")
 
 
 def grading_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
-    """How many completions could not be graded, by reason; the mean score of each part of a weighted reward."""
+    """Numbers of completions that could not be graded, by reason, and the mean score of each part of a weighted reward."""
     failures, parts = Counter(_all(records, "failures")), _all(records, "parts")
     return {f"grading/{reason}": float(failures[reason]) for reason in FAILURES} | {
         f"reward/{name}": fmean(part[name] for part in parts) for name in parts[0]
@@ -87,11 +56,10 @@ def grading_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
 
 
 def evaluation_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
-    """avg@n, pass@k, maj@n over prompts with n completions each, and what the completions were like.
+    """avg@n, pass@k and maj@n over prompts with n completions each, and metrics of the completions.
 
-    `..._ci95` is the half-width of a 95 % confidence interval for a mean over prompts: other prompts of the same kind,
-    and other completions of them; a single prompt has none. maj@n is left out where the reward reads no final answers:
-    there is nothing to vote on.
+    `..._ci95` is the half-width of a 95 % confidence interval of a mean over prompts, for other prompts of the same kind
+    and other completions of them; a single prompt has none. Without final answers to vote on there is no maj@n.
     """
     n = len(records[0].correct)
     of_prompts = {f"avg@{n}": [fmean(record.correct) for record in records]}
@@ -114,7 +82,7 @@ def evaluation_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
 
 
 def half_width_95(values: Sequence[float]) -> float:
-    """Half the width of the normal-theory 95 % confidence interval of a mean: 1.96 s / sqrt(n), s with n - 1."""
+    """Half the width of the normal 95 % confidence interval of a mean: 1.96 s / sqrt(n), where s has ddof 1."""
     return 1.96 * stdev(values) / math.sqrt(len(values))
 
 
@@ -131,8 +99,8 @@ def pass_at_k(num_completions: int, num_correct: int, k: int) -> float:
 
 
 def majority_correct(votes: Sequence[str | None], correct: Sequence[bool]) -> float:
-    """1 if the answer with most votes is correct, 0 if not; between tied answers the expectation of a fair draw.
-    Completions without an answer (None) do not vote."""
+    """1 if the answer with the most votes is correct, else 0; for tied answers, the mean over them. Completions without an
+    answer (None) do not vote."""
     counts = Counter(vote for vote in votes if vote is not None)
     if not counts:
         return 0.0

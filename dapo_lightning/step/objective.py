@@ -1,9 +1,8 @@
-"""Rows of one micro-batch -> their share of the loss, and what happened to their tokens."""
+"""The objective of DAPO (Eq. 8) on the rows of one micro-batch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,84 +11,70 @@ from transformers import PreTrainedModel
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.algorithm.kl import k3
 from dapo_lightning.algorithm.loss import weighted_sum
+from dapo_lightning.algorithm.tokens import Max, Mean, PerToken, Reduced, Tokens
 from dapo_lightning.forward.logprobs import completion_logps, right_pad
 from dapo_lightning.step.experience import Row
 
 
-@dataclass
-class TokenSums:
-    """Sums over the tokens of one or more micro-batches; `ratio_max` is a maximum."""
-
-    tokens: float = 0.0
-    loss: float = 0.0
-    ratio: float = 0.0
-    ratio_max: float = 0.0
-    clipped_above: float = 0.0
-    clipped_below: float = 0.0
-    probability_clipped_above: float = 0.0
-    kl_old: float = 0.0
-    kl_reference: float = 0.0
-    sampling_gap: float = 0.0
-    correction: float = 0.0
-    correction_capped: float = 0.0
-
-    def __add__(self, other: TokenSums) -> TokenSums:
-        total = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        return TokenSums(**total | {"ratio_max": max(self.ratio_max, other.ratio_max)})
+def objective(tokens: Tokens, algorithm: Algorithm) -> PerToken:
+    """The objective to maximise for each token: correction * clip(ratio, advantage) - KL penalty."""
+    ratio_BT = algorithm.ratio(tokens)
+    surrogate = algorithm.clip(ratio_BT, tokens)
+    correction = algorithm.correction(tokens)
+    penalty = algorithm.kl(tokens)
+    metrics = {
+        "ratio/mean": Mean(ratio_BT.detach()),
+        "ratio/max": Max(ratio_BT.detach()),
+        "kl/old": Mean(k3(tokens.logps_BT, tokens.old_logps_BT).detach()),
+        "sampling/logp_gap": Mean((tokens.logps_BT - tokens.sampled_logps_BT).abs().detach()),
+    }
+    return PerToken(
+        surrogate.values_BT * correction.values_BT - penalty.values_BT,
+        {**metrics, **surrogate.metrics, **correction.metrics, **penalty.metrics},
+    )
 
 
 def surrogate_loss(
     model: PreTrainedModel, rows: Sequence[Row], algorithm: Algorithm, temperature: float
-) -> tuple[Tensor, TokenSums]:
-    """- sum_b w_b sum_t (correction_bt objective_bt - kl_bt), Eq. 8, over the given rows only.
+) -> tuple[Tensor, dict[str, Reduced]]:
+    """- sum_bt w_bt objective_bt over the given rows, and their metrics. The losses of all parts of a mini-batch add up to
+    its loss, however it is divided.
 
-    Log-probs are computed at the sampling temperature: the ratio compares the policies that (would have) sampled.
+    Log-probs are taken at the sampling temperature: the ratio compares the policies that sampled, or would have sampled.
     """
-    logps_BT, mask_BT = completion_logps(
-        model, [row.prompt_tokens for row in rows], [row.completion.tokens for row in rows], temperature
+    tokens = _tokens(model, rows, temperature, algorithm.needs_entropies)
+    found = objective(tokens, algorithm)
+    weights = right_pad([row.weights for row in rows], tokens.mask_BT.device)
+    loss = weighted_sum(found.values_BT, tokens.mask_BT, weights)
+    return loss, {name: metric.reduce(tokens.mask_BT) for name, metric in found.metrics.items()}
+
+
+def summed(parts: Sequence[Mapping[str, Reduced]]) -> dict[str, Reduced]:
+    """The metrics of several micro-batches, ranks or gradient steps as those of one."""
+    total: dict[str, Reduced] = {}
+    for part in parts:
+        for name, reduced in part.items():
+            total[name] = total[name] + reduced if name in total else reduced  # type: ignore[operator]
+    return total
+
+
+def _tokens(model: PreTrainedModel, rows: Sequence[Row], temperature: float, with_entropies: bool) -> Tokens:
+    trajectories = [row.trajectory for row in rows]
+    prompts, written = [row.prompt_tokens for row in rows], [trajectory.tokens_T for trajectory in trajectories]
+    logps_BT, entropies_BT = completion_logps(model, prompts, written, temperature, with_entropies)
+    references = [row.reference_logps_T for row in rows]
+
+    def padded(values: Sequence[Tensor | None], name: str) -> Tensor:
+        known = [value for value in values if value is not None]
+        assert len(known) == len(rows), f"{name} are not known of every row"
+        return right_pad(known, logps_BT.device)
+
+    return Tokens(
+        logps_BT=logps_BT,
+        old_logps_BT=padded([trajectory.old_logps_T for trajectory in trajectories], "old log-probs"),
+        sampled_logps_BT=padded([trajectory.logps_T for trajectory in trajectories], "sampled log-probs"),
+        advantages_BT=padded([row.advantages for row in rows], "advantages"),
+        mask_BT=padded([trajectory.loss_mask_T for trajectory in trajectories], "loss masks"),
+        reference_logps_BT=None if all(r is None for r in references) else padded(references, "reference log-probs"),
+        entropies_BT=entropies_BT,
     )
-    device = logps_BT.device
-    old_BT = _padded([row.old_logps for row in rows], device)
-    ratio_BT = (logps_BT - old_BT).exp()
-    advantages_B = torch.tensor([row.advantage for row in rows], device=device)
-    weights_B = torch.tensor([row.weight for row in rows], device=device)
-    objective_BT = algorithm.clip.objective(ratio_BT, advantages_B)
-    sampled_BT = _padded([row.completion.logps for row in rows], device)
-    if algorithm.correction.reweights:
-        objective_BT = objective_BT * algorithm.correction.weights(old_BT, sampled_BT)
-    reference_BT = None
-    if algorithm.kl.needs_reference:
-        reference_BT = _padded([row.reference_logps for row in rows], device)
-        objective_BT = objective_BT - algorithm.kl.penalty(logps_BT, reference_BT)
-    loss = weighted_sum(objective_BT, mask_BT, weights_B)
-
-    with torch.no_grad():
-        counted_BT = mask_BT & (weights_B > 0)[:, None]  # placeholders are nobody's tokens
-        above_BT = algorithm.clip.clipped_above(ratio_BT, advantages_B) & counted_BT
-        below_BT = algorithm.clip.clipped_below(ratio_BT, advantages_B) & counted_BT
-
-        def total(values_BT: Tensor) -> float:
-            return float(values_BT.where(counted_BT, 0.0).sum())
-
-        sums = TokenSums(
-            tokens=float(counted_BT.sum()),
-            loss=float(loss),
-            ratio=total(ratio_BT),
-            ratio_max=float(ratio_BT.where(counted_BT, 0.0).max()),
-            clipped_above=float(above_BT.sum()),
-            clipped_below=float(below_BT.sum()),
-            probability_clipped_above=float(logps_BT.exp().where(above_BT, 0.0).sum()),
-            kl_old=total(k3(logps_BT - old_BT)),
-            kl_reference=0.0 if reference_BT is None else total(k3(reference_BT - logps_BT)),
-            sampling_gap=total((logps_BT - sampled_BT).abs()),
-        )
-        if algorithm.correction.reweights:
-            sums.correction = total(algorithm.correction.weights(old_BT, sampled_BT))
-            sums.correction_capped = total(algorithm.correction.capped(old_BT, sampled_BT).float())
-    return loss, sums
-
-
-def _padded(rows: Sequence[Tensor | None], device: torch.device) -> Tensor:
-    known = [row for row in rows if row is not None]
-    assert len(known) == len(rows), "log-probs were not attached to every row"
-    return right_pad(known, device)

@@ -1,0 +1,117 @@
+"""What a technique sees of the tokens, and what it returns about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of one micro-batch. Rows are whole trajectories, padded on the right: a ratio over a sequence is as
+    well defined as one over a token.
+
+    Args:
+        logps_BT: log-probs under the policy that is being trained; the only tensor here with a gradient, beside
+            `entropies_BT`.
+        old_logps_BT: log-probs under the policy before the first gradient step of this DAPO step.
+        sampled_logps_BT: log-probs as the rollout recorded them.
+        advantages_BT: [B, 1] or [B, T]; either broadcasts.
+        mask_BT: True where the policy wrote a token that counts; all other values are padding.
+        reference_logps_BT: log-probs under the reference copy; None unless the KL option needs them.
+        entropies_BT: entropies of the policy that is being trained; None unless an option needs them.
+    """
+
+    logps_BT: Tensor
+    old_logps_BT: Tensor
+    sampled_logps_BT: Tensor
+    advantages_BT: Tensor
+    mask_BT: Tensor
+    reference_logps_BT: Tensor | None = None
+    entropies_BT: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class CountedTokens:
+    """The tokens of a whole mini-batch, of all its micro-batches and all ranks, as known before its first forward pass.
+
+    Args:
+        mask_BT: True for the tokens that count in the loss.
+        group_B: the group of each row.
+        entropies_BT: entropies recorded while sampling, in nats.
+    """
+
+    mask_BT: Tensor
+    group_B: Tensor
+    entropies_BT: Tensor
+
+    @property
+    def num_tokens_B(self) -> Tensor:
+        """How many tokens of each row count."""
+        return self.mask_BT.sum(dim=1)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A metric: the mean of values over the tokens that count, or over those of them where `where_BT` is True. It is not
+    logged at steps without such tokens."""
+
+    values_BT: Tensor
+    where_BT: Tensor | None = None
+
+    def reduce(self, mask_BT: Tensor) -> ReducedMean:
+        where_BT = mask_BT if self.where_BT is None else mask_BT & self.where_BT
+        return ReducedMean(float(self.values_BT.where(where_BT, 0.0).sum()), float(where_BT.sum()))
+
+
+@dataclass(frozen=True)
+class Max:
+    """A metric: the maximum of non-negative values over the tokens that count."""
+
+    values_BT: Tensor
+
+    def reduce(self, mask_BT: Tensor) -> ReducedMax:
+        return ReducedMax(float(self.values_BT.where(mask_BT, 0.0).max()))
+
+
+Metric = Mean | Max
+
+
+@dataclass(frozen=True)
+class ReducedMean:
+    """A mean as a sum and a count, so that micro-batches, ranks and gradient steps add up."""
+
+    total: float
+    count: float
+
+    def __add__(self, other: ReducedMean) -> ReducedMean:
+        return ReducedMean(self.total + other.total, self.count + other.count)
+
+    @property
+    def value(self) -> float | None:
+        """None if no token counted."""
+        return self.total / self.count if self.count else None
+
+
+@dataclass(frozen=True)
+class ReducedMax:
+    """A maximum of maxima."""
+
+    value: float
+
+    def __add__(self, other: ReducedMax) -> ReducedMax:
+        return ReducedMax(max(self.value, other.value))
+
+
+Reduced = ReducedMean | ReducedMax
+
+
+@dataclass(frozen=True)
+class PerToken:
+    """What an option of the objective returns: a value for each token, [B, T], and metrics by the name that they are
+    logged under."""
+
+    values_BT: Tensor
+    metrics: Mapping[str, Metric] = field(default_factory=dict)

@@ -1,0 +1,134 @@
+"""Generation ahead of demand, to save time: it changes what a step costs, never what it trains on."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from dapo_lightning.algorithm import SamplingOption
+from dapo_lightning.distributed.ranks import Ranks
+from dapo_lightning.draws.record import GroupRecord
+from dapo_lightning.draws.stream import PromptStream
+from dapo_lightning.types import Group, NumberedPrompt, PendingGroup, Verdict
+
+Generate = Callable[[Sequence[NumberedPrompt]], Iterable[Sequence[PendingGroup]]]
+"""Prompts -> their groups in order. Groups that are generated together come in one sequence, and are generated only when
+that sequence is requested."""
+
+
+@dataclass(frozen=True)
+class KeepRate:
+    """The share of recent groups that were kept; 1 before any was seen.
+
+    Each step weighs 0.7 times as much as the next, so the rate follows a learning policy within about three steps.
+    """
+
+    seen: float = 0.0
+    kept: float = 0.0
+
+    @property
+    def value(self) -> float:
+        return self.kept / self.seen if self.seen else 1.0
+
+    def decayed(self) -> KeepRate:
+        """The same rate with less weight, after a step has passed."""
+        return KeepRate(0.7 * self.seen, 0.7 * self.kept)
+
+    def updated(self, verdicts: Sequence[Verdict]) -> KeepRate:
+        """The rate that includes these verdicts."""
+        return KeepRate(self.seen + len(verdicts), self.kept + sum(verdict.keep for verdict in verdicts))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A group's record and the decision about it; exchanged between ranks."""
+
+    record: GroupRecord
+    verdict: Verdict
+
+
+class AheadGenerator:
+    """Generates and judges the prompts of one DAPO step, on demand and ahead of it.
+
+    A round that is requested is generated together with as many further prompts as the recent keep rate suggests will be
+    needed, unless no further round can follow. Generation stops early, between two batches of the rollout, as soon as
+    enough groups are known to be kept; not if surplus groups are carried to the next step, which can use them.
+
+    Every rank generates its share of the prompts; verdicts and records are then exchanged, so that all ranks know the
+    same. One rank may stop as soon as it has kept enough groups itself: its remaining prompts have higher numbers.
+
+    Attributes:
+        judged: of all ranks, by prompt number.
+        kept: the kept groups that this rank generated.
+        num_rounds: how many times prompts were generated.
+        end: number after the last prompt that was given to the ranks.
+    """
+
+    def __init__(
+        self,
+        generate: Generate,
+        sampling: SamplingOption,
+        stream: PromptStream,
+        start: int,
+        wanted: int,
+        keep_rate: KeepRate,
+        ranks: Ranks,
+    ):
+        self._generate, self._sampling, self._stream, self._ranks = generate, sampling, stream, ranks
+        self._start, self._wanted = start, wanted
+        self.keep_rate = keep_rate.decayed()
+        self.judged: dict[int, Judged] = {}
+        self.kept: list[Group] = []
+        self.num_rounds, self.end = 0, start
+
+    def num_kept(self, count: int | None = None) -> int:
+        """How many of the first `count` prompts of this step are known to be kept; None: of all."""
+        stop = math.inf if count is None else self._start + count
+        return sum(judged.verdict.keep for number, judged in self.judged.items() if number < stop)
+
+    def generate(self, count: int, is_last: bool) -> None:
+        """Makes the verdicts on the first `count` prompts of this step known, or on enough of them.
+
+        Args:
+            is_last: no further round can follow this one, so nothing is generated ahead.
+        """
+        if self._start + count <= self.end:
+            return
+        missing = self._wanted - self.num_kept()
+        ahead = 0 if is_last else self._sampling.next_round(missing, self.keep_rate.value, 0)
+        begin, self.end = self.end, max(self._start + count, self.end + ahead)
+        pending = self._generate(self._ranks.mine(self._stream.take(begin, self.end)))
+        mine = self._judge(pending, enough=math.inf if self._sampling.carries else missing)
+        self.kept += [group for group, judged in mine if judged.verdict.keep]
+        everyone = self._ranks.gather([judged for _, judged in mine])
+        self.judged |= {judged.record.number: judged for judged in everyone}
+        self.keep_rate = self.keep_rate.updated([judged.verdict for judged in everyone])
+        self.num_rounds += 1
+
+    def _judge(self, pending: Iterable[Sequence[PendingGroup]], enough: float) -> list[tuple[Group, Judged]]:
+        """The groups with their verdicts, in order; no more are generated once `enough` are known to be kept.
+
+        Grades are awaited as late as possible, so that they are made while the next groups are generated: only once the
+        groups without a grade could complete the number, and at the end.
+        """
+        judged: list[tuple[Group, Judged]] = []
+        ungraded: deque[PendingGroup] = deque()
+        num_kept = 0
+
+        def judge_next() -> bool:
+            group = ungraded.popleft()()
+            verdict = self._sampling.verdict(group)
+            judged.append((group, Judged(GroupRecord.of(group), verdict)))
+            return verdict.keep
+
+        for generated in pending:
+            ungraded.extend(generated)
+            while num_kept < enough <= num_kept + len(ungraded):
+                num_kept += judge_next()
+            if num_kept >= enough:
+                break
+        while ungraded:
+            judge_next()
+        return judged

@@ -1,0 +1,44 @@
+"""What remains of a group once its tokens are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dapo_lightning.types import Group
+
+
+@dataclass(frozen=True)
+class GroupRecord:
+    """The numbers of a group that metrics are made of, small enough to send to every rank: tuples have one entry for each
+    of the G completions; entropies (nats) and probabilities are summed over all tokens that the policy wrote."""
+
+    number: int
+    source: str
+    scores: tuple[float, ...]
+    correct: tuple[bool, ...]
+    votes: tuple[str | None, ...]
+    num_tokens: tuple[int, ...]
+    truncated: tuple[bool, ...]
+    failures: tuple[str | None, ...]
+    parts: tuple[Mapping[str, float], ...]
+    entropy_sum: float
+    probability_sum: float
+
+    @staticmethod
+    def of(group: Group) -> GroupRecord:
+        """The record of a graded group."""
+        grades, trajectories = group.grades, group.trajectories
+        return GroupRecord(
+            number=group.number,
+            source=group.prompt.source,
+            scores=tuple(grade.score for grade in grades),
+            correct=tuple(grade.correct for grade in grades),
+            votes=tuple(grade.answer if grade.vote is None else grade.vote for grade in grades),
+            num_tokens=tuple(trajectory.num_tokens for trajectory in trajectories),
+            truncated=tuple(trajectory.truncated for trajectory in trajectories),
+            failures=tuple(grade.failure for grade in grades),
+            parts=tuple(grade.parts for grade in grades),
+            entropy_sum=float(sum(t.entropies_T[t.loss_mask_T].sum() for t in trajectories)),
+            probability_sum=float(sum(t.logps_T[t.loss_mask_T].exp().sum() for t in trajectories)),
+        )

@@ -1,0 +1,32 @@
+"""Which weights a checkpoint of the module holds: those that are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+
+def without_frozen(state: Mapping[str, Any], module: nn.Module) -> dict[str, Any]:
+    """The entries of a state dict of `module` but for its frozen weights: they are where the policy came from."""
+    weights = module.named_parameters(remove_duplicate=False)  # tied ones have two names
+    frozen = {name for name, weight in weights if not weight.requires_grad}
+    return {name: value for name, value in state.items() if name not in frozen}
+
+
+def check_same_weights(checkpoint: Mapping[str, Any], module: nn.Module) -> None:
+    """Checks that a checkpoint holds exactly the trained weights of `module`. (Without frozen weights, Lightning does not
+    load strictly. A strategy that shards has loaded the weights already, and removed them from the checkpoint.)
+
+    Raises:
+        ValueError: naming a weight that only one of them has.
+    """
+    if "state_dict" not in checkpoint:
+        return
+    different = without_frozen(module.state_dict(), module).keys() ^ checkpoint["state_dict"].keys()
+    if different:
+        raise ValueError(
+            f"the checkpoint does not hold the weights that this configuration of the policy trains (for example "
+            f"{min(different)}): use the policy.* settings of the run that saved it."
+        )

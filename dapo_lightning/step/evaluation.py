@@ -1,0 +1,33 @@
+"""One evaluation on held-out prompts: an accumulator over validation batches."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from torch import nn
+
+from dapo_lightning.distributed.ranks import Ranks
+from dapo_lightning.distributed.sharding import gathered
+from dapo_lightning.draws.record import GroupRecord
+from dapo_lightning.step.metrics import evaluation_metrics
+from dapo_lightning.types import Group
+
+
+class Evaluation:
+    """From the start of an evaluation to its metrics; weights that are sharded are whole in between."""
+
+    def __init__(self) -> None:
+        self._records: list[GroupRecord] = []
+        self._whole_weights = ExitStack()
+
+    def start(self, model: nn.Module) -> None:
+        self._records = []
+        self._whole_weights.enter_context(gathered(model))
+
+    def add(self, groups: list[Group]) -> None:
+        self._records += [GroupRecord.of(group) for group in groups]
+
+    def finish(self) -> dict[str, float]:
+        """The metrics over the prompts of all ranks."""
+        self._whole_weights.close()
+        return evaluation_metrics(Ranks.current().gather(self._records))

@@ -1,0 +1,150 @@
+"""The model that is trained and its frozen reference: their log-probs, and how rows are divided to fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from lightning.pytorch.strategies import Strategy
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from dapo_lightning.distributed.ranks import Ranks
+from dapo_lightning.distributed.sharding import FSDP2, exchanging_gradients, is_sharded, shard
+from dapo_lightning.draws.fill import Batch
+from dapo_lightning.forward.layout import shares_prompts
+from dapo_lightning.forward.logprobs import completion_logps
+from dapo_lightning.forward.packing import micro_batches, packed_micro_batches
+from dapo_lightning.policy import Policy, Reference
+from dapo_lightning.step.experience import Row, placeholder
+from dapo_lightning.types import Group
+
+
+class StaleTrajectoryError(RuntimeError):
+    """A trajectory was sampled by earlier weights, and its log-probs under those weights are unknown."""
+
+
+@dataclass
+class PolicyHost:
+    """Runs the policy and its reference on rows.
+
+    Args:
+        temperature: that of sampling; log-probs are taken at it.
+        micro_batch_tokens: tokens per forward pass.
+        logps_are_exact: whether log-probs recorded while sampling equal those of a forward pass, so that they serve as
+            old log-probs; otherwise those are computed (half precision: other kernels, other rounding).
+    """
+
+    policy: Policy
+    temperature: float
+    micro_batch_tokens: int
+    logps_are_exact: bool
+    _reference: Reference | None = field(default=None, init=False, repr=False)
+
+    def take_reference(self) -> None:
+        """Copies the policy as it is now, unless that was done before."""
+        self._reference = self._reference or self.policy.reference()
+
+    def shard(self, strategy: Strategy, compute_dtype: torch.dtype | None) -> None:
+        """Shards the policy and its reference, if the strategy shards (trainer=fsdp2)."""
+        if not isinstance(strategy, FSDP2) or is_sharded(self.policy.model):
+            return
+        mesh = strategy.device_mesh["data_parallel"]
+        if self._reference:
+            with self._reference() as reference:
+                shard(reference, mesh, compute_dtype)
+        shard(self.policy.model, mesh, compute_dtype)
+
+    @torch.no_grad()
+    def with_old_logps(self, batch: Batch, policy_step: int, ranks: Ranks) -> Batch:
+        """The batch with the old log-probs of this rank's groups and of the surplus (line 3 of Algorithm 1).
+
+        Must run before the first gradient step: the current weights are then those that sampled.
+
+        Args:
+            policy_step: number of DAPO steps that the policy has been trained for.
+
+        Raises:
+            StaleTrajectoryError: if other weights sampled a trajectory whose old log-probs are not known.
+        """
+        if self.logps_are_exact:
+            groups, surplus = map(_with_recorded_logps, (batch.groups, batch.surplus))
+            return replace(batch, groups=groups, surplus=surplus)
+        mine, mine_of_surplus = ranks.mine(batch.groups), ranks.mine(batch.surplus)
+        known = self._with_computed_logps([*mine, *mine_of_surplus], policy_step)
+        groups_list = list(batch.groups)
+        groups_list[ranks.rank :: ranks.size] = known[: len(mine)]
+        everyones = ranks.gather(known[len(mine) :]) if batch.surplus else []
+        surplus = tuple(sorted(everyones, key=lambda group: group.number))
+        return replace(batch, groups=tuple(groups_list), surplus=surplus)
+
+    @torch.no_grad()
+    def with_reference_logps(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows with the log-probs of the reference, if there is one."""
+        if not self._reference:
+            return list(rows)
+        with self._reference() as reference:
+            logps = self._logps(reference, rows)
+        return [replace(row, reference_logps_T=logps_T) for row, logps_T in zip(rows, logps, strict=True)]
+
+    def micro_batches(self, rows: Sequence[Row], model: PreTrainedModel | None = None) -> list[list[Row]]:
+        """The rows in parts of at most `micro_batch_tokens` tokens. Every rank gets the same number of parts, because
+        forward and backward passes may be collectives; parts without rows hold a placeholder."""
+        if shares_prompts(model or self.policy.model):
+            parts = packed_micro_batches(
+                rows, lambda row: row.prompt_tokens, lambda row: len(row.trajectory.tokens_T), self.micro_batch_tokens
+            )
+        else:
+            parts = micro_batches(rows, lambda row: row.num_tokens, self.micro_batch_tokens)
+        missing = Ranks.current().max(len(parts)) - len(parts)
+        return parts + [[placeholder(self.policy.codec.end_tokens[0])]] * missing
+
+    @contextmanager
+    def backward(self, wrapped: nn.Module | None, is_last: bool) -> Iterator[None]:
+        """The context of a forward and a backward pass; in the last one of a gradient step, gradients are exchanged."""
+        with exchanging_gradients(wrapped, is_last), self.policy.recomputing_activations():
+            yield
+
+    def _with_computed_logps(self, groups: Sequence[Group], policy_step: int) -> list[Group]:
+        unknown = [
+            Row(group.prompt_tokens, trajectory)
+            for group in groups
+            for trajectory in group.trajectories
+            if trajectory.old_logps_T is None
+        ]
+        for row in unknown:
+            if row.trajectory.policy_step != policy_step:
+                raise StaleTrajectoryError(
+                    f"a trajectory was sampled after {row.trajectory.policy_step} DAPO steps, and the policy has been "
+                    f"trained for {policy_step}: its log-probs under the weights that sampled it are lost. Whoever "
+                    "keeps trajectories for later steps must keep their old log-probs with them."
+                )
+        found = iter(self._logps(self.policy.model, unknown))
+        return [
+            replace(
+                group,
+                trajectories=tuple(
+                    replace(t, old_logps_T=next(found)) if t.old_logps_T is None else t for t in group.trajectories
+                ),
+            )
+            for group in groups
+        ]
+
+    def _logps(self, model: PreTrainedModel, rows: Sequence[Row]) -> list[Tensor]:
+        """Log-probs of each row's tokens, [T], in the order of the rows, on the CPU."""
+        found: dict[int, Tensor] = {}
+        for part in self.micro_batches(rows, model):
+            prompts, written = [row.prompt_tokens for row in part], [row.trajectory.tokens_T for row in part]
+            logps_BT, _ = completion_logps(model, prompts, written, self.temperature)
+            for row, logps_T in zip(part, logps_BT.cpu(), strict=True):
+                found[id(row)] = logps_T[: len(row.trajectory.tokens_T)].clone()
+        return [found[id(row)] for row in rows]
+
+
+def _with_recorded_logps(groups: Sequence[Group]) -> tuple[Group, ...]:
+    return tuple(
+        replace(group, trajectories=tuple(replace(t, old_logps_T=t.logps_T) for t in group.trajectories))
+        for group in groups
+    )

@@ -1,0 +1,98 @@
+"""What a DAPO step returns, and what a run remembers of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from dapo_lightning.algorithm.tokens import Reduced
+from dapo_lightning.draws.fill import Batch
+
+
+@dataclass(frozen=True)
+class Update:
+    """One gradient step.
+
+    Args:
+        is_taken: whether the optimizer made its step; otherwise it was skipped, and the weights are as they were.
+        loss: over all ranks.
+        gradient_norm: before clipping.
+        num_tokens: tokens with a weight in the loss, over all ranks.
+        metrics: of all ranks, by name.
+        problem: what was not finite; None if nothing was, as when the mini-batch held no tokens.
+    """
+
+    is_taken: bool
+    loss: float = 0.0
+    gradient_norm: float = 0.0
+    num_tokens: int = 0
+    metrics: Mapping[str, Reduced] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One DAPO step, as callbacks and loggers receive it.
+
+    Args:
+        number: of DAPO steps done, this one included.
+        batch: the groups trained on, and the records of all groups generated.
+        updates: the gradient steps.
+        metrics: everything that is logged, by name.
+    """
+
+    number: int
+    batch: Batch
+    updates: tuple[Update, ...]
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class History:
+    """Counters of a run. They are saved in checkpoints, so that a resumed run reports the whole.
+
+    `evaluations`: DAPO steps done -> held-out metrics. `skipped_in_a_row`: gradient steps that were skipped since the last
+    one that was taken, because something was not finite.
+    """
+
+    dapo_steps: int = 0
+    gradient_steps: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    groups_generated: int = 0
+    groups_used_up: int = 0
+    groups_useful: int = 0
+    tokens_generated: int = 0
+    tokens_trained: int = 0
+    evaluations: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+
+    def after(self, batch: Batch, updates: tuple[Update, ...]) -> History:
+        """The history that includes one more DAPO step."""
+        num_taken, in_a_row = sum(update.is_taken for update in updates), self.skipped_in_a_row
+        for update in updates:
+            in_a_row = 0 if update.is_taken else in_a_row + (update.problem is not None)
+        return replace(
+            self,
+            dapo_steps=self.dapo_steps + 1,
+            gradient_steps=self.gradient_steps + num_taken,
+            skipped_steps=self.skipped_steps + len(updates) - num_taken,
+            skipped_in_a_row=in_a_row,
+            groups_generated=self.groups_generated + len(batch.records),
+            groups_used_up=self.groups_used_up + sum(batch.reasons.values()),
+            groups_useful=self.groups_useful + batch.reasons.get("useful", 0),
+            tokens_generated=self.tokens_generated + sum(sum(record.num_tokens) for record in batch.records),
+            tokens_trained=self.tokens_trained + sum(update.num_tokens for update in updates if update.is_taken),
+        )
+
+    def evaluated(self, metrics: Mapping[str, float]) -> History:
+        """The history that includes an evaluation of the current weights."""
+        return replace(self, evaluations={**self.evaluations, self.dapo_steps: metrics})
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def loaded(self, state: Mapping[str, Any]) -> History:
+        """The history of a checkpoint; an evaluation that was just made of this very state is kept."""
+        made = {step: metrics for step, metrics in self.evaluations.items() if step == state["dapo_steps"]}
+        return History(**{**state, "evaluations": {**state["evaluations"], **made}})
