@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import hydra
@@ -26,8 +26,8 @@ from dapo_lightning.algorithm.kl import NoKL
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest, steps_done
 from dapo_lightning.callbacks.metrics_file import MetricsFile
 from dapo_lightning.draws.datamodule import PromptDataModule
-from dapo_lightning.draws.length import Room
-from dapo_lightning.draws.worker import GroupSampler
+from dapo_lightning.draws.length import LengthLimit
+from dapo_lightning.draws.worker import RolloutWorker
 from dapo_lightning.plan import cluster_of, known_config, plan
 from dapo_lightning.run.checks import ConfigError, check, check_logps
 from dapo_lightning.run.command import as_dict, in_sweep, may_go_on, of_run, with_origin
@@ -46,7 +46,7 @@ from dapo_lightning.utils.clock import Clock
 
 log = logging.getLogger(__name__)
 
-TECHNIQUES = ("clip", "loss", "overlong", "sampling", "advantage", "kl", "correction")
+TECHNIQUES = tuple(field.name for field in fields(Algorithm))
 HARMLESS = ("in eval mode", "LeafSpec", "before `optimizer.step", "does not have many workers", "sync_dist=True")
 
 
@@ -87,7 +87,7 @@ def job(config: DictConfig) -> float:
         try:
             return (run if config.mode == "train" else evaluate)(as_dict(config), module, data, trainer)
         finally:
-            module.sampler.reward.close()
+            module.worker.reward.close()
 
 
 @contextmanager
@@ -161,8 +161,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     data = PromptDataModule(
         dataset,
         codec.encode,
-        Room(config.max_prompt_tokens, longest, codec.max_positions),
-        algorithm.sampling,
+        LengthLimit(config.max_prompt_tokens, longest, codec.max_positions),
         num_prompts_per_step=config.num_prompts_per_step,
         num_steps=config.num_steps if config.mode == "train" else 0,
         num_validation_prompts=config.evaluation.num_prompts,
@@ -174,16 +173,16 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     with clock("warm_start"):
         policy = source.load(codec, dataset, Path("outputs/warm_start"))
     module = DAPOModule(
-        GroupSampler(policy, rollout, reward, config.seed, clock),
+        RolloutWorker(policy, rollout, reward, config.seed, clock),
         algorithm,
         optimizer,
         generation,
+        evaluation,
         num_completions=config.num_completions_per_prompt,
         num_gradient_steps=config.num_gradient_steps,
         micro_batch_tokens=config.micro_batch_tokens,
         max_gradient_norm=config.max_gradient_norm,
         num_warmup_steps=config.num_warmup_steps,
-        evaluation=evaluation,
         num_evaluation_completions=config.evaluation.num_completions,
         logps_are_exact=logps_are_exact,
     )

@@ -78,11 +78,11 @@ class Curve:
         self._resumed_at = time.perf_counter()
 
     def _accuracy(self) -> float:
-        module, model = self._module, self._module.policy
+        module, model = self._module, self._module.model
         was_training = model.training
         model.eval()
         batches = self._data.val_dataloader()
-        sample, count = module.sampler, module.num_evaluation_completions
-        groups = [group for draws in batches for group in sample(draws, count, module.evaluation, "validation")]
+        worker, count = module.worker, module.num_evaluation_completions
+        groups = [group for prompts in batches for group in worker(prompts, count, module.evaluation, "validation")]
         model.train(was_training)
         return fmean(group.num_correct / group.size for group in groups)

@@ -24,10 +24,11 @@ from dapo_lightning.algorithm.correction import NoCorrection
 from dapo_lightning.algorithm.kl import NoKL
 from dapo_lightning.algorithm.loss import TokenLevel
 from dapo_lightning.algorithm.overlong import NoOverlong
+from dapo_lightning.algorithm.ratio import TokenRatio
 from dapo_lightning.algorithm.sampling import Static
 from dapo_lightning.draws.datamodule import PromptDataModule
-from dapo_lightning.draws.length import Room
-from dapo_lightning.draws.worker import GroupSampler
+from dapo_lightning.draws.length import LengthLimit
+from dapo_lightning.draws.worker import RolloutWorker
 from dapo_lightning.policy.hub import HubPolicy
 from dapo_lightning.reward import PendingGrades, Reward
 from dapo_lightning.rollout.decode import Decode
@@ -65,9 +66,10 @@ class Steps(L.Callback):
     def on_train_batch_start(self, *args: Any) -> None:
         self.start = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: DAPOModule, *args: Any) -> None:
-        seconds, metrics = time.perf_counter() - self.start, module.last_metrics
-        lengths = [(len(g.prompt_tokens), g.lengths_G().tolist()) for g in module.last_groups]
+    def on_train_batch_end(self, trainer: L.Trainer, module: DAPOModule, outputs: Any, *args: Any) -> None:
+        seconds, result = time.perf_counter() - self.start, outputs["step"]
+        metrics = result.metrics
+        lengths = [(len(g.prompt_tokens), g.lengths_G().tolist()) for g in result.batch.groups]
         self.steps.append(
             {
                 "step": seconds,
@@ -96,28 +98,28 @@ def main() -> None:
     if not case.natural:
         codec = replace(codec, end_tokens=(-1,))  # nothing ends a completion
     algorithm = Algorithm(
-        Clip(0.8, 1.28), TokenLevel(), NoOverlong(), Static(), GroupNormalized(), NoKL(), NoCorrection()
+        TokenRatio(), Clip(0.8, 1.28), TokenLevel(), NoOverlong(), Static(), GroupNormalized(), NoKL(), NoCorrection()
     )
     generation = Generation(case.max_new_tokens)
     data = PromptDataModule(
-        Questions(case), codec.encode, Room(None, case.max_new_tokens, codec.max_positions), algorithm.sampling,
+        Questions(case), codec.encode, LengthLimit(None, case.max_new_tokens, codec.max_positions),
         num_prompts_per_step=case.num_prompts, num_steps=arguments.steps, num_validation_prompts=1, seed=0,
     )  # fmt: skip
     module = DAPOModule(
-        GroupSampler(source.load(codec, Questions(case), Path()), Decode(), OddLength(), seed=0),
+        RolloutWorker(source.load(codec, Questions(case), Path()), Decode(), OddLength(), seed=0),
         algorithm,
         partial(torch.optim.AdamW, lr=1e-6, weight_decay=0.0, fused=True),
         generation,
+        evaluation=generation,
         num_completions=case.num_completions,
         num_gradient_steps=1,
         micro_batch_tokens=arguments.micro_batch_tokens or case.micro_batch_tokens,
         max_gradient_norm=1.0,
         num_warmup_steps=1,
-        evaluation=generation,
         num_evaluation_completions=1,
         logps_are_exact=arguments.precision == "32-true",
     )
-    steps = Steps(Work.of(module.policy))
+    steps = Steps(Work.of(module.model))
     trainer = L.Trainer(
         accelerator="cpu", precision=arguments.precision, max_epochs=1, logger=False, callbacks=[steps],
         enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False, limit_val_batches=0,

@@ -43,7 +43,7 @@ def main() -> None:
         enable_progress_bar=False,
     )
     trainer.fit(run.module, run.data)
-    run.module.sampler.reward.close()
+    run.module.worker.reward.close()
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class ShapedReward:
     __name__ = "shaped_reward"
 
     def __init__(self, run: Run):
-        self._reward, self._overlong = run.module.sampler.reward, run.module.algorithm.overlong
+        self._reward, self._overlong = run.module.worker.reward, run.module.algorithm.overlong
 
     def __call__(
         self, prompts: list[str], completions: list[str], completion_ids: list[list[int]], answer: list[str], **_: Any
@@ -99,7 +99,7 @@ def settings(run: Run, micro_batch_rows: int, folder: str) -> GRPOConfig:
 
 def main() -> None:
     run, arguments = set_up(__doc__, ("micro-batch-rows", 32))
-    config, policy = run.config, run.module.sampler.policy
+    config, policy = run.config, run.module.worker.policy
     optimizer = instantiate(config.optimizer)(policy.model.parameters(), fused=True)
     rises, per_rollout = config.num_warmup_steps, config.num_gradient_steps
     schedule = torch.optim.lr_scheduler.LambdaLR(  # as ours: the same within a rollout, and above 0 in the first

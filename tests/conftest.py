@@ -15,10 +15,11 @@ from dapo_lightning.algorithm.correction import NoCorrection
 from dapo_lightning.algorithm.kl import NoKL
 from dapo_lightning.algorithm.loss import TokenLevel
 from dapo_lightning.algorithm.overlong import NoOverlong
+from dapo_lightning.algorithm.ratio import TokenRatio
 from dapo_lightning.algorithm.sampling import Static
 from dapo_lightning.policy import Policy
 from dapo_lightning.policy.tiny import TinyPolicy
-from dapo_lightning.types import Completion, Grade, Group, Prompt, PromptDraw
+from dapo_lightning.types import Completion, Grade, Group, Prompt, Trajectory
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -44,6 +45,7 @@ def tiny(seed: int) -> Policy:
 def algorithm(**options: object) -> Algorithm:
     """Naive GRPO, but for the options given."""
     base = {
+        "ratio": TokenRatio(),
         "clip": Clip(0.8, 1.2),
         "loss": TokenLevel(),
         "overlong": NoOverlong(),
@@ -62,19 +64,20 @@ def make_group(
     generator = torch.Generator().manual_seed(number)
     lengths = lengths or [3 + (number + i) % 4 for i in range(len(scores))]
     truncated = truncated or [False] * len(scores)
-    completions = tuple(
+    completions = [
         Completion(
-            tokens=torch.randint(3, 90, (length,), generator=generator),
-            logps=-3 - torch.rand(length, generator=generator),
-            entropies=torch.rand(length, generator=generator),
+            tokens_T=torch.randint(3, 90, (length,), generator=generator),
+            logps_T=-3 - torch.rand(length, generator=generator),
+            entropies_T=torch.rand(length, generator=generator),
             truncated=cut,
         )
         for length, cut in zip(lengths, truncated, strict=True)
-    )
+    ]
     return Group(
-        draw=PromptDraw(number, Prompt(f"{number}+1=", str(number + 1), f"test:{number}")),
+        number=number,
+        prompt=Prompt(f"{number}+1=", str(number + 1), f"test:{number}"),
         prompt_tokens=tuple(range(5, 7 + number % 3)),
-        completions=completions,
+        trajectories=tuple(Trajectory.single_turn(completion, policy_step=0) for completion in completions),
         texts=tuple("x" for _ in scores),
         grades=tuple(Grade(score=score, correct=score > 0) for score in scores),
     )

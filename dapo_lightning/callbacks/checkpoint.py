@@ -1,4 +1,4 @@
-"""Checkpoints that a kill cannot spoil."""
+"""Checkpoints that survive a kill at any moment."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 
 
 class Stopped(SystemExit):
-    """Ends the process between two DAPO steps because a signal asked for it; all ranks raise it together."""
+    """Ends the process between two DAPO steps, as a signal requested; all ranks raise it together."""
 
     def __init__(self, number: signal.Signals):
         super().__init__(128 + number)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to disk, renames: a checkpoint is there whole or not at all.
+    """Writes beside the target, flushes to disk and renames, so that a checkpoint is complete or absent.
 
-    (Lightning's own writes through the system's temporary folder; from another disk, its last move is a copy.)
+    (Lightning's own writes to the system's temporary folder; if that is another disk, its final move is a copy.)
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -51,29 +51,34 @@ class AtomicCheckpoint(Checkpoint):
             raise ValueError(f"callbacks.checkpoint: every={every} and keep={keep} must be at least 1.")
         self.folder, self.every, self.keep = Path(folder), every, keep
         self._last_saved = 0
+        self._is_updating = False  # weights are between two DAPO steps: no state to save
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Saves before the next step rather than after the last: evaluations that were due are then in it."""
+        """Saves before the next step rather than after the last one, so that the evaluation between them is included."""
         if pl_module.history.dapo_steps % self.every == 0:
             self._save(trainer, pl_module.history.dapo_steps)
 
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
+        self._is_updating = True
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Saves the last step while the epoch is still open, so that a finished run can be given more steps."""
+        self._is_updating = False
         if pl_module.history.dapo_steps == trainer.num_training_batches:
             self._save(trainer, pl_module.history.dapo_steps)
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Saves what was done before the failing step, unless its update had begun. One rank of many cannot save."""
+        """Saves the state before the failing step, unless its update has begun. One rank of several cannot save alone."""
         alone = trainer.world_size == 1 or isinstance(exception, Stopped)
-        if trainer.state.fn == "fit" and alone and not pl_module.updating:
+        if trainer.state.fn == "fit" and alone and not self._is_updating:
             self._save(trainer, pl_module.history.dapo_steps)
             if latest(self.folder):
                 log.info("saved %s; continue with resume=<run folder>", latest(self.folder))
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Makes Lightning's loop counters say what ours say: so many steps done, no step or evaluation half-done, the
-        last batch only the last until `num_steps` is raised. Left alone they differ with the hook that saves, and a
-        second resume, or one after an evaluation was interrupted, would be off by some batches."""
+        """Sets Lightning's loop counters to the number of DAPO steps done, with no step or evaluation half done, and no
+        batch the last one, so that `num_steps` can be raised. Lightning's own counters depend on the hook that saved: a
+        second resume, or one after an interrupted evaluation, would skip batches."""
         loops, steps = checkpoint["loops"]["fit_loop"], pl_module.history.dapo_steps
         training, validation = loops["epoch_loop.batch_progress"], loops["epoch_loop.val_loop.batch_progress"]
         training["is_last_batch"] = False
@@ -91,9 +96,9 @@ class AtomicCheckpoint(Checkpoint):
         if steps == self._last_saved:
             return
         self._last_saved = steps
-        trainer.save_checkpoint(self.folder / f"step_{steps:06d}.ckpt", weights_only=False)  # by all ranks, together
+        trainer.save_checkpoint(self.folder / f"step_{steps:06d}.ckpt", weights_only=False)  # a collective
         if trainer.is_global_zero:
-            for old in [*_all(self.folder)[: -self.keep], *self.folder.glob("*.partial")]:  # a kill may leave those
+            for old in [*_all(self.folder)[: -self.keep], *self.folder.glob("*.partial")]:  # a kill may leave these
                 old.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""Completions sampled along the way, to be read: a JSONL file and TensorBoard's text tab."""
+"""Samples of completions for people to read: a JSONL file and TensorBoard's text tab."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dapo_lightning.utils.atomic import replacing
 
 
 class SampleCompletions(L.Callback):
-    """Every so many DAPO steps, writes the first completions of the first groups that were trained on.
+    """Every `every` DAPO steps, writes the first completions of the first groups that were trained on.
 
     Args:
         every: DAPO steps between samples; the first step is always sampled.
@@ -28,7 +28,7 @@ class SampleCompletions(L.Callback):
         self.num_groups, self.num_completions = num_groups, num_completions
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Drops what an earlier session wrote after the checkpoint that is resumed: it is about to be done again."""
+        """Drops the lines of an earlier session from after the checkpoint: those steps are about to be repeated."""
         if trainer.is_global_zero and self.path.exists():
             lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
             done = [line for line in lines if _step(line) <= pl_module.history.dapo_steps]
@@ -36,10 +36,10 @@ class SampleCompletions(L.Callback):
                 partial.write_text("".join(line + "\n" for line in done), encoding="utf-8")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        step = pl_module.history.dapo_steps
+        step, groups = outputs["step"].number, outputs["step"].batch.groups
         if not trainer.is_global_zero or not (step == 1 or step % self.every == 0):
             return
-        rows = self._rows(step, pl_module.last_groups)
+        rows = self._rows(step, groups)
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         for logger in trainer.loggers:
@@ -50,13 +50,13 @@ class SampleCompletions(L.Callback):
         return [
             {
                 "step": step,
-                "prompt": group.draw.prompt.text,
-                "answer": group.draw.prompt.answer,
+                "prompt": group.prompt.text,
+                "answer": group.prompt.answer,
                 "completion": group.texts[i],
                 "score": group.grades[i].score,
                 "correct": group.grades[i].correct,
-                "num_tokens": group.completions[i].num_tokens,
-                "truncated": group.completions[i].truncated,
+                "num_tokens": group.trajectories[i].num_tokens,
+                "truncated": group.trajectories[i].truncated,
             }
             for group in groups[: self.num_groups]
             for i in range(min(self.num_completions, group.size))
@@ -64,19 +64,19 @@ class SampleCompletions(L.Callback):
 
 
 def _step(line: str) -> float:
-    """The step of a row; infinite for half a line, which a kill may have left."""
+    """The step of a line; infinite for an incomplete line, which a kill may have left."""
     try:
         return json.loads(line)["step"]
     except ValueError:
         return float("inf")
 
 
-WIDTHS = {"prompt": 36, "completion": 64, "answer": 16}  # characters; TensorBoard would not break lines itself
-MAX_CHARACTERS = 4000  # of a text; the JSONL file has them all
+WIDTHS = {"prompt": 36, "completion": 64, "answer": 16}  # characters; TensorBoard does not wrap lines
+MAX_CHARACTERS = 4000  # per text; the JSONL file is complete
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-    """HTML, which TensorBoard passes as Markdown: no completion can be taken for Markdown, or for HTML, itself."""
+    """HTML, which is valid Markdown for TensorBoard; completions are escaped, so none is interpreted as either."""
     head = "".join(f"<th>{name}</th>" for name in (*WIDTHS, "score", "tokens"))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(map(_table_row, rows))}</tbody></table>"
 
@@ -88,14 +88,14 @@ def _table_row(row: dict[str, Any]) -> str:
 
 
 def _shortened(text: str) -> str:
-    """Both ends of a text that is too long: the question, and what it came to."""
+    """A long text without its middle: questions stand at the start, answers at the end."""
     half = MAX_CHARACTERS // 2
     left_out = len(text) - 2 * half
     return f"{text[:half]}\n[... {left_out} characters ...]\n{text[-half:]}" if left_out > 0 else text
 
 
 def _wrapped(text: str, width: int) -> str:
-    """Lines of at most so many characters, broken at spaces where there are any."""
+    """The text in lines of at most `width` characters, broken at spaces where possible."""
     return "\n".join(
         part
         for line in text.split("\n")

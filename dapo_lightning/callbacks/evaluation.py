@@ -1,4 +1,4 @@
-"""Every held-out prompt with its completions, to read."""
+"""Every held-out prompt with its completions, for people to read."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ from dapo_lightning.utils.atomic import replacing
 
 
 class EvaluationFile(L.Callback):
-    """Writes what the latest evaluation sampled to a JSON-lines file, a prompt a line, in the order of the dataset."""
+    """Writes the completions of the latest evaluation to a JSON-lines file, one prompt per line in the order of the dataset."""
 
     def __init__(self, path: str):
         self.path = Path(path)
+        self._rows: list[tuple[int, dict[str, Any]]] = []
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._rows = []
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
+        self._rows += [(group.number, _row(group)) for group in outputs["groups"]]
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Rows of all ranks, written by one."""
-        rows = Ranks.current().gather([(group.draw.number, _row(group)) for group in pl_module.evaluated_groups])
+        """Gathers the rows of all ranks; the first rank writes them."""
+        rows = Ranks.current().gather(self._rows)
         if trainer.is_global_zero:
             with replacing(self.path) as partial, partial.open("w", encoding="utf-8") as file:
                 for _, row in sorted(rows, key=lambda numbered: numbered[0]):
@@ -29,7 +36,7 @@ class EvaluationFile(L.Callback):
 
 
 def _row(group: Group) -> dict[str, Any]:
-    prompt = group.draw.prompt
+    prompt = group.prompt
     return {
         "source": prompt.source,
         "prompt": [dict(message) for message in prompt.messages] or prompt.text,
@@ -43,9 +50,9 @@ def _row(group: Group) -> dict[str, Any]:
                 "correct": grade.correct,
                 "score": grade.score,
                 "failure": grade.failure,
-                "num_tokens": completion.num_tokens,
-                "truncated": completion.truncated,
+                "num_tokens": trajectory.num_tokens,
+                "truncated": trajectory.truncated,
             }
-            for text, grade, completion in zip(group.texts, group.grades, group.completions, strict=True)
+            for text, grade, trajectory in zip(group.texts, group.grades, group.trajectories, strict=True)
         ],
     }

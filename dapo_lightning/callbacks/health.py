@@ -1,4 +1,4 @@
-"""Tells of collapse while there is still time to stop."""
+"""Warnings of collapse, while there is still time to stop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class HealthWarnings(L.Callback):
 
     Args:
         min_entropy_share: warn when entropy falls below this share of the first step's while accuracy is below 0.9
-            (a policy that has mastered its prompts is rightly sure of itself).
+            (a policy that solves its prompts is rightly confident).
         min_accuracy_share: warn when accuracy, smoothed over about ten steps, falls below this share of its best.
     """
 
@@ -26,8 +26,8 @@ class HealthWarnings(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not trainer.is_global_zero:
             return
-        state, step = self._state, pl_module.history.dapo_steps
-        entropy, accuracy = pl_module.last_metrics["entropy"], pl_module.last_metrics["accuracy"]
+        state, result = self._state, outputs["step"]
+        step, entropy, accuracy = result.number, result.metrics["entropy"], result.metrics["accuracy"]
         if step == 1:
             state |= {"first_entropy": entropy, "smooth": accuracy}
         state["smooth"] += 0.1 * (accuracy - state["smooth"])

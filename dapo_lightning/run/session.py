@@ -10,7 +10,7 @@ import lightning as L
 import torch
 
 from dapo_lightning.callbacks.checkpoint import latest, steps_done
-from dapo_lightning.distributed.sharding import is_sharded, whole_state
+from dapo_lightning.distributed.sharding import is_sharded, full_state_dict
 from dapo_lightning.draws.datamodule import PromptDataModule
 from dapo_lightning.run.curves import draw_curves
 from dapo_lightning.run.evaluation import evaluation_as_text, summarize_evaluation
@@ -45,9 +45,9 @@ def _run(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, 
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
     if module.history.dapo_steps not in module.history.evaluations:
         trainer.validate(module, data, verbose=False)
-    weights = whole_state(module.policy) if is_sharded(module.policy) else None  # all ranks take part
+    weights = full_state_dict(module.model) if is_sharded(module.model) else None  # all ranks take part
     if trainer.is_global_zero:
-        module.sampler.policy.save(folder / "policy", weights)
+        module.worker.policy.save(folder / "policy", weights)
         _finish(module, data, folder)
     return module.history.evaluations[module.history.dapo_steps][f"avg@{config['evaluation']['num_completions']}"]
 
@@ -60,7 +60,7 @@ def _lacks_evaluation(checkpoint: Path, every: int) -> bool:
 
 def _finish(module: DAPOModule, data: PromptDataModule, folder: Path) -> None:
     """Summary and curves."""
-    saved, seconds = read_config(folder), dict(module.sampler.clock.seconds)
+    saved, seconds = read_config(folder), dict(module.clock.seconds)
     summary = summarize(module.history, seconds, data.counts, saved["choices"], saved["seed"], folder)
     write_summary(summary, folder / "summary.json")
     if (folder / "metrics.csv").exists():  # else logger.csv=null

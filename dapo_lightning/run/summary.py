@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dapo_lightning.step.reporter import History
+from dapo_lightning.step.result import History
 from dapo_lightning.utils.atomic import replacing
 from dapo_lightning.utils.memory import peak_memory_mb
 from dapo_lightning.utils.table import table
