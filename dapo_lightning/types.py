@@ -36,8 +36,8 @@ class Prompt:
 class NumberedPrompt:
     """A prompt taken from a stream.
 
-    `number` counts the prompts taken over the whole run, on all ranks. It keys the sampling noise: the same number gives
-    the same completions on any rank.
+    `number` counts the prompts taken over the whole run, on all ranks. It keys the sampling noise: the same number
+    gives the same completions on any rank.
     """
 
     number: int
@@ -99,8 +99,8 @@ class Trajectory:
         entropies_T: entropies recorded while sampling, in nats.
         truncated: the token budget was used up before the policy ended.
         policy_step: number of DAPO steps that the policy had been trained for when it sampled this.
-        old_logps_T: log-probs under the policy that sampled this, from a forward pass (line 3 of Algorithm 1); None until
-            they are known.
+        old_logps_T: log-probs under the policy that sampled this, from a forward pass (line 3 of Algorithm 1); None
+            until they are known.
     """
 
     tokens_T: Tensor
@@ -116,7 +116,12 @@ class Trajectory:
         """The trajectory of one completion: the policy wrote every token."""
         written_T = torch.ones_like(completion.tokens_T, dtype=torch.bool)
         return Trajectory(
-            completion.tokens_T, written_T, completion.logps_T, completion.entropies_T, completion.truncated, policy_step
+            completion.tokens_T,
+            written_T,
+            completion.logps_T,
+            completion.entropies_T,
+            completion.truncated,
+            policy_step,
         )
 
     @property
@@ -134,7 +139,8 @@ class Grade:
         correct: decides alone which groups dynamic sampling keeps; shaping never changes it.
         answer: the final answer as the reward read it; None if the completion gives none.
         vote: one text for all spellings of that answer, which majority voting counts; None: the answer itself.
-        failure: why the completion could not be graded ("timeout", "memory", "crash", "error"); it then counts as wrong.
+        failure: why the completion could not be graded ("timeout", "memory", "crash", "error"); it then counts as
+            wrong.
         parts: by name, the scores of the rewards that `score` is the weighted sum of.
     """
 

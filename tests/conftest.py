@@ -17,8 +17,13 @@ from dapo_lightning.algorithm.loss import TokenLevel
 from dapo_lightning.algorithm.overlong import NoOverlong
 from dapo_lightning.algorithm.ratio import TokenRatio
 from dapo_lightning.algorithm.sampling import Static
+from dapo_lightning.distributed.ranks import Ranks
+from dapo_lightning.draws.ahead import KeepRate
+from dapo_lightning.draws.fill import Batch
+from dapo_lightning.draws.record import GroupRecord
 from dapo_lightning.policy import Policy
 from dapo_lightning.policy.tiny import TinyPolicy
+from dapo_lightning.step.experience import MiniBatch, split
 from dapo_lightning.types import Completion, Grade, Group, Prompt, Trajectory
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -55,6 +60,28 @@ def algorithm(**options: object) -> Algorithm:
         "correction": NoCorrection(),
     }
     return Algorithm(**base | options)  # type: ignore[arg-type]
+
+
+def batch_of(groups: Sequence[Group]) -> Batch:
+    """A batch that was sampled without loss."""
+    records = tuple(GroupRecord.of(group) for group in groups)
+    return Batch(tuple(groups), 0, (), {"useful": len(groups)}, records, 10**9, 1, KeepRate(), None)
+
+
+def mini_batches(
+    groups: Sequence[Group],
+    options: Algorithm,
+    num_gradient_steps: int,
+    ranks: Ranks = Ranks(),  # noqa: B008
+) -> list[MiniBatch]:
+    """What the DAPO step makes of kept groups: shaped rewards, advantages, weights."""
+    batch = batch_of(groups)
+    rewards_PG = batch.scores_PG() + options.overlong.penalty(batch.lengths_PG())
+    return split(batch, options.advantage(rewards_PG, batch.groups), options, num_gradient_steps, ranks)
+
+
+def mini_batch(groups: Sequence[Group], options: Algorithm, ranks: Ranks = Ranks()) -> MiniBatch:  # noqa: B008
+    return mini_batches(groups, options, 1, ranks)[0]
 
 
 def make_group(

@@ -14,10 +14,10 @@ from dapo_lightning.types import Group
 class GroupNormalized:
     """(R - mean) / (std + epsilon) within each group (Eq. 9).
 
-    The paper states neither epsilon nor the degrees of freedom. Here std is that of the population (ddof 0): the group is
-    all there is to normalise, so its advantages have variance exactly 1 for every G (with ddof 1, a group of two would
-    get +-0.71 instead of +-1). epsilon is 1e-6, far below the smallest std that rewards of +-1 can have. A group without
-    variance gets an advantage of exactly 0.
+    The paper states neither epsilon nor the degrees of freedom. Here std is that of the population (ddof 0): the group
+    is all there is to normalise, so its advantages have variance exactly 1 for every G (with ddof 1, a group of two
+    would get +-0.71 instead of +-1). epsilon is 1e-6, far below the smallest std that rewards of +-1 can have. A group
+    without variance gets an advantage of exactly 0.
     """
 
     epsilon: float = 1e-6
@@ -31,7 +31,8 @@ class GroupNormalized:
 
 @dataclass(frozen=True)
 class MeanCentered:
-    """R - mean, without division by the spread, which would inflate the advantages of hard and easy prompts (Dr. GRPO)."""
+    """R - mean, without division by the spread, which would inflate the advantages of hard and easy prompts (Dr.
+    GRPO)."""
 
     def __call__(self, rewards_PG: Tensor, groups: Sequence[Group]) -> Tensor:
         """[P, G] rewards -> [P, G, 1] advantages."""

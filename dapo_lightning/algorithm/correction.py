@@ -1,8 +1,9 @@
 """Importance weights for the difference between the sampler's log-probs and those of the policy's forward pass.
 
-A rollout in other arithmetic (half precision, another engine) samples from a slightly different policy than the one whose
-gradient is computed, so training is off-policy from its first gradient step. Truncated importance sampling (TIS: Yao et
-al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training") corrects for it. DAPO does not.
+A rollout in other arithmetic (half precision, another engine) samples from a slightly different policy than the one
+whose gradient is computed, so training is off-policy from its first gradient step. Truncated importance sampling (TIS:
+Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training") corrects for it. DAPO does
+not.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Truncated:
     def __post_init__(self) -> None:
         if not self.cap >= 1:
             raise ValueError(
-                f"correction.cap={self.cap}: must be at least 1, or it would scale down every token, even those on which "
-                "sampler and policy agree (the paper: 2). correction=none switches the correction off."
+                f"correction.cap={self.cap}: must be at least 1, or it would scale down every token, even those on "
+                "which sampler and policy agree (the paper: 2). correction=none switches the correction off."
             )
 
     def __call__(self, tokens: Tokens) -> PerToken:

@@ -54,8 +54,8 @@ class Punish(NoOverlong):
 
 @dataclass(frozen=True)
 class Filter(NoOverlong):
-    """Overlong filtering: truncated completions are excluded from the loss and from its denominator; their rewards still
-    enter the baseline of their group. The paper's best run does not use it."""
+    """Overlong filtering: truncated completions are excluded from the loss and from its denominator; their rewards
+    still enter the baseline of their group. The paper's best run does not use it."""
 
     def loss_mask(self, truncated_B: Tensor) -> Tensor:
         """Which completions count in the loss and in its denominator, [B] bool: those that were not truncated."""

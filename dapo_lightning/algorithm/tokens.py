@@ -55,8 +55,8 @@ class CountedTokens:
 
 @dataclass(frozen=True)
 class Mean:
-    """A metric: the mean of values over the tokens that count, or over those of them where `where_BT` is True. It is not
-    logged at steps without such tokens."""
+    """A metric: the mean of values over the tokens that count, or over those of them where `where_BT` is True. It is
+    not logged at steps without such tokens."""
 
     values_BT: Tensor
     where_BT: Tensor | None = None

@@ -54,7 +54,8 @@ class AtomicCheckpoint(Checkpoint):
         self._is_updating = False  # weights are between two DAPO steps: no state to save
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Saves before the next step rather than after the last one, so that the evaluation between them is included."""
+        """Saves before the next step rather than after the last one, so that the evaluation between them is
+        included."""
         if pl_module.history.dapo_steps % self.every == 0:
             self._save(trainer, pl_module.history.dapo_steps)
 
@@ -68,7 +69,8 @@ class AtomicCheckpoint(Checkpoint):
             self._save(trainer, pl_module.history.dapo_steps)
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Saves the state before the failing step, unless its update has begun. One rank of several cannot save alone."""
+        """Saves the state before the failing step, unless its update has begun. One rank of several cannot save
+        alone."""
         alone = trainer.world_size == 1 or isinstance(exception, Stopped)
         if trainer.state.fn == "fit" and alone and not self._is_updating:
             self._save(trainer, pl_module.history.dapo_steps)

@@ -14,7 +14,8 @@ from dapo_lightning.utils.atomic import replacing
 
 
 class EvaluationFile(L.Callback):
-    """Writes the completions of the latest evaluation to a JSON-lines file, one prompt per line in the order of the dataset."""
+    """Writes the completions of the latest evaluation to a JSON-lines file, one prompt per line in the order of the
+    dataset."""
 
     def __init__(self, path: str):
         self.path = Path(path)

@@ -1,5 +1,5 @@
-"""Policies sharded over the ranks (FSDP2: each rank holds a part of every weight, gradient and optimizer state), and where
-they differ from replicated ones."""
+"""Policies sharded over the ranks (FSDP2: each rank holds a part of every weight, gradient and optimizer state), and
+where they differ from replicated ones."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class FSDP2(ModelParallelStrategy):
     strategy, so that any strategy can load them.
 
     Args:
-        timeout_minutes: how long a rank waits for the others, for example while the first writes a checkpoint, before the
-            run is given up.
+        timeout_minutes: how long a rank waits for the others, for example while the first writes a checkpoint, before
+            the run is given up.
     """
 
     def __init__(self, timeout_minutes: float = 60.0, process_group_backend: str | None = None):
@@ -50,7 +50,8 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, compute_dtype: torch.dtype |
     """Shards the weights in place, layer by layer; weights outside of layers (embeddings, head) are one more part.
 
     Args:
-        compute_dtype: dtype of the gathered weights; None: their own. Shards and gradients keep the dtype of the weights.
+        compute_dtype: dtype of the gathered weights; None: their own. Shards and gradients keep the dtype of the
+            weights.
     """
     precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=model.dtype)
     for layer in [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]:

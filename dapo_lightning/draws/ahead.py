@@ -14,8 +14,8 @@ from dapo_lightning.draws.stream import PromptStream
 from dapo_lightning.types import Group, NumberedPrompt, PendingGroup, Verdict
 
 Generate = Callable[[Sequence[NumberedPrompt]], Iterable[Sequence[PendingGroup]]]
-"""Prompts -> their groups in order. Groups that are generated together come in one sequence, and are generated only when
-that sequence is requested."""
+"""Prompts -> their groups in order. Groups that are generated together come in one sequence, and are generated only
+when that sequence is requested."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Judged:
 class AheadGenerator:
     """Generates and judges the prompts of one DAPO step, on demand and ahead of it.
 
-    A round that is requested is generated together with as many further prompts as the recent keep rate suggests will be
-    needed, unless no further round can follow. Generation stops early, between two batches of the rollout, as soon as
-    enough groups are known to be kept; not if surplus groups are carried to the next step, which can use them.
+    A round that is requested is generated together with as many further prompts as the recent keep rate suggests will
+    be needed, unless no further round can follow. Generation stops early, between two batches of the rollout, as soon
+    as enough groups are known to be kept; not if surplus groups are carried to the next step, which can use them.
 
     Every rank generates its share of the prompts; verdicts and records are then exchanged, so that all ranks know the
     same. One rank may stop as soon as it has kept enough groups itself: its remaining prompts have higher numbers.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
 
@@ -27,7 +27,7 @@ class DrawState:
     """
 
     num_drawn: int = 0
-    keep_rate: KeepRate = KeepRate()
+    keep_rate: KeepRate = field(default_factory=KeepRate)
     carried: tuple[Group, ...] = ()
 
 
@@ -109,9 +109,10 @@ class Batch:
 def fill(draws: PromptDraws, generate: Generate, sampling: SamplingOption, ranks: Ranks = Ranks()) -> Batch:  # noqa: B008
     """Samples rounds of prompts until the wanted number of groups is kept, or the sampling option asks for no more.
 
-    This loop is all there is to dynamic sampling. Which prompts a step uses up and which groups it trains on follow from
-    the sizes of its rounds, which depend only on the keep rate within this step. What `AheadGenerator` generates ahead of
-    them, or stops generating, has no influence; but if surplus groups are carried, the step uses up all it generated.
+    This loop is all there is to dynamic sampling. Which prompts a step uses up and which groups it trains on follow
+    from the sizes of its rounds, which depend only on the keep rate within this step. What `AheadGenerator` generates
+    ahead of them, or stops generating, has no influence; but if surplus groups are carried, the step uses up all it
+    generated.
 
     All ranks run the same rounds, and the result is that of one process. `draws` does not change.
 

@@ -10,8 +10,8 @@ from dapo_lightning.types import Group
 
 @dataclass(frozen=True)
 class GroupRecord:
-    """The numbers of a group that metrics are made of, small enough to send to every rank: tuples have one entry for each
-    of the G completions; entropies (nats) and probabilities are summed over all tokens that the policy wrote."""
+    """The numbers of a group that metrics are made of, small enough to send to every rank: tuples have one entry for
+    each of the G completions; entropies (nats) and probabilities are summed over all tokens that the policy wrote."""
 
     number: int
     source: str

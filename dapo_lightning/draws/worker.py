@@ -74,12 +74,14 @@ class RolloutWorker:
             with self.clock("generate"):
                 batch = next(batches, None)
                 if batch is None:
-                    return
+                    break
                 submitted = [
                     self._submit(*next(remaining), [Trajectory.single_turn(c, policy_step) for c in completions])
                     for completions in batch
                 ]
             yield submitted
+        if (lost := next(remaining, None)) is not None:
+            raise ValueError(f"the rollout returned no completions for {lost[0].prompt.source}.")
 
     def _submit(
         self, numbered: NumberedPrompt, prompt_tokens: tuple[int, ...], trajectories: Sequence[Trajectory]

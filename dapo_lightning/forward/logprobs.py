@@ -1,7 +1,7 @@
 """Prompts and completions -> log-probs of every completion token, by one teacher-forced forward pass.
 
-Whatever needs log-probs of given tokens (update, reference copy, old log-probs) takes them from here, so that all of them
-are those of the whole policy at the sampling temperature.
+Whatever needs log-probs of given tokens (update, reference copy, old log-probs) takes them from here, so that all of
+them are those of the whole policy at the sampling temperature.
 """
 
 from __future__ import annotations

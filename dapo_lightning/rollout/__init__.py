@@ -14,7 +14,8 @@ from dapo_lightning.types import Completion, Generation
 class Rollout(Protocol):
     """Samples G completions for each of P prompts with the current weights of the model.
 
-    `exact_logps`: whether the log-probs recorded in float32 equal those of a forward pass of the model, up to rounding in
+    `exact_logps`: whether the log-probs recorded in float32 equal those of a forward pass of the model, up to rounding
+        in
     the last digits.
     """
 

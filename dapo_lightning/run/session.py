@@ -10,7 +10,7 @@ import lightning as L
 import torch
 
 from dapo_lightning.callbacks.checkpoint import latest, steps_done
-from dapo_lightning.distributed.sharding import is_sharded, full_state_dict
+from dapo_lightning.distributed.sharding import full_state_dict, is_sharded
 from dapo_lightning.draws.datamodule import PromptDataModule
 from dapo_lightning.run.curves import draw_curves
 from dapo_lightning.run.evaluation import evaluation_as_text, summarize_evaluation

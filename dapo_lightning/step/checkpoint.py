@@ -16,8 +16,8 @@ def without_frozen(state: Mapping[str, Any], module: nn.Module) -> dict[str, Any
 
 
 def check_same_weights(checkpoint: Mapping[str, Any], module: nn.Module) -> None:
-    """Checks that a checkpoint holds exactly the trained weights of `module`. (Without frozen weights, Lightning does not
-    load strictly. A strategy that shards has loaded the weights already, and removed them from the checkpoint.)
+    """Checks that a checkpoint holds exactly the trained weights of `module`. (Without frozen weights, Lightning does
+    not load strictly. A strategy that shards has loaded the weights already, and removed them from the checkpoint.)
 
     Raises:
         ValueError: naming a weight that only one of them has.

@@ -43,7 +43,8 @@ class Row:
 class MiniBatch:
     """The rows of this rank in one gradient step.
 
-    `num_tokens` counts the tokens that have a weight in it, over all ranks. `problem` says why it must not be trained on.
+    `num_tokens` counts the tokens that have a weight in it, over all ranks. `problem` says why it must not be trained
+    on.
     """
 
     rows: tuple[Row, ...] = ()
@@ -61,8 +62,8 @@ def split(
     """Divides the groups into mini-batches, in the order of their numbers, and gives every row its weights.
 
     Groups stay whole. Group number i of the batch goes to rank i modulo the number of ranks. With fewer groups than
-    gradient steps, some mini-batches are empty. If the score of any prompt that the step used up is not finite, there is
-    one mini-batch, without rows: a group with a NaN has nothing correct, so that the keep rule alone would hide it.
+    gradient steps, some mini-batches are empty. If the score of any prompt that the step used up is not finite, there
+    is one mini-batch, without rows: a group with a NaN has nothing correct, so that the keep rule alone would hide it.
 
     Args:
         advantages_PGX: [P, G, 1] or [P, G, T].

@@ -89,23 +89,22 @@ class DAPOModule(L.LightningModule):
     def training_step(self, draws: PromptDraws, batch_idx: int) -> dict[str, StepResult]:
         """Lines 2 to 11 of Algorithm 1: one rollout, then a gradient step on each of its mini-batches."""
         algorithm, ranks = self.algorithm, Ranks.current()
-        with self.clock.remainder("wait"), gathered(self.model):
-            batch = fill(draws, self.sample, algorithm.sampling, ranks)  # lines 2-8: sample; keep 0 < correct < G, Eq. 11
+        with self.clock.remainder("wait"), gathered(self.model):  # lines 2-8: sample, keep if 0 < correct < G (Eq. 11)
+            batch = fill(draws, self.sample, algorithm.sampling, ranks)
         with self.clock("update"):
-            batch = self.host.with_old_logps(batch, self.history.dapo_steps, ranks)  # line 3: before the first update
-            rewards_PG = batch.scores_PG() + algorithm.overlong.penalty(batch.lengths_PG())  # overlong: Eq. 13
-            advantages_PGX = algorithm.advantage(rewards_PG, batch.groups)  # line 9, Eq. 9
-            mini_batches = split(batch, advantages_PGX, algorithm, self.num_gradient_steps, ranks)
-            updates = []
-            for mini_batch in mini_batches:  # line 10
-                updates.append(self.gradient_step(mini_batch, ranks))  # line 11: ratio, clip, loss, Eq. 8
+            batch = self.host.with_old_logps(batch, self.history.dapo_steps, ranks)  # line 3: old log-probs
+            rewards_PG = batch.scores_PG() + algorithm.overlong.penalty(batch.lengths_PG())  # overlong (Eq. 13)
+            advantages_PGX = algorithm.advantage(rewards_PG, batch.groups)  # line 9: advantage (Eq. 9)
+            updates = [
+                self.gradient_step(mini_batch, ranks)  # line 11: ratio, clip, loss (Eq. 8)
+                for mini_batch in split(batch, advantages_PGX, algorithm, self.num_gradient_steps, ranks)  # line 10
+            ]
         return {"step": self._finish(draws, batch, tuple(updates))}
 
     def sample(self, prompts: Sequence[NumberedPrompt]) -> Iterator[list[PendingGroup]]:
-        """Line 4 of Algorithm 1: G completions for each prompt, from the current policy, with their rewards (line 5)."""
-        return self.worker.generate(
-            prompts, self.num_completions, self.generation, "train", policy_step=self.history.dapo_steps
-        )
+        """Lines 4 and 5 of Algorithm 1: G completions for each prompt from the current policy, and their rewards."""
+        step = self.history.dapo_steps
+        return self.worker.generate(prompts, self.num_completions, self.generation, "train", policy_step=step)
 
     def gradient_step(self, mini_batch: MiniBatch, ranks: Ranks) -> Update:
         """Forward and backward passes of all micro-batches, then one optimizer step, unless a value is not finite."""
@@ -117,7 +116,7 @@ class DAPOModule(L.LightningModule):
             with self.host.backward(self.trainer.strategy.model, is_last=number == len(parts)):
                 part, part_metrics = surrogate_loss(self.model, rows, self.algorithm, self.generation.temperature)
                 self.manual_backward(part * ranks.size)  # the strategy averages over ranks; the weights want the sum
-            loss += float(part)
+            loss += float(part.detach())
             metrics.append(part_metrics)
         everyones = ranks.gather([(loss, summed(metrics))])
         loss = sum(loss for loss, _ in everyones)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.algorithm.kl import k3
 from dapo_lightning.algorithm.loss import weighted_sum
-from dapo_lightning.algorithm.tokens import Max, Mean, PerToken, Reduced, Tokens
+from dapo_lightning.algorithm.tokens import Max, Mean, Metric, PerToken, Reduced, Tokens
 from dapo_lightning.forward.logprobs import completion_logps, right_pad
 from dapo_lightning.step.experience import Row
 
@@ -22,7 +21,7 @@ def objective(tokens: Tokens, algorithm: Algorithm) -> PerToken:
     surrogate = algorithm.clip(ratio_BT, tokens)
     correction = algorithm.correction(tokens)
     penalty = algorithm.kl(tokens)
-    metrics = {
+    metrics: dict[str, Metric] = {
         "ratio/mean": Mean(ratio_BT.detach()),
         "ratio/max": Max(ratio_BT.detach()),
         "kl/old": Mean(k3(tokens.logps_BT, tokens.old_logps_BT).detach()),
@@ -37,10 +36,11 @@ def objective(tokens: Tokens, algorithm: Algorithm) -> PerToken:
 def surrogate_loss(
     model: PreTrainedModel, rows: Sequence[Row], algorithm: Algorithm, temperature: float
 ) -> tuple[Tensor, dict[str, Reduced]]:
-    """- sum_bt w_bt objective_bt over the given rows, and their metrics. The losses of all parts of a mini-batch add up to
-    its loss, however it is divided.
+    """- sum_bt w_bt objective_bt over the given rows, and their metrics. The losses of all parts of a mini-batch add up
+    to its loss, however it is divided.
 
-    Log-probs are taken at the sampling temperature: the ratio compares the policies that sampled, or would have sampled.
+    Log-probs are taken at the sampling temperature: the ratio compares the policies that sampled, or would have
+    sampled.
     """
     tokens = _tokens(model, rows, temperature, algorithm.needs_entropies)
     found = objective(tokens, algorithm)

@@ -52,7 +52,8 @@ class StepResult:
 class History:
     """Counters of a run. They are saved in checkpoints, so that a resumed run reports the whole.
 
-    `evaluations`: DAPO steps done -> held-out metrics. `skipped_in_a_row`: gradient steps that were skipped since the last
+    `evaluations`: DAPO steps done -> held-out metrics. `skipped_in_a_row`: gradient steps that were skipped since the
+        last
     one that was taken, because something was not finite.
     """
 

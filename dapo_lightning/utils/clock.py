@@ -20,7 +20,8 @@ class Clock:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Adds the wall time of the block to `name`. Waits for the GPU, so that no other block is charged for its work."""
+        """Adds the wall time of the block to `name`. Waits for the GPU, so that no other block is charged for its
+        work."""
         if self._is_running:
             yield
             return

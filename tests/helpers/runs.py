@@ -66,7 +66,7 @@ def start(composed: DictConfig) -> None:
     try:
         train.run(train.as_dict(composed), module, data, trainer)
     finally:
-        module.sampler.reward.close()
+        module.worker.reward.close()
 
 
 def command(folder: Path, *overrides: str) -> subprocess.Popen:

@@ -196,12 +196,12 @@ def test_each_rollout_comes_from_the_weights_of_the_step_before(tmp_path, monkey
 
     class Watch(Callback):
         def on_train_start(self, trainer, pl_module):
-            after.append(fingerprint(pl_module.policy))
-            sample = pl_module._sample
-            pl_module._sample = lambda draws: sampled.append(fingerprint(pl_module.policy)) or sample(draws)
+            after.append(fingerprint(pl_module.model))
+            sample = pl_module.sample
+            pl_module.sample = lambda prompts: sampled.append(fingerprint(pl_module.model)) or sample(prompts)
 
         def on_train_batch_end(self, trainer, pl_module, *_):
-            after.append(fingerprint(pl_module.policy))
+            after.append(fingerprint(pl_module.model))
 
     original = train.build_trainer
 

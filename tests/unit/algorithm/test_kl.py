@@ -4,6 +4,12 @@ import pytest
 import torch
 
 from dapo_lightning.algorithm.kl import K3, NoKL
+from dapo_lightning.algorithm.tokens import Tokens
+
+
+def penalty(option, logps, reference):
+    mask = torch.ones_like(logps, dtype=torch.bool)
+    return option(Tokens(logps, logps, logps, logps, mask, reference_logps_BT=reference)).values_BT
 
 
 def test_by_hand():
@@ -11,20 +17,26 @@ def test_by_hand():
     logps = torch.tensor([[-1.0, -1.0]])
     reference = logps + torch.tensor([[math.log(2), -math.log(2)]])
     expected = 0.1 * torch.tensor([[1 - math.log(2), math.log(2) - 0.5]])
-    torch.testing.assert_close(K3(0.1).penalty(logps, reference), expected)
+    torch.testing.assert_close(penalty(K3(0.1), logps, reference), expected)
 
 
 def test_is_an_unbiased_estimate_of_kl():
     p, q = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.3, 0.3, 0.4])
-    expectation = (p * K3(1.0).penalty(p.log(), q.log())).sum()
+    expectation = (p * penalty(K3(1.0), p.log(), q.log())).sum()
     torch.testing.assert_close(expectation, (p * (p / q).log()).sum())
 
 
 def test_none_is_zero_and_needs_no_reference():
-    assert not NoKL().penalty(torch.randn(2, 3), torch.randn(2, 3)).any()
+    assert not penalty(NoKL(), torch.randn(2, 3), torch.randn(2, 3)).any()
     assert not NoKL.needs_reference and K3.needs_reference
 
 
 def test_coefficient_must_be_positive():
     with pytest.raises(ValueError, match="kl=none"):
         K3(0.0)
+
+
+def test_a_token_that_became_impossible_has_a_finite_penalty():
+    logps = torch.tensor([[-90.0]], requires_grad=True)
+    penalty(K3(0.1), logps, torch.tensor([[0.0]])).sum().backward()
+    assert torch.isfinite(logps.grad).all()

@@ -29,7 +29,7 @@ def test_others_do_not_punish(option):
     ids=repr,
 )
 def test_which_completions_count(option, expected):
-    assert option.counts(torch.tensor([False, True])).tolist() == [bool(x) for x in expected]
+    assert option.loss_mask(torch.tensor([False, True])).tolist() == [bool(x) for x in expected]
 
 
 @pytest.mark.parametrize("cache", [0, -1, 101])

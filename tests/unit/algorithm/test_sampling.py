@@ -8,7 +8,7 @@ from runs import assert_same_weights, run
 import train
 from dapo_lightning.algorithm.sampling import Dynamic, SamplingError, Static
 from dapo_lightning.callbacks.metrics_file import read_metrics
-from dapo_lightning.draws.fill import KeepRate
+from dapo_lightning.draws.ahead import KeepRate
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ def test_static_is_one_round():
 def test_at_the_cap():
     reasons = {"all_wrong": 5, "useful": 1}
     with pytest.raises(SamplingError, match=r"3 useful groups short.*5 all_wrong.*max_rounds"):
-        Dynamic(2, "error").at_end(3, reasons)
-    assert "3 useful groups short" in Dynamic(2, "train_partial").at_end(3, reasons)
-    assert Dynamic(2, "error").at_end(0, reasons) is None
+        Dynamic(2, "error").shortfall(3, reasons)
+    assert "3 useful groups short" in Dynamic(2, "train_partial").shortfall(3, reasons)
+    assert Dynamic(2, "error").shortfall(0, reasons) is None
 
 
 @pytest.mark.parametrize(
@@ -97,16 +97,18 @@ def test_carried_groups_have_the_log_probs_of_the_policy_that_sampled_them(tmp_p
 
     def recomputing(config, original=train.set_up):
         module, data, trainer = original(config)
-        step, module.logps_are_exact = module._gradient_step, False
-        module._gradient_step = lambda batch, ranks: trained.append(batch) or step(batch, ranks)
+        step, module.host.logps_are_exact = module.gradient_step, False
+        module.gradient_step = lambda batch, ranks: (
+            trained.append((module.history.dapo_steps, batch)) or step(batch, ranks)
+        )
         return module, data, trainer
 
     monkeypatch.setattr(train, "set_up", recomputing)
     folder = run(tmp_path / "run", *LEARNING, "sampling.surplus=carry")
-    for batch in trained:
+    for _, batch in trained:
         for row in batch.rows:
-            torch.testing.assert_close(row.old_logps, row.completion.logps, atol=1e-4, rtol=0)
-    carried = [batch for batch in trained if any(row.completion.old_logps is not None for row in batch.rows)]
+            torch.testing.assert_close(row.trajectory.old_logps_T, row.trajectory.logps_T, atol=1e-4, rtol=0)
+    carried = [batch for step, batch in trained if any(row.trajectory.policy_step < step for row in batch.rows)]
     assert carried and len(carried) < len(trained)
     shares = [row["groups/carried"] for row in steps(folder)]
     assert shares[0] == 0 and 0 < max(shares) < 1

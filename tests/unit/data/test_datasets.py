@@ -15,13 +15,12 @@ from datasets import Dataset
 from hydra.utils import instantiate
 from runs import config
 
-from dapo_lightning.algorithm.sampling import Static
 from dapo_lightning.data import DataError
 from dapo_lightning.data.columns import Columns
 from dapo_lightning.data.files import Files
 from dapo_lightning.data.hub import Hub
 from dapo_lightning.draws.datamodule import PromptDataModule
-from dapo_lightning.draws.length import Room
+from dapo_lightning.draws.length import LengthLimit
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +64,9 @@ def gsm8k(number):
 
 
 def serve(data, num_held_out):
-    """The data module, with room for any prompt."""
-    room = Room(max_prompt_tokens=None, max_new_tokens=1, max_positions=None)
-    return PromptDataModule(data, lambda prompt: prompt.text, room, Static(), 1, 1, num_held_out, seed=0)
+    """The data module, for prompts of any length."""
+    limit = LengthLimit(max_prompt_tokens=None, max_new_tokens=1, max_positions=None)
+    return PromptDataModule(data, lambda prompt: prompt.text, limit, 1, 1, num_held_out, seed=0)
 
 
 # files

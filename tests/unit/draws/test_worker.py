@@ -1,15 +1,15 @@
-"""From draws to graded groups."""
+"""From prompts to graded groups."""
 
 import pytest
 import torch
 
-from dapo_lightning.draws.worker import GroupSampler
+from dapo_lightning.draws.worker import RolloutWorker
 from dapo_lightning.reward import Reward, RewardError
 from dapo_lightning.rollout.decode import Decode
 from dapo_lightning.rollout.hf_generate import Transformers
-from dapo_lightning.types import Completion, Generation, Grade, Prompt, PromptDraw
+from dapo_lightning.types import Completion, Generation, Grade, NumberedPrompt, Prompt
 
-DRAWS = [PromptDraw(number, Prompt(f"{number}+1=", str(number + 1), f"test:{number}")) for number in range(3)]
+PROMPTS = [NumberedPrompt(number, Prompt(f"{number}+1=", str(number + 1), f"test:{number}")) for number in range(3)]
 
 
 class Script(Reward):
@@ -21,7 +21,7 @@ class Script(Reward):
     def rollout(self, model, prompts, noise_PGT, generation, end_tokens):
         for number, _ in enumerate(prompts):
             self.log.append(f"generate {number}")
-            yield tuple(Completion(torch.tensor([40 + g]), torch.zeros(1), torch.zeros(1), True) for g in range(2))
+            yield [tuple(Completion(torch.tensor([40 + g]), torch.zeros(1), torch.zeros(1), True) for g in range(2))]
 
     def submit(self, prompts, completions):
         name = prompts[0].text[0]
@@ -36,21 +36,23 @@ class Script(Reward):
 
 def test_groups_are_graded_while_the_next_ones_are_generated(policy):
     script = Script()
-    groups = GroupSampler(policy, script.rollout, script, seed=0)(DRAWS, 2, Generation(1), "train")
+    groups = RolloutWorker(policy, script.rollout, script, seed=0)(PROMPTS, 2, Generation(1), "train")
     assert script.log == [
         *("generate 0", "submit 0", "generate 1", "submit 1", "generate 2", "submit 2"),
         *("wait 0", "wait 1", "wait 2"),
     ]
-    assert [group.draw for group in groups] == DRAWS and all(group.num_correct == 1 for group in groups)
+    assert [NumberedPrompt(group.number, group.prompt) for group in groups] == PROMPTS and all(
+        group.num_correct == 1 for group in groups
+    )
 
 
 def test_nothing_is_generated_before_it_is_asked_for(policy):
     script = Script()
-    generated = GroupSampler(policy, script.rollout, script, seed=0).generated(DRAWS, 2, Generation(1), "train")
+    generated = RolloutWorker(policy, script.rollout, script, seed=0).generate(PROMPTS, 2, Generation(1), "train")
     assert script.log == []
     ((pending,),) = [next(generated)]
     assert script.log == ["generate 0", "submit 0"]
-    assert pending().draw == DRAWS[0]
+    assert pending().number == PROMPTS[0].number
     generated.close()
     assert script.log == ["generate 0", "submit 0", "wait 0"]
 
@@ -60,22 +62,29 @@ def test_nothing_is_generated_before_it_is_asked_for(policy):
 )
 def test_what_the_rollout_generates_at_once_comes_at_once(policy, rollout, sizes):
     script = Script()
-    sampler = GroupSampler(policy, rollout, script, seed=0)
-    generated = list(sampler.generated(DRAWS, 2, Generation(5), "train"))
+    sampler = RolloutWorker(policy, rollout, script, seed=0)
+    generated = list(sampler.generate(PROMPTS, 2, Generation(5), "train"))
     assert [len(together) for together in generated] == sizes
-    groups = sampler(DRAWS, 2, Generation(5), "train")
+    groups = sampler(PROMPTS, 2, Generation(5), "train")
     assert [pending().texts for together in generated for pending in together] == [group.texts for group in groups]
     assert all(sampler.clock.seconds[name] > 0 for name in ("generate", "grade"))
 
 
 def test_a_rollout_that_loses_a_prompt_is_an_error(policy):
     script = Script()
-    sampler = GroupSampler(policy, lambda *arguments: list(script.rollout(*arguments))[:2], script, seed=0)
-    with pytest.raises(ValueError, match="zip"):
-        sampler(DRAWS, 2, Generation(1), "train")
+    sampler = RolloutWorker(policy, lambda *arguments: list(script.rollout(*arguments))[:2], script, seed=0)
+    with pytest.raises(ValueError, match="no completions for test:2"):
+        sampler(PROMPTS, 2, Generation(1), "train")
 
 
 def test_a_reward_that_loses_a_completion_is_an_error(policy):
     script = Script(num_grades=1)
     with pytest.raises(RewardError, match=r"Script on test:0: 1 grades for 2"):
-        GroupSampler(policy, script.rollout, script, seed=0)(DRAWS, 2, Generation(1), "train")
+        RolloutWorker(policy, script.rollout, script, seed=0)(PROMPTS, 2, Generation(1), "train")
+
+
+def test_trajectories_know_which_weights_sampled_them(policy):
+    script = Script()
+    groups = RolloutWorker(policy, script.rollout, script, seed=0)(PROMPTS, 2, Generation(1), "train", policy_step=7)
+    for trajectory in (trajectory for group in groups for trajectory in group.trajectories):
+        assert trajectory.policy_step == 7 and trajectory.loss_mask_T.all() and trajectory.old_logps_T is None

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import algorithm, make_group, tiny
+from conftest import algorithm, make_group, mini_batch, tiny
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -32,7 +32,6 @@ from dapo_lightning.forward.packing import packed_micro_batches
 from dapo_lightning.forward.probe import share_prompts
 from dapo_lightning.rollout.decode import Decode
 from dapo_lightning.rollout.noise import uniform_noise
-from dapo_lightning.step.experience import prepare
 from dapo_lightning.step.objective import surrogate_loss
 from dapo_lightning.types import Generation
 
@@ -110,8 +109,8 @@ def test_decode_samples_the_same_with_prompts_shared_and_not(sizes):
     lengths = {c.num_tokens for group in shared for c in group}
     assert len(lengths) > 8 and max(lengths) > 70
     for one, other in zip([c for g in shared for c in g], [c for g in apart for c in g], strict=True):
-        assert one.tokens.tolist() == other.tokens.tolist() and one.truncated == other.truncated
-        torch.testing.assert_close(one.logps, other.logps, atol=1e-4, rtol=1e-4)
+        assert one.tokens_T.tolist() == other.tokens_T.tolist() and one.truncated == other.truncated
+        torch.testing.assert_close(one.logps_T, other.logps_T, atol=1e-4, rtol=1e-4)
 
 
 def test_gradients_with_recomputed_activations():
@@ -149,14 +148,16 @@ def test_the_saved_model_knows_nothing_of_it(tmp_path):
 
 def test_the_loss_does_not_depend_on_the_cut():
     groups = [make_group(n, [1, -1, 1, -1], [2 + n, 9, 4, 1]) for n in range(4)]
-    (batch,) = prepare(groups, algorithm(), 1)
-    rows = [replace(row, old_logps=row.completion.logps) for row in batch.rows]
+    rows = [
+        replace(row, trajectory=replace(row.trajectory, old_logps_T=row.trajectory.logps_T))
+        for row in mini_batch(groups, algorithm()).rows
+    ]
     model = tiny(seed=1).model
     gradients = []
     for max_tokens in (10_000, 40, 17, 1):
         model.zero_grad()
         for part in packed_micro_batches(
-            rows, lambda row: row.prompt_tokens, lambda row: row.completion.num_tokens, max_tokens
+            rows, lambda row: row.prompt_tokens, lambda row: row.trajectory.num_tokens, max_tokens
         ):
             surrogate_loss(model, part, algorithm(), temperature=0.8)[0].backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]).clone())

@@ -32,7 +32,7 @@ from dapo_lightning.rollout.cache import SharedPromptCache, read_prompts
 from dapo_lightning.rollout.weights import prepared_weights
 from dapo_lightning.step.experience import Row
 from dapo_lightning.step.objective import surrogate_loss
-from dapo_lightning.types import Completion
+from dapo_lightning.types import Completion, Trajectory
 
 SMOLLM2 = ROOT / "outputs/smollm2"
 LAPTOP = Cluster(accelerator("laptop"))
@@ -75,7 +75,9 @@ def rows(micro_batch):
     for row in range(int(micro_batch.num_rows)):
         tokens = torch.arange(micro_batch.new_tokens) + 3 + row
         zeros = torch.zeros(len(tokens))
-        made.append(Row(prompt, Completion(tokens, zeros, zeros, False), 1.0, 0.01, old_logps=zeros - 3))
+        trajectory = Trajectory.single_turn(Completion(tokens, zeros, zeros, False), policy_step=0)
+        trajectory = replace(trajectory, old_logps_T=zeros - 3)
+        made.append(Row(prompt, trajectory, torch.ones(1), torch.full((1,), 0.01)))
     return made
 
 
@@ -96,7 +98,7 @@ def test_saved_activations(model, autocast):
     saved, sizes = SavedTensors(model), sizes_of(model.config)
     batch = rows(ONE_PROMPT)
     with saved.counted(), torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):
-        completion_logps(model, [row.prompt_tokens for row in batch], [row.completion.tokens for row in batch], 1.0)
+        completion_logps(model, [row.prompt_tokens for row in batch], [row.trajectory.tokens_T for row in batch], 1.0)
     counted = saved_bytes(as_text(model.config), autocast, False)
     planned = counted.of(counted.around, ONE_PROMPT) + sizes.num_layers * counted.of(counted.layer, ONE_PROMPT)
     planned += 4 * ONE_PROMPT.predicted * sizes.vocabulary  # of log-softmax
@@ -209,7 +211,7 @@ def test_copy_of_the_weights_for_decoding(model):
 def test_operations(model):
     """Forward, and forward with backward, of a real micro-batch: within 1 %."""
     sizes, batch = sizes_of(model.config), rows(ONE_PROMPT)
-    prompts, completions = [row.prompt_tokens for row in batch], [row.completion.tokens for row in batch]
+    prompts, completions = [row.prompt_tokens for row in batch], [row.trajectory.tokens_T for row in batch]
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         logps, _ = completion_logps(model, prompts, completions, 1.0)
         ahead = counter.get_total_flops()

@@ -282,7 +282,7 @@ def test_log_probs_over_bfloat16_weights_are_not_exact(folder, tmp_path):
     lora = [*small, "policy=lora", f"policy.name={folder}", "trainer.precision=32-true", f"run_folder={tmp_path}"]
     for dtype, exact in (("float32", True), ("bfloat16", False)):
         module, _ = train.build(config(*lora, f"policy.dtype={dtype}"))
-        assert module.logps_are_exact is exact
+        assert module.host.logps_are_exact is exact
     with pytest.raises(ConfigError, match="nothing to correct"):
         train.build(config(*lora, "policy.dtype=float32", "correction=truncated"))
     train.build(config(*lora, "policy.dtype=bfloat16", "correction=truncated"))

@@ -5,12 +5,13 @@ from statistics import fmean
 import pytest
 from conftest import make_group
 
+from dapo_lightning.algorithm.overlong import Punish
+from dapo_lightning.draws.record import GroupRecord
 from dapo_lightning.reward import Reward
 from dapo_lightning.reward.exact import Exact
 from dapo_lightning.reward.math import Math
 from dapo_lightning.reward.weighted import Weighted
 from dapo_lightning.step.metrics import (
-    GroupRecord,
     completion_metrics,
     evaluation_metrics,
     grading_metrics,
@@ -62,7 +63,7 @@ class Scripted(Reward):
 
 
 def record_of(grades):
-    return GroupRecord.of(replace(make_group(0, [1.0] * len(grades)), grades=tuple(grades)), [0.0] * len(grades))
+    return GroupRecord.of(replace(make_group(0, [1.0] * len(grades)), grades=tuple(grades)))
 
 
 def test_not_graded_are_those_that_grading_failed_on_not_wrong_answers():
@@ -77,19 +78,19 @@ def test_not_graded_are_those_that_grading_failed_on_not_wrong_answers():
 
 def test_means_are_over_completions_and_over_tokens():
     groups = [make_group(0, [1.0, -1.0], [2, 6], [False, True]), make_group(1, [1.0, 1.0], [4, 4])]
-    records = [GroupRecord.of(group, [0.0, -0.5]) for group in groups]
-    metrics = completion_metrics(records)
+    records = [GroupRecord.of(group) for group in groups]
+    metrics = completion_metrics(records, Punish(max_tokens=6, cache_tokens=4))
     assert metrics["accuracy"] == 0.75
-    assert metrics["reward/mean"] == pytest.approx((1 - 1.5 + 1 + 0.5) / 4)
-    assert metrics["overlong/penalty"] == -0.25
+    assert metrics["reward/mean"] == pytest.approx((1 - 2 + 0.5 + 0.5) / 4)
+    assert metrics["overlong/penalty"] == -0.5  # of 2, 6, 4 and 4 tokens: 0, -1, -0.5, -0.5
     assert (metrics["length/mean"], metrics["length/min"], metrics["length/max"]) == (4.0, 2.0, 6.0)
     assert metrics["length/truncated"] == 0.25
-    tokens = [float(x) for group in groups for c in group.completions for x in c.entropies]
+    tokens = [float(x) for group in groups for t in group.trajectories for x in t.entropies_T]
     assert metrics["entropy"] == pytest.approx(fmean(tokens), rel=1e-5)
 
 
 def test_an_interval_needs_two_prompts():
-    records = [GroupRecord.of(make_group(number, [1.0, -1.0]), [0.0, 0.0]) for number in (0, 1)]
+    records = [GroupRecord.of(make_group(number, [1.0, -1.0])) for number in (0, 1)]
     assert not [name for name in evaluation_metrics(records[:1]) if "ci95" in name]
     names = [name for name in evaluation_metrics(records) if "ci95" in name]
     assert names == ["avg@2_ci95", "pass@2_ci95"]
