@@ -94,9 +94,9 @@ class AheadGenerator:
         Args:
             is_last: no further round can follow this one, so nothing is generated ahead.
         """
-        if self._start + count <= self.end:
-            return
         missing = self._wanted - self.num_kept()
+        if missing <= 0 or self._start + count <= self.end:
+            return
         ahead = 0 if is_last else self._sampling.next_round(missing, self.keep_rate.value, 0)
         begin, self.end = self.end, max(self._start + count, self.end + ahead)
         pending = self._generate(self._ranks.mine(self._stream.take(begin, self.end)))

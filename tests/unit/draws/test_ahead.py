@@ -33,6 +33,19 @@ def test_groups_generated_in_vain_count_as_generated_only():
     assert [record.number for record in batch.used] == [0, 1]
 
 
+def test_nothing_is_generated_for_a_round_that_is_no_longer_needed():
+    """Of five prompts generated, four are kept; by the keep rate of the first four, the step asks for two more."""
+    prompts, sizes = draws(num_groups=4), []
+    prompts.state = DrawState(keep_rate=KeepRate(10, 8))
+
+    def one_of_five_is_wrong(share):
+        sizes.append(len(share))
+        return in_batches([make_group(n.number, [1, 1] if n.number == 1 else [1, -1]) for n in share])
+
+    batch = fill(prompts, one_of_five_is_wrong, Dynamic(10, "error"))
+    assert sizes == [5] and len(batch.groups) == 4 and batch.num_drawn == 6
+
+
 def test_the_first_round_generates_as_many_prompts_as_the_recent_keep_rate_suggests():
     *_, (_, _, last) = history(Dynamic(100, "error"), num_steps=40)
     assert last.keep_rate.value == pytest.approx(0.5, abs=0.2)  # half of what `learning` gives is useful

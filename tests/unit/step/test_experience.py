@@ -61,7 +61,7 @@ def test_invariant_to_micro_batches_and_ranks(loss, overlong):
         assert cut_loss == pytest.approx(loss_value, rel=1e-4, abs=1e-6)
         assert cut_metrics["ratio/mean"].count == metrics["ratio/mean"].count == whole.num_tokens
         for name in metrics:
-            assert cut_metrics[name].value == pytest.approx(metrics[name].value, rel=1e-4, abs=1e-6), name
+            assert cut_metrics[name].value == (metrics[name].value and pytest.approx(metrics[name].value, 1e-4)), name
     for size in (2, 3, 4):
         shares = [mini_batch(GROUPS, options, Ranks(rank, size)) for rank in range(size)]
         total = sum(gradient(model, with_logps(share), options, 40)[0] for share in shares)
