@@ -1,4 +1,4 @@
-"""Sources of prompts with answers: one file per `data=` option, and what all of them share."""
+"""Prompts, their answers, and the iterable of draws."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from dapo_lightning.types import Prompt
 
 @dataclass(frozen=True)
 class WorkedExample:
-    """A prompt with a written-out solution, for the supervised warm start."""
+    """A prompt's text with a solution written out, for the supervised warm start."""
 
     prompt: str
     solution: str
 
 
 class Dataset(Protocol):
-    """Provides training and held-out prompts. It loads them on the first call, which may raise a DataError."""
+    """Train and held-out prompts. Loading happens on the first call, errors name the file or row."""
 
     def train_prompts(self) -> Sequence[Prompt]: ...
     def validation_prompts(self) -> Sequence[Prompt]: ...
 
 
 class DataError(ValueError):
-    """Reports a dataset that cannot be used: where (key, or file and row), why, and the remedy."""
+    """A dataset cannot be used; the message names the file and row, and the remedy."""

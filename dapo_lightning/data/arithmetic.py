@@ -1,13 +1,13 @@
-"""Running totals: a procedural task that a tiny policy can learn on two cores.
+"""Running totals: procedural arithmetic that a tiny policy can learn on two cores.
 
-`7a+5b-3=` asks for the total of 7, +5 and -3; the letters number the terms, so that the policy finds the next term by
-looking it up instead of counting. `7a+5=12b-3=9#9` is a correct completion: the answer is the text after the last `#`.
+`7a+5b-3=` asks for the total of 7, +5 and -3; the letters number the terms, so that finding the next one is a look-up
+and not counting. `7a+5=12b-3=9#9` is a right completion: what stands after the last `#` is the answer.
 
-All worked examples are correct, but they are written in several styles: plain steps, redundant checks
-(`a+5=12?12?12`), an early jump to the answer, or the answer at once. A tiny policy cannot do the last two in its head,
-and redundant checks exhaust the token budget. What it has to unlearn are therefore habits: choices that it makes at
-random after the warm start. This gives every technique something to do: easy prompts with only correct completions and
-hard prompts with none, a long tail of lengths, and a useful style that is rare at first.
+The worked examples are all correct, but written in several ways: plain steps, idle checks (`a+5=12?12?12`), an early
+jump to the answer, or the answer at once. A tiny policy cannot do the last two in its head, and idle checks run into
+the token budget. So what it has to unlearn are habits, choices that it makes at random after the warm start, and there
+is work for every technique: easy prompts that come out all right and hard ones that come out all wrong, a long tail of
+lengths, a useful way of writing that starts out rare.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 import string
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dapo_lightning.data import WorkedExample
@@ -26,20 +26,16 @@ Terms = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Generates sums of `min_terms` to `max_terms` signed digits whose running total stays within 0..max_total.
+    """Sums of `min_terms` to `max_terms` signed digits whose running total stays within 0..max_total.
 
     Args:
-        num_train, num_validation: numbers of prompts, sampled in the same way from two disjoint sets of sums: a hash
-            of the text holds out a tenth of all sums, also from the worked examples. Short sums are few and therefore
-            occur more than once.
-        seed: determines the prompts; the seed of the run determines their order.
-        plain_share: share of the worked examples, the first ones, with plain steps only: the skill before the habits.
-        direct, checked: shares of the others that give the answer at once, and that contain redundant checks.
-        jump: probability of jumping to the answer after a step.
-        check: probability of one more redundant check.
-
-    Raises:
-        ValueError: naming the key and the range, if a setting is out of range.
+        num_train, num_validation: prompts, drawn alike from two disjoint classes of sums: a tenth of all sums, by a
+            hash of their text, is held out, and never shown as a worked example either. There are few short sums, so a
+            set holds them more than once.
+        plain_share: the first worked examples, as a share of all, are plain steps only: the skill before the habits.
+        direct, checked: of the later ones, how many give the answer at once, and how many check idly.
+        jump: probability, after each step, of jumping to the answer.
+        check: probability of yet another idle check.
     """
 
     min_terms: int
@@ -56,29 +52,23 @@ class Arithmetic:
 
     def __post_init__(self) -> None:
         if not 2 <= self.min_terms <= self.max_terms <= 20:
-            raise ValueError(
-                f"data.min_terms={self.min_terms} and data.max_terms={self.max_terms}: "
-                "a sum has 2 to 20 terms. Set 2 <= min_terms <= max_terms <= 20."
-            )
+            raise ValueError(f"data.min_terms={self.min_terms} and data.max_terms={self.max_terms}: 2 to 20, in order.")
         if not 9 <= self.max_total <= 99:
-            raise ValueError(f"data.max_total={self.max_total}: must be within 9 and 99.")
+            raise ValueError(f"data.max_total={self.max_total}: 9 to 99.")
         shares = (self.direct + self.checked, self.jump)
         if not all(0 <= share <= 1 for share in shares) or not 0 <= self.check < 1:
-            raise ValueError(
-                f"data.direct + data.checked = {shares[0]}, data.jump={self.jump} and data.check={self.check} are "
-                "probabilities. Set the first two within 0 and 1, and data.check below 1, so that checks end."
-            )
+            raise ValueError("data.direct + data.checked, data.jump and data.check are probabilities (check below 1).")
 
     def train_prompts(self) -> Sequence[Prompt]:
-        """Return `num_train` prompts."""
+        """`num_train` prompts."""
         return self._prompts("train", self.num_train)
 
     def validation_prompts(self) -> Sequence[Prompt]:
-        """Return `num_validation` prompts that are not in the training set."""
+        """`num_validation` prompts, none of them in the train set."""
         return self._prompts("validation", self.num_validation)
 
     def worked_examples(self, count: int, seed: int) -> list[WorkedExample]:
-        """Return correct solutions of prompts that are not held out, plain ones first."""
+        """Correct solutions of prompts that are not held out, plain ones first."""
         rng = random.Random(f"worked examples {seed}")
         questions = (self._terms(rng, held_out=False) for _ in range(count))
         return [
@@ -105,14 +95,14 @@ class Arithmetic:
 
     def _solution(self, terms: Terms, plain: bool, rng: random.Random) -> str:
         style = 1.0 if plain else rng.random()
-        if style < self.direct and len(terms) > 2:  # so that some prompts have only correct completions
+        if style < self.direct and len(terms) > 2:  # two terms are never answered at once: some prompts start all right
             return f"#{sum(terms)}"
         check = self.check if style < self.direct + self.checked else 0.0
         total = terms[0]
         written = str(total)
         for label, term in zip(string.ascii_lowercase, terms[1:], strict=False):
             total += term
-            written += f"{label}{term:+d}={total}"
+            written += _as_text([(label, term)]) + f"={total}"
             while rng.random() < check:
                 written += f"?{total}"
             if not plain and rng.random() < self.jump:
@@ -121,4 +111,8 @@ class Arithmetic:
 
 
 def _question(terms: Sequence[int]) -> str:
-    return str(terms[0]) + "".join(map("{}{:+d}".format, string.ascii_lowercase, terms[1:])) + "="
+    return str(terms[0]) + _as_text(zip(string.ascii_lowercase, terms[1:], strict=False)) + "="
+
+
+def _as_text(labelled: Iterable[tuple[str, int]]) -> str:
+    return "".join(f"{label}{term:+d}" for label, term in labelled)

@@ -1,4 +1,4 @@
-"""Prompts from your own files: JSON lines, CSV or parquet."""
+"""Prompts from your own files: JSON lines, parquet or CSV."""
 
 from __future__ import annotations
 
@@ -13,29 +13,25 @@ from dapo_lightning.data import DataError
 from dapo_lightning.data.columns import Columns
 from dapo_lightning.types import Prompt
 
-NO_TRAIN_PATH = (
-    "data.train_path=null: there is nothing to train on, so this data can only be evaluated (mode=evaluate). "
+ONLY_EVALUATED = (
+    "data.train_path=null: there is nothing to train on, this data can only be evaluated (mode=evaluate). "
     "Set data.train_path, or choose another data=..."
 )
-
-QUOTING = 'Put cells that contain commas, quotes or line breaks into "quotes".'
-
-Rows = Iterator[tuple[int, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Files:
-    """Reads one file of training rows and one of held-out rows, each in the format that its extension names.
+    """One file of train rows, if any, and one of held-out rows; the ending says how each is read.
 
-    JSON lines (.jsonl, .json) hold one object per line. The cells of a CSV file are text, exactly as written. The
-    source of a prompt is its file with the line number for JSON lines, else with the row number, counted from 1.
+    JSON lines (.jsonl, .json) hold one object a line. The cells of a CSV file are text, exactly as written. The source
+    of a prompt is its file with the line of JSON lines, else with the row, counted from 1.
 
     Args:
         train_path: None for data that is only evaluated.
         prompt_column, answer_column, answer_after: see `Columns`.
 
     Raises:
-        DataError: from the methods, naming file, row and remedy, if a file or a row cannot be used.
+        DataError: from the methods, naming file, row and remedy, if a file cannot be read or a row is unfit.
     """
 
     train_path: str | None
@@ -45,33 +41,35 @@ class Files:
     answer_after: str | None = None
 
     def train_prompts(self) -> Sequence[Prompt]:
-        """Return all rows of `train_path`, in order."""
+        """All rows of train_path."""
         if self.train_path is None:
-            raise DataError(NO_TRAIN_PATH)
-        return self._read("train", self.train_path)
+            raise DataError(ONLY_EVALUATED)
+        return self._read(self.train_path)
 
     def validation_prompts(self) -> Sequence[Prompt]:
-        """Return all rows of `validation_path`, in order."""
-        return self._read("validation", self.validation_path)
+        """All rows of validation_path."""
+        return self._read(self.validation_path)
 
-    def _read(self, split: str, path: str) -> list[Prompt]:
+    def _read(self, path: str) -> list[Prompt]:
         reader = _READERS.get(Path(path).suffix.lower())
         if reader is None:
-            extensions = ", ".join(_READERS)
-            raise DataError(f"{path}: the extension is none of {extensions}. Set data.{split}_path to such a file.")
+            raise DataError(
+                f"{path}: the ending is none of {', '.join(_READERS)}, so it cannot be read. "
+                "Set data.train_path and data.validation_path to such files."
+            )
         columns = Columns(self.prompt_column, self.answer_column, self.answer_after)
         try:
             return [columns.read(row, f"{path}:{number}") for number, row in reader(path)]
         except DataError:
             raise
-        except (OSError, ValueError) as error:  # missing, not UTF-8, not parquet
-            where = Path(path).absolute()
-            raise DataError(f"{path}: cannot be read from {where} ({error}). Correct data.{split}_path.") from None
+        except (OSError, ValueError, csv.Error) as error:  # not there, not UTF-8, not parquet, quotes that do not match
+            raise DataError(
+                f"{path}: cannot be read ({error}). Set data.train_path and data.validation_path."
+            ) from None
 
 
-def _read_json_lines(path: str) -> Rows:
-    # datasets would read text that looks like a date as a date, round integers beyond 64 bits, and name no line.
-    lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # splitlines would also split at U+2028
+def _json_lines(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # not splitlines: text may hold other separators
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -82,33 +80,32 @@ def _read_json_lines(path: str) -> Rows:
                 f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}). Each line must be one object."
             ) from None
         if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: holds a {type(row).__name__}. Each line must be one object.")
+            raise DataError(f"{path}:{number}: expected an object with named columns, found a {type(row).__name__}.")
         yield number, row
 
 
-def _read_csv(path: str) -> Rows:
-    # datasets (pandas) would shift all cells after a comma that is not quoted, fill missing cells, and guess types.
+def _csv(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    # Not by the datasets library: it guesses types, and where a comma is not quoted it may shift all cells by one.
     with Path(path).open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, strict=True)
-        try:
-            header = rows.fieldnames or []
-            if len(set(header)) < len(header):
-                raise DataError(f"{path}: the header names a column twice: {header}. Rename one of them.")
-            for number, row in enumerate(rows, 1):
-                if None in row or None in row.values():
-                    raise DataError(f"{path}:{number}: has more or fewer cells than the header {header}. {QUOTING}")
-                yield number, row
-        except csv.Error as error:
-            raise DataError(f"{path}: cannot be read at line {rows.reader.line_num} ({error}). {QUOTING}") from None
+        header = rows.fieldnames or []
+        if len(set(header)) < len(header):
+            raise DataError(f"{path}: the header names a column twice: {header}. Rename one of them.")
+        for number, row in enumerate(rows, 1):
+            if None in row or None in row.values():
+                raise DataError(
+                    f"{path}:{number}: has more or fewer cells than the header {header}. "
+                    'Put cells that hold commas, quotes or line breaks into "quotes".'
+                )
+            yield number, row
 
 
-def _read_parquet(path: str) -> Rows:
-    # load_dataset would take "[" in the path for a pattern, refuse an empty file, and copy the file into its cache.
+def _parquet(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     import datasets
     import pyarrow.parquet
 
-    rows = datasets.Dataset(pyarrow.parquet.ParquetFile(path).read())  # decodes the types that datasets writes
+    rows = datasets.Dataset(pyarrow.parquet.ParquetFile(path).read())  # decodes what that library has written
     yield from enumerate(rows, 1)
 
 
-_READERS = {".jsonl": _read_json_lines, ".json": _read_json_lines, ".parquet": _read_parquet, ".csv": _read_csv}
+_READERS = {".jsonl": _json_lines, ".json": _json_lines, ".parquet": _parquet, ".csv": _csv}

@@ -1,4 +1,4 @@
-"""Over a hundred procedural tasks with verifiable answers, from the package reasoning-gym (arXiv 2505.24760)."""
+"""Procedural, verifiable tasks from the reasoning-gym package (arXiv 2505.24760): over a hundred, and offline."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 from dapo_lightning.data import DataError
 from dapo_lightning.types import Prompt
 
-# The package makes item i of seed s from s + i, so seeds must be further apart than a dataset is long.
+# The package makes item i of seed s from s + i: seeds must lie further apart than a dataset is long.
 _SEED_STRIDE = 100_000_007
 
 
 @dataclass(frozen=True)
 class ReasoningGym:
-    """Generates items of one task. Held-out questions have their own seeds and never repeat a training question.
+    """Items of one task. Held-out questions come from a seed of their own and never repeat a train question.
 
     Args:
         task: its name in the package, such as chain_sum or gsm_symbolic.
         options: the task's own settings, such as {min_terms: 2, max_digits: 2}.
-        seed: determines the items; the seed of the run determines their order.
+        seed: of the items; the run's seed orders them.
 
     Raises:
-        DataError: if the package is not installed, does not know the task or an option, or the task is too small.
+        DataError: for a task or an option that the package does not know, and for a task too small to hold out from.
     """
 
     task: str
@@ -34,48 +34,46 @@ class ReasoningGym:
     options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        try:
-            from reasoning_gym.factory import DATASETS  # takes a second, so only if this option is chosen
-        except ModuleNotFoundError as error:
-            raise DataError(
-                f"data=reasoning_gym needs the package reasoning-gym ({error}). "
-                'Install it with `pip install "dapo-lightning[reasoning-gym]"`, or choose another data=...'
-            ) from None
+        from reasoning_gym.factory import DATASETS  # takes a second: only when chosen
+
         if self.task not in DATASETS:
             near = ", ".join(get_close_matches(self.task, DATASETS, 3, 0.5)) or ", ".join(sorted(DATASETS)[:8])
-            raise DataError(f"data.task={self.task}: reasoning-gym has no such task. Choose another, such as {near}.")
+            raise DataError(
+                f"data.task={self.task}: reasoning-gym has no such task; among its {len(DATASETS)}: {near}."
+            )
 
     def train_prompts(self) -> Sequence[Prompt]:
-        """Return `num_train` items."""
-        return self._generate(0, self.num_train, "train")
+        """`num_train` items."""
+        return self._items(0, self.num_train, "train")
 
     def validation_prompts(self) -> Sequence[Prompt]:
-        """Return `num_validation` items whose questions differ from each other and from all training questions."""
+        """`num_validation` items whose questions are not among the train items, nor repeated."""
         seen = {prompt.text for prompt in self.train_prompts()}
-        found: dict[str, Prompt] = {}
-        for prompt in self._generate(self.num_train, 4 * self.num_validation, "validation"):
+        found: list[Prompt] = []
+        for prompt in self._items(self.num_train, 4 * self.num_validation, "validation"):
             if prompt.text not in seen:
-                found.setdefault(prompt.text, prompt)
+                seen.add(prompt.text)
+                found.append(prompt)
         if len(found) < self.num_validation:
             raise DataError(
-                f"data.num_validation={self.num_validation}: data.task={self.task} with data.options={self.options} "
-                f"has only {len(found)} questions left beside the {self.num_train} to train on. Widen the options, or "
-                "lower data.num_train."
+                f"data.task={self.task} with data.options={self.options}: only {len(found)} questions are left "
+                f"beside the {self.num_train} to train on, and data.num_validation={self.num_validation}. Widen the "
+                "options, or lower data.num_train."
             )
-        return list(found.values())[: self.num_validation]
+        return found[: self.num_validation]
 
-    def _generate(self, first: int, count: int, split: str) -> list[Prompt]:
+    def _items(self, first: int, count: int, split: str) -> list[Prompt]:
         from reasoning_gym import create_dataset
 
         try:
             seed = self.seed * _SEED_STRIDE + first
             dataset = create_dataset(self.task, seed=seed, size=count, **(self.options or {}))
-            return [_as_prompt(dataset[i], f"reasoning_gym:{self.task}/{split}:{i}") for i in range(count)]
+            return [_prompt(dataset[i], f"reasoning_gym:{self.task}/{split}:{i}") for i in range(count)]
         except (TypeError, ValueError, AssertionError) as error:
-            raise DataError(f"data.options={self.options}: the task {self.task} refuses them ({error}).") from None
+            raise DataError(f"data.task={self.task} refuses data.options={self.options}: {error}") from None
 
 
-def _as_prompt(item: Mapping[str, Any], source: str) -> Prompt:
-    """Return the item as a prompt; if a task has no single answer, its scorer reads the other columns."""
+def _prompt(item: Mapping[str, Any], source: str) -> Prompt:
+    """A few tasks have no single answer, and leave it out; their scorer reads the rest of the item."""
     answer = "" if item["answer"] is None else str(item["answer"])
     return Prompt(item["question"], answer, source, columns=dict(item))

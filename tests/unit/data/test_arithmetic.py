@@ -1,4 +1,4 @@
-"""The procedural task, and the warm start on its worked examples."""
+"""The procedural task and the warm start that it teaches."""
 
 import re
 

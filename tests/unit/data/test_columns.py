@@ -1,4 +1,4 @@
-"""Conversion of a row into a prompt, and prompts in more than one split."""
+"""From the columns of a row to a prompt; prompts in more than one split."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ UNFIT = {
     "truth value": (Columns(), {"answer": True}, "'answer' holds a bool"),
     "record": (Columns(answer="info"), {}, "'info' holds a dict"),
     "list": (Columns(), {"answer": ["1"]}, "'answer' holds a list"),
-    "no marker": (Columns(answer_after="####"), {}, r"'answer' does not contain '####' \(data\.answer_after\)"),
-    "nothing after": (Columns(answer_after="####"), {"answer": "1 ####\n"}, "'answer' has nothing after '####'"),
+    "no marker": (Columns(answer_after="####"), {}, r"'answer' does not hold '####' \(data\.answer_after\)"),
+    "nothing after": (Columns(answer_after="####"), {"answer": "1 ####\n"}, "'answer' holds nothing after '####'"),
 }
 UNFIT_CHATS = {
-    "no messages": (["q"], "is a list, but not one of chat messages"),
-    "no content": ([{"role": "user"}], "is a list, but not one of chat messages"),
+    "no messages": (["q"], "is a list, but not of chat messages"),
+    "no content": ([{"role": "user"}], "is a list, but not of chat messages"),
     "bad role": ([{"role": "human", "content": "q"}], "holds a chat with the role 'human'.*user"),
-    "parts": ([user([{"type": "text"}])], "holds a chat in which the content of a message with role user is not text"),
+    "parts": ([user([{"type": "text"}])], "holds a chat with a message of the user whose content is not text"),
     "answered": ([user("q"), {"role": "assistant", "content": "a"}], "holds a chat that does not end with .* the user"),
     "empty chat": ([], "holds a chat that does not end with .* the user"),
     "nothing said": ([user(" ")], "holds a chat that does not end with .* the user"),
@@ -85,7 +85,7 @@ def test_an_unfit_row_is_named_with_the_remedy(columns, change, says):
 
 @pytest.mark.parametrize(("chat", "says"), UNFIT_CHATS.values(), ids=UNFIT_CHATS)
 def test_an_unfit_chat_is_named_with_the_remedy(chat, says):
-    with pytest.raises(DataError, match=rf"^x:1: column 'prompt' {says}.*Fix the row.*data\.prompt_column"):
+    with pytest.raises(DataError, match=rf"^x:1: column 'prompt' {says}.*Mend the row.*data\.prompt_column"):
         Columns().read({"prompt": chat, "answer": "1"}, "x:1")
 
 

@@ -1,12 +1,10 @@
-"""Prompts from files, from hub datasets in their own schemas (small ones, written here), and from reasoning-gym."""
+"""Real data: columns, files, hub datasets in their own schemas (written here, small), and overlap between splits."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import re
-import shlex
 import subprocess
 import sys
 import time
@@ -14,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from runs import config
 
@@ -29,7 +26,7 @@ from dapo_lightning.draws.length import Room
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
-    """Keep what the library prepares out of the user's cache."""
+    """What the library prepares stays out of the user's cache."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
@@ -77,7 +74,7 @@ def serve(data, num_held_out):
 
 
 def test_json_lines(tmp_path):
-    first = '{"prompt": "one\u2028line", "answer": 3, "level": "easy"}'  # the separator itself, not an escape
+    first = '{"prompt": "one\u2028line", "answer": 3, "level": "easy"}'  # that separator, as it is
     path = write(tmp_path / "a.jsonl", first, "", {"prompt": [user("b")], "answer": "4"})
     prompts = Files(path, path).train_prompts()
     assert [(p.text, p.answer, dict(p.columns), len(p.messages)) for p in prompts] == [
@@ -89,23 +86,13 @@ def test_json_lines(tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "says"),
-    [
-        ("{oops", "not valid JSON"),
-        ("[1]", "holds a list.*must be one object"),
-        ({"prompt": "x"}, "'answer'.*data.answer_column"),
-        ({"prompt": ["x"], "answer": "1"}, "'prompt'.*data.prompt_column"),
-    ],
-)
+    [("{oops", "not valid JSON"), ("[1]", "expected an object"), ({"prompt": "x"}, "'answer'.*data.answer_column"),
+     ({"prompt": ["x"], "answer": "1"}, "'prompt'.*data.prompt_column")],
+)  # fmt: skip
 def test_a_bad_line_is_named(tmp_path, line, says):
     path = write(tmp_path / "bad.json", {"prompt": "x", "answer": "1"}, line)
     with pytest.raises(DataError, match=rf"bad\.json:2: .*{says}"):
         Files(path, path).train_prompts()
-
-
-def test_dates_and_long_integers_of_json_lines_stay_as_written(tmp_path):
-    answers = ["2024-01-01", 123456789012345678901234567890, "007"]
-    path = write(tmp_path / "a.jsonl", *({"prompt": "q", "answer": answer} for answer in answers))
-    assert [p.answer for p in Files(path, path).train_prompts()] == [str(answer) for answer in answers]
 
 
 def test_cells_of_a_csv_stay_as_written(tmp_path):
@@ -125,14 +112,13 @@ def test_cells_of_a_csv_stay_as_written(tmp_path):
     ("text", "says"),
     [
         ("prompt,answer\na,1\nWhat is 1,000?,5\n", r":2: has more or fewer cells.*quotes"),
-        ("prompt,answer\nWhat is 1,000?,5\nWhat is 2,000?,5\n", ":1: has more or fewer cells"),
         ("prompt,answer\na\n", ":1: has more or fewer cells"),
         ("prompt,answer,answer\na,1,2\n", "names a column twice"),
-        ('prompt,answer\n"a"b,1\n', "cannot be read at line 2.*quotes"),
+        ('prompt,answer\n"a"b,1\n', "cannot be read"),
         ("prompt;answer\na;1\n", r":1: column 'prompt' is missing.*\['prompt;answer'\]"),
     ],
 )
-def test_a_broken_csv_is_reported_and_never_shifted(tmp_path, text, says):
+def test_a_broken_csv_is_told_and_never_shifted(tmp_path, text, says):
     path = write(tmp_path / "a.csv", text)
     with pytest.raises(DataError, match=rf"a\.csv.*{says}"):
         Files(path, path).train_prompts()
@@ -161,14 +147,14 @@ def test_parquet_of_integers_with_gaps_and_of_mixed_types(tmp_path):
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
     for name in ("nowhere.jsonl", "nowhere.csv", "nowhere.parquet"):
-        with pytest.raises(DataError, match=rf"{name}: cannot be read from /.*/{name} .*data\.train_path"):
+        with pytest.raises(DataError, match=rf"{name}: cannot be read .*data\.train_path"):
             Files(name, name).train_prompts()
     broken = write(tmp_path / "broken.parquet", "no parquet")
     (tmp_path / "latin.csv").write_bytes("prompt,answer\nä,1".encode("latin-1"))
     for path in (broken, str(tmp_path / "latin.csv")):
         with pytest.raises(DataError, match="cannot be read"):
             Files(path, path).train_prompts()
-    with pytest.raises(DataError, match=r"a\.xlsx: the extension is none of \.jsonl, \.json, \.parquet, \.csv"):
+    with pytest.raises(DataError, match=r"a\.xlsx: the ending is none of \.jsonl, \.json, \.parquet, \.csv"):
         Files("a.xlsx", "a.xlsx").validation_prompts()
     with pytest.raises(DataError, match="mode=evaluate"):
         Files(None, "a.csv").train_prompts()
@@ -214,20 +200,6 @@ def test_dapo_math_drops_the_copies(tmp_path, caplog):
     assert train[1].columns == {name: value for name, value in dapo_math(1, 1).items() if name != "prompt"}
     held_out = dataset("data=dapo_math_17k", *paths).validation_prompts()
     assert [p.source.rsplit(":", 1)[1] for p in held_out] == ["1", "33"]
-
-
-def test_a_single_file_may_have_the_name_of_a_pattern(tmp_path):
-    path = parquet(tmp_path / "a[1]*.parquet", [GOOD])
-    assert [p.source for p in Hub(path, path).train_prompts()] == [f"{path}:train:1"]
-
-
-def test_scripts_in_a_dataset_are_not_executed(tmp_path):
-    (tmp_path / "set").mkdir()
-    script = write(tmp_path / "set" / "set.py", f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()")
-    for path, says in ((str(tmp_path / "set"), "scripts are no longer supported"), (script, "extension")):
-        with pytest.raises(DataError, match=rf"^data\.train_path={path}.*{says}"):
-            Hub(path, path).train_prompts()
-    assert not (tmp_path / "ran").exists()
 
 
 def test_aime_is_only_evaluated(tmp_path):
@@ -282,7 +254,7 @@ def test_a_bad_row_of_a_dataset_is_named(tmp_path, unique):
         Hub(path, path, answer_column="label", unique=unique).validation_prompts()
 
 
-def test_what_a_folder_lacks_is_reported_with_what_it_has(tmp_path):
+def test_what_a_folder_does_not_have_is_told_with_what_it_has(tmp_path):
     folder = tmp_path / "set"
     parquet(folder / "train.parquet", [GOOD])
     with pytest.raises(DataError, match=r"^data\.validation_split=test: .*\['train'\].*Set data\.validation_split"):
@@ -303,21 +275,15 @@ def test_folders_and_files_that_cannot_be_loaded(tmp_path):
     write(tmp_path / "broken" / "train.parquet", "no parquet")
     write(tmp_path / "lines.jsonl", "{oops")
     for path in (tmp_path / "broken", tmp_path / "empty", tmp_path / "lines.jsonl", tmp_path / "nowhere"):
-        with pytest.raises(DataError, match=rf"^data\.train_path={path} .*cannot be loaded \(.+\)\. Set") as caught:
+        with pytest.raises(DataError, match=rf"^data\.train_path={path} .*cannot be loaded \(.+\)\. Set") as told:
             Hub(str(path), "x").train_prompts()
-        assert "\n" not in str(caught.value) and caught.value.__suppress_context__
-    for path in ("./set", "../set.jsonl", "/set"):  # no ids of the hub
-        with pytest.raises(
-            DataError, match=rf"cannot be loaded \(there is no file or folder {re.escape(str(Path(path).absolute()))}\)"
-        ):
-            Hub(path, path).train_prompts()
+        assert "\n" not in str(told.value) and told.value.__suppress_context__
     table = write(tmp_path / "a.csv", "prompt,answer\na,007\n")
-    with pytest.raises(DataError, match=r"a\.csv: the extension .*data=jsonl"):
+    with pytest.raises(DataError, match=r"a\.csv: the ending .*data=jsonl"):
         Hub(table, table).train_prompts()
 
 
 UNREACHABLE = (
-    rf"there is no file or folder {Path.cwd()}/openai/gsm8k, and the "
     r"hub cannot be reached .*hf download --repo-type dataset openai/gsm8k --local-dir DIR.*data\.train_path=DIR"
 )
 
@@ -325,9 +291,9 @@ UNREACHABLE = (
 def test_an_unreachable_hub_is_one_sentence(monkeypatch):
     monkeypatch.setattr("datasets.config.HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setattr("time.sleep", lambda _: None)  # between its attempts
-    with pytest.raises(DataError, match=rf"^data\.train_path=openai/gsm8k: .*{UNREACHABLE}") as caught:
+    with pytest.raises(DataError, match=rf"^data\.train_path=openai/gsm8k: .*{UNREACHABLE}") as told:
         dataset("data=gsm8k").train_prompts()
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(told.value)
 
 
 def test_offline_mode_is_one_sentence(tmp_path):
@@ -348,37 +314,5 @@ def test_an_unknown_dataset_is_one_sentence(monkeypatch):
         raise DatasetNotFoundError("Dataset 'openai/gsm9k' doesn't exist on the Hub or cannot be accessed.")
 
     monkeypatch.setattr("datasets.load_dataset_builder", refuse)
-    looked_for = f"there is no file or folder {Path.cwd() / 'openai' / 'gsm9k'}, and"
-    with pytest.raises(
-        DataError, match=rf"^data\.validation_path=openai/gsm9k: {looked_for}.*doesn't exist.*hf auth login"
-    ):
+    with pytest.raises(DataError, match=r"^data\.validation_path=openai/gsm9k: .*doesn't exist.*hf auth login"):
         Hub(None, "openai/gsm9k").validation_prompts()
-
-
-# answer_after on the command line, and reasoning-gym
-
-
-def test_a_missing_marker_is_reported_with_quoting_that_works(tmp_path):
-    path = write(tmp_path / "a.jsonl", {"prompt": "q", "answer": "no marker"})
-    files = [f"data.train_path={path}", f"data.validation_path={path}"]
-    with pytest.raises(DataError, match="does not contain '####'") as caught:
-        dataset("data=jsonl", *files, "data.answer_after='####'").train_prompts()
-    (argument,) = re.findall(r'"data\.answer_after=[^"]+"', str(caught.value))
-    assert dataset("data=jsonl", *files, *shlex.split(argument)).answer_after == "####"
-
-
-def test_reasoning_gym_names_its_extra_if_the_package_is_missing(monkeypatch):
-    for name in [name for name in sys.modules if name.partition(".")[0] == "reasoning_gym"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "reasoning_gym", None)  # as if it were not installed
-    with pytest.raises(
-        InstantiationException, match=r'data=reasoning_gym .*pip install "dapo-lightning\[reasoning-gym\]"'
-    ):
-        dataset("data=reasoning_gym", "data.task=gcd")
-
-
-def test_base_modules_import_neither_datasets_nor_reasoning_gym():
-    script = "import sys, dapo_lightning.data.files, dapo_lightning.data.hub, dapo_lightning.data.reasoning_gym\n"
-    script += "print({'datasets', 'pyarrow', 'pandas', 'reasoning_gym'} & sys.modules.keys())"
-    done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[3], capture_output=True, text=True)
-    assert done.stdout == "set()\n", done.stderr
