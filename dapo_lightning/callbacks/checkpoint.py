@@ -14,6 +14,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from dapo_lightning.utils.atomic import replacing
+from dapo_lightning.utils.checkpoints import all_checkpoints, latest
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class AtomicCheckpoint(Checkpoint):
         if trainer.state.fn == "fit" and alone and not pl_module.updating:
             self._save(trainer, pl_module.history.dapo_steps)
             if latest(self.folder):
-                log.info("saved %s; continue with resume=<run folder>", latest(self.folder))
+                log.info("saved %s; continue with resume=%s", latest(self.folder), self.folder.parent)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Makes Lightning's loop counters say what ours say: so many steps done, no step or evaluation half-done, the
@@ -93,20 +94,8 @@ class AtomicCheckpoint(Checkpoint):
         self._last_saved = steps
         trainer.save_checkpoint(self.folder / f"step_{steps:06d}.ckpt", weights_only=False)  # by all ranks, together
         if trainer.is_global_zero:
-            for old in [*_all(self.folder)[: -self.keep], *self.folder.glob("*.partial")]:  # a kill may leave those
+            for old in [
+                *all_checkpoints(self.folder)[: -self.keep],
+                *self.folder.glob("*.partial"),
+            ]:  # a kill may leave those
                 old.unlink(missing_ok=True)
-
-
-def latest(folder: Path) -> Path | None:
-    """The newest checkpoint in a folder, if there is any."""
-    found = _all(folder)
-    return found[-1] if found else None
-
-
-def steps_done(checkpoint: Path) -> int:
-    """DAPO steps that a checkpoint of this name holds."""
-    return int(checkpoint.stem.removeprefix("step_"))
-
-
-def _all(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step_*.ckpt"))

@@ -15,7 +15,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-import train
 from dapo_lightning.forward.layout import SHARED_PROMPT
 from dapo_lightning.forward.logprobs import completion_logps
 from dapo_lightning.plan import Cluster, accelerator, cluster_of, known_config, plan
@@ -30,6 +29,7 @@ from dapo_lightning.policy import Policy
 from dapo_lightning.policy.tiny import TinyPolicy
 from dapo_lightning.rollout.cache import SharedPromptCache, read_prompts
 from dapo_lightning.rollout.weights import prepared_weights
+from dapo_lightning.run.cli import main
 from dapo_lightning.step.experience import Row
 from dapo_lightning.step.objective import surrogate_loss
 from dapo_lightning.types import Completion
@@ -411,11 +411,11 @@ def test_a_run_is_planned_from_its_command(monkeypatch, tmp_path, capsys):
         "plan.mean_tokens=5000",
     ]
     monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}", *overrides])
-    train.main()
+    main()
     assert "32.764 billion weights in 64 layers, sharded" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}", "mode=plan", "plan.accelerator=laptop"])
-    train.main()
+    main()
     assert "It fits" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}", "mode=plan", "+plan.speed=2"])
     with pytest.raises(SystemExit, match=r"error: plan\.speed: there is no such key"):
-        train.main()
+        main()
