@@ -277,6 +277,35 @@ def test_grouped_heads_and_tied_embeddings():
     assert seven.outside == 2 * 152_064 * 3584 + 3584
 
 
+# --- what options declare ---------------------------------------------------------------------------------------------
+
+
+def test_options_declare_their_needs():
+    def job(*overrides, number=2):
+        return job_of(settings(*overrides), on(number))
+
+    assert [job(f"rollout={name}").rollout.name for name in ("decode", "transformers", "vllm")] == [
+        "DECODE", "GENERATE", "ENGINE",
+    ]  # fmt: skip
+    assert job("trainer=fsdp2").sharded and not job("trainer=ddp").sharded and job("trainer=ddp").replicated
+    assert not job("trainer=fsdp2", number=1).sharded
+    assert job().train.num_groups == 2 * job("sampling=static").train.num_groups  # half of the groups are kept
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "states"),
+    [("AdamW", "fused: true", 2), ("Adam", "amsgrad: true", 3), ("SGD", "lr: 0.1", 0), ("SGD", "momentum: 0.9", 1)],
+)
+def test_optimizer_states_are_counted(name, options, states):
+    config = settings() | {"optimizer": {"_target_": f"torch.optim.{name}", **OmegaConf.create(options)}}
+    assert job_of(config, LAPTOP).optimizer_states == states
+
+
+def test_an_unknown_option_of_the_optimizer_is_refused():
+    with pytest.raises(ValueError, match=r"optimizer: .*betas"):
+        job_of(settings("optimizer._target_=torch.optim.SGD"), LAPTOP)
+
+
 # --- how it behaves --------------------------------------------------------------------------------------------------
 
 
