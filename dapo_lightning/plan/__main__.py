@@ -48,7 +48,7 @@ def overview(name: str, numbers: Sequence[int]) -> str:
                 verdict = ("yes" if found.fits else "no", duration(sum(found.seconds().values())))
                 rows.append((model.partition("/")[2], number, trainer, *(totals[phase] for phase in PHASES), *verdict))
     phases = [f"{phase}, GB" for phase in PHASES]
-    return table(("policy", "ranks", "trainer", *phases, "fits", "a step takes at least"), rows)
+    return table(("policy", "ranks", "trainer", *phases, "fits", "minimum time per step"), rows)
 
 
 def example(trainer: str) -> dict[str, Any]:

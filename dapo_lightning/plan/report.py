@@ -63,7 +63,7 @@ def _work(current: Assessment) -> str:
         all_ranks = current.cluster.num_accelerators * part.flops / 1e15
         floor = duration(part.seconds(current.job, current.cluster))
         rows.append((part.name, *(f"{number:.4g}" for number in (*numbers, all_ranks)), floor))
-    header = ("a DAPO step, per rank", "TFLOP", "TB read", "TB exchanged", "PFLOP on all ranks", "takes at least")
+    header = ("a DAPO step, per rank", "TFLOP", "TB read", "TB exchanged", "PFLOP on all ranks", "minimum time")
     return table(header, rows)
 
 
