@@ -66,7 +66,9 @@ def draw(figure: Figure, chosen: Mapping[str, Variant], style: Mapping[str, Styl
         else:
             row[0].text(0.5, 0.5, "not measured", ha="center", transform=row[0].transAxes)
     note = "lines: means over seeds at equal DAPO steps; bands: 95 % t interval over seeds, range of two seeds"
-    _save(canvas, figure.title, handles, f"{note}; crosses: the end of a seed", path)
+    if any(len(variant.finished) < len(variant.runs) for variant in chosen.values()):
+        note += "; crosses: the end of a seed"
+    _save(canvas, figure.title, handles, note, path)
 
 
 def draw_sweep(sweep: Sweep, style: Mapping[str, Style], path: Path) -> None:
