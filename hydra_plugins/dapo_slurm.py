@@ -19,11 +19,15 @@ from typing import Any
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
-from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
-from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 from omegaconf import OmegaConf
 
 from dapo_lightning.run.checks import ConfigError, check_tasks
+
+try:
+    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
+except ImportError:  # without the extra [slurm]: Hydra imports every plugin that it finds
+    BaseQueueConf = SlurmLauncher = object
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ class Static:
     advantage, so they dilute the batch."""
 
     carries: ClassVar[bool] = False
+    filters_groups: ClassVar[bool] = False  # a plan reads it: whether more groups are generated than trained on
 
     def verdict(self, group: Group) -> Verdict:
         """Keeps every group; the reason says whether it is useful."""
@@ -51,6 +52,7 @@ class Dynamic:
     at_cap: str
     max_oversampling: float = 4.0
     surplus: str = "drop"
+    filters_groups: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.max_rounds < 1:

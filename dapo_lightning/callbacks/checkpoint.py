@@ -14,6 +14,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from dapo_lightning.utils.atomic import replacing
+from dapo_lightning.utils.checkpoints import all_checkpoints, latest
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class AtomicCheckpoint(Checkpoint):
         if trainer.state.fn == "fit" and alone and not self._is_updating:
             self._save(trainer, pl_module.history.dapo_steps)
             if latest(self.folder):
-                log.info("saved %s; continue with resume=<run folder>", latest(self.folder))
+                log.info("saved %s; continue with resume=%s", latest(self.folder), self.folder.parent)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Sets Lightning's loop counters to the number of DAPO steps done, with no step or evaluation half done, and no
@@ -100,20 +101,8 @@ class AtomicCheckpoint(Checkpoint):
         self._last_saved = steps
         trainer.save_checkpoint(self.folder / f"step_{steps:06d}.ckpt", weights_only=False)  # a collective
         if trainer.is_global_zero:
-            for old in [*_all(self.folder)[: -self.keep], *self.folder.glob("*.partial")]:  # a kill may leave these
+            for old in [
+                *all_checkpoints(self.folder)[: -self.keep],
+                *self.folder.glob("*.partial"),
+            ]:  # a kill may leave these
                 old.unlink(missing_ok=True)
-
-
-def latest(folder: Path) -> Path | None:
-    """The newest checkpoint in a folder, if there is any."""
-    found = _all(folder)
-    return found[-1] if found else None
-
-
-def steps_done(checkpoint: Path) -> int:
-    """DAPO steps that a checkpoint of this name holds."""
-    return int(checkpoint.stem.removeprefix("step_"))
-
-
-def _all(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step_*.ckpt"))

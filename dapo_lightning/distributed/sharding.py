@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -29,6 +29,8 @@ class FSDP2(ModelParallelStrategy):
         timeout_minutes: how long a rank waits for the others, for example while the first writes a checkpoint, before
             the run is given up.
     """
+
+    shards_weights: ClassVar[bool] = True  # read before anything is built, as by the plan
 
     def __init__(self, timeout_minutes: float = 60.0, process_group_backend: str | None = None):
         super().__init__(

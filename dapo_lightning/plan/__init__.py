@@ -1,8 +1,8 @@
-"""What a run will need, before there is anything to run it on: memory, operations, time at least, and whether it fits.
+"""What a run needs (memory, operations, least time) and whether it fits, worked out without weights or accelerators.
 
-Nothing here needs weights or accelerators. What can be counted is counted: weights on the meta device
-(`model.py`), saved activations by autograd under fake tensors (`activations.py`). The rest is arithmetic, whose
-assumptions stand at the top of `memory.py`, `cost.py` and `accelerators.py`.
+Sizes are counted where possible: weights on the meta device (`model.py`), saved activations by autograd under fake
+tensors (`activations.py`). The rest is arithmetic on the assumptions at the top of `memory.py`, `cost.py` and
+`accelerators.py`.
 """
 
 from __future__ import annotations
@@ -11,30 +11,22 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
-from dapo_lightning.plan.accelerators import ACCELERATORS, Accelerator, Cluster, accelerator, cluster_of
+from dapo_lightning.plan.accelerators import Cluster, accelerator, cluster_of
 from dapo_lightning.plan.advice import Change, advise, changed
 from dapo_lightning.plan.assessment import Assessment, assess
 from dapo_lightning.plan.job import Config
 from dapo_lightning.plan.report import text
 from dapo_lightning.plan.shapes import known_config
 
-__all__ = [
-    "ACCELERATORS", "Accelerator", "Change", "Cluster", "Plan", "accelerator", "cluster_of", "known_config", "plan",
-]  # fmt: skip
+__all__ = ["Cluster", "Plan", "accelerator", "cluster_of", "known_config", "plan"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A configuration as it stands, and what to change if it does not fit.
-
-    Args:
-        as_it_stands: the assessment.
-        advice: changes with which it fits; empty if it fits already, or if none were found.
-        with_advice: the assessment with these changes.
-    """
+    """The assessment of a configuration, and what to change if it does not fit."""
 
     as_it_stands: Assessment
-    advice: tuple[Change, ...]
+    advice: tuple[Change, ...]  # empty if it fits already or if no change helps
     with_advice: Assessment | None
 
     @property
@@ -49,18 +41,16 @@ def plan(config: Config, model_config: PreTrainedConfig, cluster: Cluster) -> Pl
     """Plans a run.
 
     Args:
-        config: resolved, keys as in conf/config.yaml. A group `plan` in it may say what is expected: `mean_tokens` of a
-            completion (none: the longest), `prompt_tokens` (none: `max_prompt_tokens`, else 512), `keep_rate` of
-            dynamic sampling (none: 0.5).
-        model_config: of the policy; no weights are needed.
-        cluster: what it would run on, one rank on each accelerator.
+        config: resolved, with the keys of conf/config.yaml. Its group `plan` may state expectations: `mean_tokens` of a
+            completion (default: its limit), `prompt_tokens` (default: their limit, else 512) and the `keep_rate` of
+            dynamic sampling (default: 0.5).
+        model_config: configuration of the policy.
+        cluster: where it would run, with one rank on each accelerator.
 
     Raises:
         ValueError: for models whose completions cannot share prompts.
     """
-    as_it_stands = assess(config, model_config, cluster)
-    if as_it_stands.fits:
-        return Plan(as_it_stands, (), None)
     advice = advise(config, model_config, cluster)
     changed_config, changed_cluster = changed(config, cluster, advice)
-    return Plan(as_it_stands, advice, assess(changed_config, model_config, changed_cluster) if advice else None)
+    advised = assess(changed_config, model_config, changed_cluster) if advice else None
+    return Plan(assess(config, model_config, cluster), advice, advised)

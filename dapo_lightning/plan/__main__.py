@@ -1,4 +1,4 @@
-"""`python -m dapo_lightning.plan`: Qwen2.5 models on 1, 8 and 128 accelerators, as a table."""
+"""`python -m dapo_lightning.plan` prints a table of plans: Qwen2.5 models on 1, 8 and 128 accelerators."""
 
 from __future__ import annotations
 
@@ -7,13 +7,22 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from torch.optim import AdamW
+
+from dapo_lightning.algorithm.kl import NoKL
+from dapo_lightning.algorithm.sampling import Dynamic
+from dapo_lightning.distributed.sharding import FSDP2
 from dapo_lightning.plan.accelerators import ACCELERATORS, Cluster, accelerator
 from dapo_lightning.plan.assessment import assess
-from dapo_lightning.plan.report import duration, table
+from dapo_lightning.plan.report import duration
 from dapo_lightning.plan.shapes import QWEN, known_config
+from dapo_lightning.rollout.decode import Decode
+from dapo_lightning.utils.options import target_of
+from dapo_lightning.utils.table import table
 
 HELP = """A DAPO step of 512 prompts x 16 completions of at most 4,096 tokens (1,024 on average), in 4 gradient steps,
 for Qwen2.5 of three sizes on accelerators of one kind."""
+PHASES = ("generate", "log-probs", "update")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,46 +36,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def overview(name: str, numbers: Sequence[int]) -> str:
-    """A row for each model, number of accelerators and way to use them."""
-    rows: list[tuple[object, ...]] = []
+    """Returns a table with a row for each model, number of accelerators and trainer."""
+    rows = []
     for model in QWEN:
         for number in numbers:
             for trainer in ("ddp", "fsdp2") if number > 1 else ("single",):
-                rows.append((model.partition("/")[2], number, trainer, *_row(model, name, number, trainer)))
-    header = ("policy", "ranks", "trainer", *(f"{phase}, GB" for phase in PHASES), "fits", "a step takes at least")
-    return table(header, [[str(cell) for cell in row] for row in rows])
-
-
-PHASES = ("generate", "log-probs", "update")
-
-
-def _row(model: str, name: str, number: int, trainer: str) -> list[str]:
-    model_config = known_config(model)
-    assert model_config is not None
-    found = assess(example(trainer), model_config, Cluster(accelerator(name), number))
-    totals = {phase.name: phase.total for phase in found.phases}
-    seconds = duration(sum(found.seconds().values()))
-    return [*(f"{totals[phase] / 1e9:.0f}" for phase in PHASES), "yes" if found.fits else "no", seconds]
+                model_config = known_config(model)
+                assert model_config is not None
+                found = assess(example(trainer), model_config, Cluster(accelerator(name), number))
+                totals = {phase.name: f"{phase.total / 1e9:.0f}" for phase in found.phases}
+                verdict = ("yes" if found.fits else "no", duration(sum(found.seconds().values())))
+                rows.append((model.partition("/")[2], number, trainer, *(totals[phase] for phase in PHASES), *verdict))
+    phases = [f"{phase}, GB" for phase in PHASES]
+    return table(("policy", "ranks", "trainer", *phases, "fits", "minimum time per step"), rows)
 
 
 def example(trainer: str) -> dict[str, Any]:
-    """A run of moderate size, keys as in conf/config.yaml: those that a plan reads."""
-    sampling = {"max_new_tokens": 4096, "top_p": 1.0}
-    fsdp2 = {"_target_": "dapo_lightning.distributed.sharding.FSDP2"}
+    """Returns the part of a run's configuration that a plan reads."""
+    limits = {"max_new_tokens": 4096, "top_p": 1.0}
+    strategy = {"_target_": target_of(FSDP2)} if trainer == "fsdp2" else trainer
     return {
         "policy": {"attention": "auto", "dtype": "float32", "gradient_checkpointing": True, "lora": None},
-        "rollout": {"_target_": "dapo_lightning.rollout.decode.Decode", "max_rows": 64},
-        "kl": {"_target_": "dapo_lightning.algorithm.kl.NoKL"},
-        "sampling": {"_target_": "dapo_lightning.algorithm.sampling.Dynamic", "max_rounds": 6},
-        "optimizer": {"_target_": "torch.optim.AdamW", "fused": True},
-        "trainer": {"strategy": fsdp2 if trainer == "fsdp2" else trainer, "precision": "bf16-mixed"},
+        "rollout": {"_target_": target_of(Decode), "max_rows": 64},
+        "kl": {"_target_": target_of(NoKL)},
+        "sampling": {"_target_": target_of(Dynamic)},
+        "optimizer": {"_target_": target_of(AdamW), "fused": True},
+        "trainer": {"strategy": strategy, "precision": "bf16-mixed"},
         "num_prompts_per_step": 512,
         "num_completions_per_prompt": 16,
         "num_gradient_steps": 4,
         "micro_batch_tokens": 8192,
         "max_prompt_tokens": 512,
-        **sampling,
-        "evaluation": {"num_prompts": None, "num_completions": 16, **sampling},
+        **limits,
+        "evaluation": {"num_prompts": None, "num_completions": 16, **limits},
         "plan": {"mean_tokens": 1024, "keep_rate": 0.5},
     }
 

@@ -1,4 +1,4 @@
-"""What accelerators are made for: memory, operations and bytes per second, from their makers' datasheets."""
+"""Peak figures of accelerators (memory, operations and bytes per second), and clusters made of them."""
 
 from __future__ import annotations
 
@@ -9,25 +9,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Accelerator:
-    """Peaks of one accelerator. A floor made of peaks is never reached: half of it is good.
-
-    Args:
-        memory_bytes: of its own memory (of a CPU: of the machine).
-        bf16_flops, fp32_flops: dense matrix products, operations per second; without sparsity, and fp32 without TF32,
-            which torch leaves off.
-        bandwidth: bytes per second read from its memory.
-        link_bandwidth: bytes per second that it sends to the others of its node, while it receives as many.
-        is_cpu: whether linear layers are decoded with a second, rearranged copy of their weights
-            (`dapo_lightning.rollout.weights`).
-    """
+    """Peak figures of one accelerator. Real runs never reach a floor computed from peaks; twice the floor is good."""
 
     name: str
-    memory_bytes: float
-    bf16_flops: float
-    fp32_flops: float
-    bandwidth: float
-    link_bandwidth: float
-    is_cpu: bool = False
+    memory_bytes: float  # its own (for a CPU: the machine's)
+    bf16_flops: float  # per second, in dense matrix products
+    fp32_flops: float  # the same without TF32, which torch disables by default
+    bandwidth: float  # bytes per second read from its memory
+    link_bandwidth: float  # bytes per second to the other accelerators of its node, in each direction
+    is_cpu: bool = False  # decodes with a second, rearranged copy of the weights (`rollout/weights.py`)
 
 
 ACCELERATORS = {
@@ -42,88 +32,79 @@ ACCELERATORS = {
         Accelerator("laptop", 16e9, 0.2e12, 0.2e12, 40e9, 10e9, is_cpu=True),
     )
 }
-"""NVIDIA: L40S, A100 80GB SXM, H100 SXM, H200 SXM and DGX B200 datasheets, the dense half of what is given with
-sparsity; NVLink is given both ways together, so half of it, and the L40S has PCIe 4.0 x16. AMD: Instinct MI300X
-datasheet. The pages themselves were not at hand, only tables made from them: override what matters to you. The laptop
-is an assumption, not a product."""
+"""From the datasheets of NVIDIA (L40S, A100 80GB SXM, H100 SXM, H200 SXM, DGX B200; half of any figure that is stated
+with sparsity or for both directions of NVLink; the L40S has PCIe 4.0 x16) and of AMD (Instinct MI300X), by way of
+tables compiled from them: override a figure that matters to you. The laptop is an assumption, not a product."""
 
 
 @dataclass(frozen=True)
 class Cluster:
     """Equal accelerators in equal nodes.
 
-    Args:
-        num_accelerators: one rank on each.
-        node_size: accelerators of a node, which talk at `link_bandwidth`.
-        network_bandwidth: bytes per second and accelerator between nodes, each way (400 Gbit/s).
-        usable_share: of the memory; the rest is for the driver's context, libraries and fragmentation. An assumption.
-
     Raises:
-        ValueError: for values without meaning.
+        ValueError: if a number is out of range.
     """
 
     accelerator: Accelerator
-    num_accelerators: int = 1
-    node_size: int = 8
-    network_bandwidth: float = 50e9
-    usable_share: float = 0.92
+    num_accelerators: int = 1  # with one rank on each
+    node_size: int = 8  # accelerators that communicate at `link_bandwidth`
+    network_bandwidth: float = 50e9  # bytes per second and accelerator between nodes, each way: 400 Gbit/s
+    usable_share: float = 0.92  # of the memory, beside driver, libraries and fragmentation: an assumption
 
     def __post_init__(self) -> None:
         if self.num_accelerators < 1 or self.node_size < 1:
             raise ValueError(
-                f"plan: {self.num_accelerators} accelerators in nodes of {self.node_size}: at least 1 of each."
+                f"plan.num_accelerators={self.num_accelerators} and plan.node_size={self.node_size} must be at least 1."
             )
         if not 0 < self.usable_share <= 1:
-            raise ValueError(f"plan: usable_share={self.usable_share} must lie above 0 and at most at 1.")
+            raise ValueError(f"plan.usable_share={self.usable_share} must be above 0 and at most 1.")
 
     @property
     def usable_bytes(self) -> float:
-        """Of each accelerator's memory."""
+        """Usable memory of each accelerator."""
         return self.usable_share * self.accelerator.memory_bytes
 
     @property
     def exchange_bandwidth(self) -> float:
-        """Bytes per second at which each rank can receive what all others hold: what a node receives is for all its
-        accelerators, so they share one copy of it over the network and pass it on over their links."""
+        """Bytes per second at which each rank can receive what all others hold. The accelerators of a node share one
+        copy of it, which arrives over the network and is passed on over their links."""
         within = self.accelerator.link_bandwidth
-        return (
-            within if self.num_accelerators <= self.node_size else min(within, self.node_size * self.network_bandwidth)
-        )
+        is_one_node = self.num_accelerators <= self.node_size
+        return within if is_one_node else min(within, self.node_size * self.network_bandwidth)
 
 
-EXPECTED = ("accelerator", "mean_tokens", "prompt_tokens", "keep_rate")  # keys of `plan` that are no fields
+EXPECTATIONS = ("mean_tokens", "prompt_tokens", "keep_rate")  # other keys of `plan`
 
 
 def cluster_of(config: Mapping[str, Any]) -> Cluster:
-    """The cluster that a configuration names.
+    """Returns the cluster that a configuration names.
 
     Args:
-        config: its group `plan` holds the name of an `accelerator`, and any field of `Accelerator` and `Cluster` by its
-            own name, which overrides what is on the datasheet; None is as if it were not there. Without
-            `num_accelerators` there are as many as the trainer asks for, or one, if it takes what it finds.
+        config: its group `plan` holds the name of an `accelerator` and, to override the datasheet, any field of
+            `Accelerator` and `Cluster`; None counts as absent. `num_accelerators` defaults to the number of devices
+            that the trainer asks for, or to one if the trainer takes all it finds.
 
     Raises:
-        ValueError: for unknown keys and accelerators, and for values without meaning.
+        ValueError: for unknown keys and accelerators, and for numbers out of range.
     """
     given = {name: value for name, value in config.get("plan", {}).items() if value is not None}
-    chip = accelerator(given.get("accelerator", "h100-sxm"))
-    of_chip, of_cluster = _given(Accelerator, given), _given(Cluster, given)
-    unknown = set(given) - set(of_chip) - set(of_cluster) - set(EXPECTED)
-    if unknown:
-        raise ValueError(f"plan.{min(unknown)}: there is no such key.")
+    of_chip, of_cluster = ({field.name for field in fields(kind)} for kind in (Accelerator, Cluster))
+    known = {*EXPECTATIONS, *of_chip, *of_cluster}
+    for key in given.keys() - known:
+        raise ValueError(f"plan.{key}: there is no such key. Choose from {', '.join(sorted(known))}.")
     devices, num_nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
-    asked_for = devices * num_nodes if isinstance(devices, int) and devices > 0 else 1
-    return Cluster(replace(chip, **of_chip), **{"num_accelerators": asked_for} | of_cluster)
-
-
-def _given(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in fields(kind)} - {"accelerator"}
-    return {name: value for name, value in given.items() if name in names}
+    num_ranks = devices * num_nodes if isinstance(devices, int) and devices > 0 else 1
+    chip = accelerator(given.get("accelerator", "h100-sxm"))
+    chip = replace(chip, **{name: given[name] for name in given.keys() & of_chip})
+    overridden = {name: given[name] for name in given.keys() & of_cluster}
+    return Cluster(**{"num_accelerators": num_ranks, **overridden, "accelerator": chip})
 
 
 def accelerator(name: str) -> Accelerator:
-    """Raises:
-    ValueError: naming those that are known.
+    """Returns an accelerator by name.
+
+    Raises:
+        ValueError: listing the known names.
     """
     if name not in ACCELERATORS:
         raise ValueError(f"plan.accelerator={name}: choose one of {', '.join(ACCELERATORS)}.")

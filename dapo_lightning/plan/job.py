@@ -1,4 +1,4 @@
-"""What a plan needs of a run's configuration, as plain numbers."""
+"""A DAPO step on one rank as plain numbers, read from a run's configuration."""
 
 from __future__ import annotations
 
@@ -8,31 +8,27 @@ from math import ceil
 from pkgutil import resolve_name
 from typing import Any
 
+import torch
+
 from dapo_lightning.plan.accelerators import Cluster
+from dapo_lightning.rollout import Memory
+from dapo_lightning.utils.options import option_attribute
 
 Config = Mapping[str, Any]
-"""The resolved configuration, keys as in conf/config.yaml, and a group `plan` beside them."""
+"""The resolved configuration with the keys of conf/config.yaml."""
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """How completions are sampled, in training or in evaluation.
+    """How one rank samples completions in training or in evaluation."""
 
-    Args:
-        num_groups: prompts that each rank samples, in all rounds of a DAPO step.
-        num_completions: of each prompt.
-        max_rows: completions decoded at once, at least one prompt's.
-        prompt_tokens, max_new_tokens, mean_tokens: of a prompt, of the longest completion, of the average one.
-        narrows: whether top_p < 1, which takes sorting.
-    """
-
-    num_groups: int
-    num_completions: int
-    max_rows: int
+    num_groups: int  # prompts sampled in all rounds of a DAPO step
+    num_completions: int  # of each prompt
+    max_rows: int  # limit on completions decoded at once; never less than one prompt's
     prompt_tokens: int
     max_new_tokens: int
-    mean_tokens: float
-    narrows: bool
+    mean_tokens: float  # of a completion
+    narrows: bool  # top_p < 1, which requires sorting
 
     @property
     def prompts_at_once(self) -> int:
@@ -40,80 +36,60 @@ class Sampled:
 
     @property
     def rows(self) -> int:
-        """Completions in the batch, at first."""
+        """Completions in a batch when it begins."""
         return self.prompts_at_once * self.num_completions
-
-    @property
-    def num_batches(self) -> int:
-        return ceil(self.num_groups / self.prompts_at_once)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A DAPO step on one rank.
-
-    Args:
-        train, evaluation: how completions are sampled.
-        num_groups: prompts of the mini-batch with the most of them, of this rank.
-        num_gradient_steps: mini-batches per rollout.
-        micro_batch_tokens: the budget.
-        sharded, replicated: FSDP2, or DDP on more than one rank; neither: a single process.
-        autocast: compute in bf16, with weights of `weight_bytes` each.
-        compute_bytes: of a number in matrix products.
-        lora_rank: of the adapters that alone are trained; None: all weights are.
-        optimizer_states: numbers that the optimizer keeps of each weight that is trained.
-        fused: whether the optimizer needs no memory for a step.
-        recomputes: gradient checkpointing.
-        num_logp_passes: further forward passes over what is trained on: old log-probs, where those of the rollout are
-            not exact, and the reference's.
-        copies_reference: whether a copy of the policy is kept for the penalty. With adapters it is the policy without.
-        shares_prompts: whether a prompt is computed once for its completions.
-        rollout: decode, transformers or vllm.
-        engine_share: of the memory that vLLM takes for itself.
-    """
+    """A DAPO step on one rank."""
 
     train: Sampled
     evaluation: Sampled
-    num_groups: int
-    num_gradient_steps: int
-    micro_batch_tokens: int
-    sharded: bool
-    replicated: bool
-    autocast: bool
+    num_groups: int  # in this rank's largest mini-batch
+    num_gradient_steps: int  # mini-batches per rollout
+    micro_batch_tokens: int  # budget of a forward pass in the update
+    sharded: bool  # FSDP2 on more than one rank
+    replicated: bool  # DDP on more than one rank
+    autocast: bool  # computes in bf16 with weights of `weight_bytes` each
     weight_bytes: int
-    compute_bytes: int
-    lora_rank: int | None
-    optimizer_states: int
-    fused: bool
-    recomputes: bool
-    num_logp_passes: int
-    copies_reference: bool
-    shares_prompts: bool
-    rollout: str
-    engine_share: float
+    compute_bytes: int  # of a number in matrix products
+    lora_rank: int | None  # of the adapters, which alone are trained; None: all weights are
+    optimizer_states: int  # numbers kept for each trained weight
+    fused: bool  # an optimizer step needs no workspace
+    recomputes: bool  # gradient checkpointing
+    num_logp_passes: int  # forward passes for old log-probs, unless the rollout's are exact, and for the reference's
+    copies_reference: bool  # with adapters, the reference is the policy without them
+    shares_prompts: bool  # a prompt is computed once for all its completions
+    rollout: Memory
+    engine_share: float  # of the memory, reserved by a rollout engine
 
-
-OPTIMIZER_STATES = {"Adam": 2, "AdamW": 2, "SGD": 0, "RMSprop": 1, "Adagrad": 1, "Lion": 1}
+    @property
+    def hidden_bytes(self) -> int:
+        """Size of a number in a hidden state, which has the type of the weights; FSDP2 gathers these in bf16."""
+        return 2 if self.autocast and self.sharded else self.weight_bytes
 
 
 def job_of(config: Config, cluster: Cluster) -> Job:
-    """Reads the configuration. Techniques are asked for what they need, not known by name.
+    """Reads the configuration; options declare their needs as class attributes.
 
     Raises:
-        ValueError: for expectations without meaning.
+        ValueError: if an expectation in `plan` is out of range, or the optimizer refuses its options.
     """
-    policy, rollout = config["policy"], resolve_name(config["rollout"]["_target_"])
+    policy, rollout, precision = config["policy"], config["rollout"], str(config["trainer"]["precision"])
     lora, in_float32 = policy.get("lora"), policy.get("dtype", "float32") == "float32"
-    autocast = str(config["trainer"]["precision"]) == "bf16-mixed"
-    needs_reference = bool(resolve_name(config["kl"]["_target_"]).needs_reference)
-    recomputes_logps = not (config["trainer"]["precision"] == "32-true" and in_float32 and rollout.exact_logps)
-    optimizer, ranks = config["optimizer"], cluster.num_accelerators
-    sharded = "FSDP2" in str(config["trainer"]["strategy"]) and ranks > 1
-    states = OPTIMIZER_STATES.get(optimizer["_target_"].rpartition(".")[2], 2)
+    autocast, ranks = precision == "bf16-mixed", cluster.num_accelerators
+    sharded = ranks > 1 and option_attribute(config["trainer"]["strategy"], "shards_weights")
+    has_exact_logps = precision == "32-true" and in_float32 and option_attribute(rollout, "exact_logps")
+    needs_reference = option_attribute(config["kl"], "needs_reference")
+    held_out, prompts = config["evaluation"], config["num_prompts_per_step"]
+    num_held_out = held_out["num_prompts"] or max(ranks, prompts)  # null: as many as a step trains on, by assumption
     return Job(
-        train=_training(config, ranks),
-        evaluation=_evaluation(config, ranks),
-        num_groups=ceil(config["num_prompts_per_step"] / config["num_gradient_steps"] / ranks),
+        train=_sampled(
+            config, config, ceil(prompts / _keep_rate(config) / ranks), config["num_completions_per_prompt"]
+        ),
+        evaluation=_sampled(config, held_out, ceil(num_held_out / ranks), held_out["num_completions"]),
+        num_groups=ceil(prompts / config["num_gradient_steps"] / ranks),
         num_gradient_steps=config["num_gradient_steps"],
         micro_batch_tokens=config["micro_batch_tokens"],
         sharded=sharded,
@@ -122,53 +98,55 @@ def job_of(config: Config, cluster: Cluster) -> Job:
         weight_bytes=4 if in_float32 else 2,
         compute_bytes=2 if autocast or not in_float32 else 4,
         lora_rank=lora["rank"] if lora else None,
-        optimizer_states=states + (states == 0 and bool(optimizer.get("momentum"))),
-        fused=bool(optimizer.get("fused")),
+        optimizer_states=_optimizer_states(config["optimizer"]),
+        fused=bool(config["optimizer"].get("fused")),
         recomputes=bool(policy.get("gradient_checkpointing")),
-        num_logp_passes=recomputes_logps + needs_reference,
+        num_logp_passes=(not has_exact_logps) + needs_reference,
         copies_reference=needs_reference and not lora,
         shares_prompts=policy.get("attention", "auto") == "auto",
-        rollout=rollout.__name__.lower(),
-        engine_share=config["rollout"].get("gpu_memory_utilization", 0.0),
+        rollout=option_attribute(rollout, "memory", Memory.GENERATE),
+        engine_share=rollout.get("gpu_memory_utilization", 0.0),
     )
 
 
-def _training(config: Config, ranks: int) -> Sampled:
-    """Dynamic sampling generates 1 / keep rate times what is trained on."""
-    plan, longest = config.get("plan", {}), config["max_new_tokens"]
-    is_dynamic = "max_rounds" in config["sampling"]
-    expected = plan.get("keep_rate", 0.5)
-    keep_rate = 1.0 if not is_dynamic else 0.5 if expected is None else expected
-    if not 0 < keep_rate <= 1:
-        raise ValueError(f"plan.keep_rate={keep_rate}: a share of the groups, above 0 and at most 1.")
-    num_groups = ceil(config["num_prompts_per_step"] / keep_rate / ranks)
+def _sampled(config: Config, limits: Mapping[str, Any], num_groups: int, num_completions: int) -> Sampled:
+    longest = limits["max_new_tokens"]
     return Sampled(
         num_groups=num_groups,
-        num_completions=config["num_completions_per_prompt"],
-        max_rows=config["rollout"].get("max_rows") or num_groups * config["num_completions_per_prompt"],
-        prompt_tokens=prompt_tokens(config),
-        max_new_tokens=longest,
-        mean_tokens=min(plan.get("mean_tokens") or longest, longest),
-        narrows=config["top_p"] < 1,
-    )
-
-
-def _evaluation(config: Config, ranks: int) -> Sampled:
-    """If all held-out prompts are asked for, there are taken to be as many as a step trains on."""
-    held_out = config["evaluation"]
-    num_groups = ceil((held_out["num_prompts"] or max(ranks, config["num_prompts_per_step"])) / ranks)
-    longest = held_out["max_new_tokens"]
-    return Sampled(
-        num_groups=num_groups,
-        num_completions=held_out["num_completions"],
-        max_rows=config["rollout"].get("max_rows") or num_groups * held_out["num_completions"],
+        num_completions=num_completions,
+        max_rows=config["rollout"].get("max_rows") or num_groups * num_completions,
         prompt_tokens=prompt_tokens(config),
         max_new_tokens=longest,
         mean_tokens=min(config.get("plan", {}).get("mean_tokens") or longest, longest),
-        narrows=held_out["top_p"] < 1,
+        narrows=limits["top_p"] < 1,
     )
 
 
+def _keep_rate(config: Config) -> float:
+    """The expected share of groups that are trained on."""
+    if not option_attribute(config["sampling"], "filters_groups"):
+        return 1.0
+    expected = config.get("plan", {}).get("keep_rate")
+    keep_rate = 0.5 if expected is None else expected
+    if not 0 < keep_rate <= 1:
+        raise ValueError(f"plan.keep_rate={keep_rate}: a share of the groups must be above 0 and at most 1.")
+    return float(keep_rate)
+
+
+def _optimizer_states(config: Mapping[str, Any]) -> int:
+    """Numbers per weight that the optimizer keeps, counted after a step on a small weight."""
+    options = {name: value for name, value in config.items() if name not in ("_target_", "_partial_", "fused")}
+    weight = torch.nn.Parameter(torch.zeros(64, 64))
+    weight.grad = torch.zeros_like(weight)
+    try:
+        optimizer = resolve_name(config["_target_"])([weight], **options)
+    except TypeError as error:
+        raise ValueError(f"optimizer: {error}.") from None
+    optimizer.step()
+    states = [state for state in optimizer.state[weight].values() if isinstance(state, torch.Tensor)]
+    return round(sum(state.numel() for state in states) / weight.numel())
+
+
 def prompt_tokens(config: Config) -> int:
-    """Of a prompt: `plan.prompt_tokens`, else the longest that is let through, else 512."""
+    """Length of a prompt: `plan.prompt_tokens`, else the limit on it, else 512."""
     return int(config.get("plan", {}).get("prompt_tokens") or config["max_prompt_tokens"] or 512)

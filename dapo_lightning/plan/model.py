@@ -1,11 +1,8 @@
-"""Sizes of a causal LM, counted on the meta device: no weights, whatever the size."""
+"""Sizes of a causal LM, counted on the meta device, which allocates no weights."""
 
 from __future__ import annotations
 
-import copy
 import json
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,89 +11,65 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-Shapes = tuple[tuple[int, int, int], ...]
-"""(first dimension, numbers, how many such weights)."""
-
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """Numbers of weights, each counted once, also where embeddings and LM head are the same.
+    """Numbers of weights, with tied embeddings and LM head counted once, and widths of activations."""
 
-    Args:
-        shapes: of all weights.
-        layer_shapes: of the weights of one layer, the largest.
-        body: weights of all linear layers but the LM head: what each token is multiplied with.
-        head: weights of the LM head, which is the embeddings' where `is_tied`.
-        linear_ends: inputs plus outputs, summed over the linear layers of `body`: an adapter of rank r has r times so
-            many weights.
-        num_layers: transformer layers.
-        attention: numbers of all query heads together, summed over the layers.
-        cache: numbers of all keys (or of all values) per token, of one layer.
-        widest: inputs or outputs of a layer's widest linear layer.
-        hidden, vocabulary: numbers per token between layers, and per prediction.
-    """
-
-    shapes: Shapes
-    layer_shapes: Shapes
-    body: int
-    head: int
-    is_tied: bool
-    linear_ends: int
+    shapes: tuple[tuple[int, int], ...]  # first dimension and number of elements of each weight
+    layer: int  # weights of the largest layer
+    body: int  # weights of all linear layers except the LM head, by which each token is multiplied
+    head: int  # weights of the LM head
+    is_tied: bool  # LM head and embeddings are the same
+    linear_ends: int  # inputs plus outputs of `body`; an adapter of rank r has r times as many weights
     num_layers: int
-    attention: int
-    cache: int
-    widest: int
-    hidden: int
-    vocabulary: int
+    attention: int  # width of all query heads together, summed over the layers
+    cache: int  # width of all keys (or of all values) of one token in one layer
+    widest: int  # inputs or outputs of a layer's widest linear layer
+    hidden: int  # width of a hidden state
+    vocabulary: int  # number of logits
 
     @property
     def parameters(self) -> int:
-        return in_part(self.shapes, 1)
+        return self.part(num_ranks=1)
 
     @property
-    def layer(self) -> int:
-        """Weights of one layer."""
-        return in_part(self.layer_shapes, 1)
+    def linear(self) -> int:
+        """Weights of all linear layers."""
+        return self.body + self.head
 
     @property
     def outside(self) -> int:
-        """Weights that are in no layer: embeddings, LM head, last norm."""
+        """Weights outside the layers: embeddings, LM head, last norm."""
         return self.parameters - self.num_layers * self.layer
 
     def trained(self, lora_rank: int | None) -> int:
-        """Weights that are trained: all, or adapters on all linear layers but the LM head."""
+        """Weights that are trained: all, or adapters of all linear layers except the LM head."""
         return self.parameters if lora_rank is None else lora_rank * self.linear_ends
 
     def part(self, num_ranks: int) -> int:
-        """Weights that the rank with the most of them holds, if they are sharded."""
-        return in_part(self.shapes, num_ranks)
+        """Weights in a shard: FSDP2 splits each weight along its first dimension and pads the parts to equal size."""
+        return sum(-(-first // num_ranks) * (size // first) for first, size in self.shapes)
 
 
-def in_part(shapes: Shapes, num_ranks: int) -> int:
-    """FSDP2 cuts each weight along its first dimension, and pads the parts to the same size."""
-    return sum(-(-first // num_ranks) * (numbers // first) * count for first, numbers, count in shapes)
-
-
-def sizes_of(config: PreTrainedConfig) -> ModelSizes:
-    """Counted once for each configuration."""
-    return _sizes_of(as_text(config))
+def as_text(config: PreTrainedConfig) -> str:
+    """Returns a configuration as a string, a key for caches."""
+    return json.dumps(config.to_dict(), sort_keys=True, default=str)
 
 
 def build(text: str, num_layers: int | None = None, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The model on whatever device or mode is set, with as many layers as asked for."""
-    facts = json.loads(text)
-    config = AutoConfig.for_model(**facts)
+    """Builds the model on the current device or under the current mode, optionally with fewer layers."""
+    config = AutoConfig.for_model(**json.loads(text))
     if num_layers is not None:
-        config = copy.deepcopy(config)
         config.num_hidden_layers = num_layers
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:num_layers]
     return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
 
-def as_text(config: PreTrainedConfig) -> str:
-    """What tells one model from another, as something that can be remembered by."""
-    return json.dumps(config.to_dict(), sort_keys=True, default=str)
+def sizes_of(config: PreTrainedConfig) -> ModelSizes:
+    """Counts a model, once for each configuration."""
+    return _sizes_of(as_text(config))
 
 
 @lru_cache
@@ -109,8 +82,8 @@ def _sizes_of(text: str) -> ModelSizes:
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return ModelSizes(
-        shapes=_shapes(model.parameters()),
-        layer_shapes=max((_shapes(layer.parameters()) for layer in layers), key=lambda shapes: in_part(shapes, 1)),
+        shapes=tuple((weight.shape[0], weight.numel()) for weight in model.parameters()),
+        layer=max(sum(weight.numel() for weight in layer.parameters()) for layer in layers),
         body=sum(module.weight.numel() for module in linear),
         head=head.weight.numel(),
         is_tied=head.weight is model.get_input_embeddings().weight,
@@ -122,8 +95,3 @@ def _sizes_of(text: str) -> ModelSizes:
         hidden=config.hidden_size,
         vocabulary=head.weight.shape[0],
     )
-
-
-def _shapes(weights: Iterable[nn.Parameter]) -> Shapes:
-    counts = Counter((weight.shape[0], weight.numel()) for weight in weights)
-    return tuple((first, numbers, count) for (first, numbers), count in sorted(counts.items()))

@@ -1,4 +1,4 @@
-"""A plan as text for people. GB are 10^9 bytes, as on datasheets."""
+"""A plan as text. A GB is 10^9 bytes, as on datasheets."""
 
 from __future__ import annotations
 
@@ -6,102 +6,87 @@ from collections.abc import Sequence
 
 from dapo_lightning.plan.advice import Change
 from dapo_lightning.plan.assessment import Assessment
+from dapo_lightning.utils.table import table
 
 AFFECTS = {
     "memory": "memory and speed only",
-    "rounding": "the rounding too",
-    "hardware": "another cluster",
-    "evaluation": "what is evaluated",
-    "training": "what is trained",
+    "rounding": "rounding",
+    "hardware": "the cluster",
+    "evaluation": "the evaluation",
+    "training": "the training",
 }
 
 
-def text(stands: Assessment, advice: Sequence[Change], changed: Assessment | None) -> str:
-    """Memory, work, verdict, and what to change."""
-    parts = [_title(stands), _memory(stands), _work(stands), _verdict(stands)]
-    if changed is not None:
-        rows = [(change.override, AFFECTS[change.affects]) for change in advice]
-        peak = changed.peak
+def text(current: Assessment, advice: Sequence[Change], advised: Assessment | None) -> str:
+    """Returns memory, work, verdict and advice."""
+    parts = [_title(current), _memory(current), _work(current), _verdict(current)]
+    if advised is not None:
+        peak, usable = max(advised.phases, key=lambda phase: phase.total), advised.cluster.usable_bytes
         parts += [
-            "It fits with all of these, and not with fewer:",
-            table(("change", "changes"), rows),
-            f"The most is then needed by {peak.name}, {_gb(peak.total)} of {_gb(changed.cluster.usable_bytes)} GB; "
-            f"a step takes {duration(sum(changed.seconds().values()))} at least.",
+            "It fits with all of these changes, each of which is necessary:",
+            table(("change", "affects"), [(change.override, AFFECTS[change.affects]) for change in advice]),
+            f"The peak is then {_gb(peak.total)} of {_gb(usable)} GB ({peak.name}); {_floor(advised)}",
         ]
-    elif not stands.fits:
-        parts.append("No change that was tried makes it fit: take a smaller model, or policy=lora.")
+    elif not current.fits:
+        parts.append("No change that was tried makes it fit: use a smaller model or policy=lora.")
     return "\n\n".join(parts)
 
 
-def _title(stands: Assessment) -> str:
-    sizes, cluster, chip = stands.sizes, stands.cluster, stands.cluster.accelerator
+def _title(current: Assessment) -> str:
+    sizes, cluster, train = current.sizes, current.cluster, current.job.train
     tied = ", LM head tied to the embeddings" if sizes.is_tied else ""
-    how = "sharded (FSDP2)" if stands.job.sharded else "whole on each rank"
-    train = stands.job.train
+    placement = "sharded (FSDP2)" if current.job.sharded else "whole on each rank"
+    ranks_per_node = min(cluster.num_accelerators, cluster.node_size)
     return (
-        f"{sizes.parameters / 1e9:.3f} billion weights in {sizes.num_layers} layers{tied}, {how}, on "
-        f"{cluster.num_accelerators} x {chip.name}: {_gb(chip.memory_bytes)} GB each, "
-        f"{_gb(cluster.usable_bytes)} of them usable.\n"
+        f"{sizes.parameters / 1e9:.3f} billion weights in {sizes.num_layers} layers{tied}, {placement}, on "
+        f"{cluster.num_accelerators} x {cluster.accelerator.name}: {_gb(cluster.accelerator.memory_bytes)} GB each, of "
+        f"which {_gb(cluster.usable_bytes)} are usable.\n"
         f"Each rank samples {train.num_completions} completions for each of {train.num_groups} prompts of "
-        f"{train.prompt_tokens} tokens: at most {train.max_new_tokens} tokens, {train.mean_tokens:g} on average.\n"
-        f"Loading takes {_gb(stands.loading_bytes)} GB of the host's memory per rank, "
-        f"{_gb(stands.loading_bytes * min(cluster.num_accelerators, cluster.node_size))} GB per node."
+        f"{train.prompt_tokens} tokens; a completion has at most {train.max_new_tokens} tokens and "
+        f"{train.mean_tokens:g} on average.\n"
+        f"Loading takes {_gb(current.loading_bytes)} GB of host memory per rank, "
+        f"{_gb(current.loading_bytes * ranks_per_node)} GB per node."
     )
 
 
-def _memory(stands: Assessment) -> str:
-    names = list(dict.fromkeys(name for phase in stands.phases for name in phase.items))
-    rows = [(name, *(_gb(phase.items.get(name, 0.0)) for phase in stands.phases)) for name in names]
-    rows.append(("total", *(_gb(phase.total) for phase in stands.phases)))
-    return table(("GB per rank, at the peak of", *(phase.name for phase in stands.phases)), rows)
+def _memory(current: Assessment) -> str:
+    names = dict.fromkeys(name for phase in current.phases for name in phase.items)
+    rows = [(name, *(_gb(phase.items.get(name, 0.0)) for phase in current.phases)) for name in names]
+    rows.append(("total", *(_gb(phase.total) for phase in current.phases)))
+    return table(("GB per rank, at the peak of", *(phase.name for phase in current.phases)), rows)
 
 
-def _work(stands: Assessment) -> str:
-    ranks = stands.cluster.num_accelerators
-    rows = [
-        (
-            part.name,
-            f"{part.flops / 1e12:.4g}",
-            f"{part.bytes / 1e12:.4g}",
-            f"{part.exchanged / 1e12:.4g}",
-            f"{ranks * part.flops / 1e15:.4g}",
-            duration(part.seconds(stands.job, stands.cluster)),
-        )
-        for part in stands.work
-    ]
-    header = ("a DAPO step, per rank", "TFLOP", "TB read", "TB exchanged", "PFLOP of all ranks", "takes at least")
+def _work(current: Assessment) -> str:
+    rows = []
+    for part in current.work:
+        numbers = (part.flops / 1e12, part.bytes / 1e12, part.exchanged / 1e12)
+        all_ranks = current.cluster.num_accelerators * part.flops / 1e15
+        floor = duration(part.seconds(current.job, current.cluster))
+        rows.append((part.name, *(f"{number:.4g}" for number in (*numbers, all_ranks)), floor))
+    header = ("a DAPO step, per rank", "TFLOP", "TB read", "TB exchanged", "PFLOP on all ranks", "minimum time")
     return table(header, rows)
 
 
-def _verdict(stands: Assessment) -> str:
-    if stands.fits:
-        return f"It fits. A step takes {duration(sum(stands.seconds().values()))} at least."
-    usable, reasons = stands.cluster.usable_bytes, list(stands.obstacles)
-    lacking = [phase for phase in stands.phases if phase.total > usable]
-    if lacking:
-        lacks = ", ".join(f"{_gb(phase.total - usable)} ({phase.name})" for phase in lacking)
-        reasons.append(f"GB that each rank lacks: {lacks}.")
+def _verdict(current: Assessment) -> str:
+    if current.fits:
+        return f"It fits; {_floor(current)}"
+    usable, reasons = current.cluster.usable_bytes, list(current.obstacles)
+    missing = [f"{_gb(phase.total - usable)} ({phase.name})" for phase in current.phases if phase.total > usable]
+    if missing:
+        reasons.append(f"GB missing on each rank: {', '.join(missing)}.")
     return "\n".join(["It does not fit.", *reasons])
 
 
+def _floor(current: Assessment) -> str:
+    return f"a step takes at least {duration(sum(current.seconds().values()))}."
+
+
 def duration(seconds: float) -> str:
-    """In the unit that suits it."""
+    """Returns a duration in a suitable unit."""
     for unit, size in (("h", 3600.0), ("min", 60.0), ("s", 1.0)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds * 1000:.3g} ms"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned markdown: the first column to the left, all others to the right."""
-    widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        first, *others = zip(cells, widths, strict=True)
-        return "| " + " | ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]) + " |"
-
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([line(header), line(rule), *map(line, rows)])
 
 
 def _gb(num_bytes: float) -> str:

@@ -1,30 +1,21 @@
-"""Shapes of the Qwen2.5 models, so that a plan needs no network: their published `config.json`, as far as it matters.
-
-Source: the model cards Qwen/Qwen2.5-{0.5B,7B,32B}, which also give the parameters that a test compares: 0.49, 7.61 and
-32.5 billion (the last by their count; their weights hold 32,763,876,352).
-"""
+"""Shapes of Qwen2.5 models, so that planning them needs no network. Source: `config.json` on their model cards."""
 
 from __future__ import annotations
 
 from transformers import PreTrainedConfig, Qwen2Config
 
-QWEN: dict[str, dict[str, int | bool]] = {
-    "Qwen/Qwen2.5-0.5B": {
-        "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
-        "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True, "max_position_embeddings": 32768,
-    },
-    "Qwen/Qwen2.5-7B": {
-        "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
-        "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False, "max_position_embeddings": 131072,
-    },
-    "Qwen/Qwen2.5-32B": {
-        "hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64, "num_attention_heads": 40,
-        "num_key_value_heads": 8, "vocab_size": 152064, "tie_word_embeddings": False, "max_position_embeddings": 131072,
-    },
-}  # fmt: skip
+_FIELDS = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "vocab_size", "tie_word_embeddings",
+)  # fmt: skip
+QWEN = {
+    "Qwen/Qwen2.5-0.5B": (896, 4864, 24, 14, 2, 151936, True),
+    "Qwen/Qwen2.5-7B": (3584, 18944, 28, 28, 4, 152064, False),
+    "Qwen/Qwen2.5-32B": (5120, 27648, 64, 40, 8, 152064, False),
+}
 
 
 def known_config(name: str) -> PreTrainedConfig | None:
-    """The configuration of a model whose shape is known here; its instruct variant has the same."""
-    facts = QWEN.get(name.removesuffix("-Instruct"))
-    return Qwen2Config(**facts) if facts else None
+    """Returns the configuration of a model in `QWEN`; its instruct variant has the same shape."""
+    shape = QWEN.get(name.removesuffix("-Instruct"))
+    return Qwen2Config(**dict(zip(_FIELDS, shape, strict=True))) if shape else None

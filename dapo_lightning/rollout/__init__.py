@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from enum import Enum, auto
 from typing import ClassVar, Protocol
 
 from torch import Tensor
@@ -11,12 +12,24 @@ from transformers import PreTrainedModel
 from dapo_lightning.types import Completion, Generation
 
 
+class Memory(Enum):
+    """What a rollout keeps in memory beside the policy; `plan/memory.py` counts it."""
+
+    DECODE = auto()
+    """Weights prepared for decoding, and keys and values of each prompt once for all its completions."""
+    GENERATE = auto()
+    """Hugging Face's cache: the prompt in each row, and a new tensor at each token."""
+    ENGINE = auto()
+    """An engine's own weights and cache, in a reserved share of the accelerator's memory."""
+
+
 class Rollout(Protocol):
     """Samples G completions for each of P prompts with the current weights of the model.
 
     `exact_logps`: whether the log-probs recorded in float32 equal those of a forward pass of the model, up to rounding
         in
     the last digits.
+    `memory`: optional, what it keeps in memory; without it a plan assumes `Memory.GENERATE`.
     """
 
     exact_logps: ClassVar[bool]

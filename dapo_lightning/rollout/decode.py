@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dapo_lightning.rollout import Memory
 from dapo_lightning.rollout.cache import read_prompts
 from dapo_lightning.rollout.sample import sample_tokens
 from dapo_lightning.rollout.weights import prepared_weights
@@ -28,6 +29,7 @@ class Decode:
 
     max_rows: int = 512
     exact_logps: ClassVar[bool] = True
+    memory: ClassVar[Memory] = Memory.DECODE
 
     def __post_init__(self) -> None:
         if self.max_rows < 1:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from dapo_lightning.forward.logprobs import left_pad
+from dapo_lightning.rollout import Memory
 from dapo_lightning.rollout.sample import sample_tokens
 from dapo_lightning.types import Completion, Generation
 
@@ -21,6 +22,7 @@ class Transformers:
     """`model.generate` on every row until the longest has ended; the same noise gives the same tokens as `Decode`."""
 
     exact_logps: ClassVar[bool] = True
+    memory: ClassVar[Memory] = Memory.GENERATE
 
     @torch.no_grad()
     def __call__(

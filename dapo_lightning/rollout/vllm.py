@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dapo_lightning.distributed.ranks import Ranks
+from dapo_lightning.rollout import Memory
 from dapo_lightning.types import Completion, Generation
 
 
@@ -96,6 +97,7 @@ class Vllm:
     dtype: str = "bfloat16"
     enforce_eager: bool = False
     exact_logps: ClassVar[bool] = False
+    memory: ClassVar[Memory] = Memory.ENGINE
     _engine: _Engine = field(default_factory=_Engine, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -1,1 +1,25 @@
-"""A run from its command line to its folder: the only room that knows Hydra."""
+"""A run from its command line to its folder: the only room that knows Hydra.
+
+The room can be called, `dapo_lightning.run(["num_steps=10"])`: from a notebook that is the same as the command.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dapo_lightning.run.cli import Result
+
+
+class _CallableRoom(ModuleType):
+    def __call__(self, overrides: Sequence[str] = ()) -> Result:
+        """Runs an experiment in this process and returns its result; see `dapo_lightning.run.cli.run`."""
+        from dapo_lightning.run.cli import run
+
+        return run(overrides)
+
+
+sys.modules[__name__].__class__ = _CallableRoom

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dapo_lightning.slurm import job as slurm
+from dapo_lightning.utils.options import option_attribute
 
 
 class ConfigError(ValueError):
@@ -26,7 +27,7 @@ def check(config: Mapping[str, Any]) -> None:
     _check_positive(config)
     _check_batches(config)
     _check_trainer(config["trainer"])
-    if config["policy"].get("lora") and "FSDP2" in str(config["trainer"]["strategy"]):
+    if config["policy"].get("lora") and option_attribute(config["trainer"]["strategy"], "shards_weights"):
         raise ConfigError(
             "policy=lora with trainer=fsdp2: what is trained is small, so there is little to shard. Use trainer=ddp, "
             "or policy=hub to train all weights."

@@ -1,34 +1,36 @@
-"""The configuration that a command means: its own, or that of the run which it goes on with or evaluates.
-
-With `train.py` the only file that knows Hydra.
-"""
+"""The configuration that a command asks for: its own, or that of the run which it resumes or evaluates."""
 
 from __future__ import annotations
 
 import datetime
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from hydra import compose
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from dapo_lightning.callbacks.checkpoint import latest, steps_done
 from dapo_lightning.run.checks import ConfigError
 from dapo_lightning.run.folder import checkpoint_in, folder_name, read_config
 from dapo_lightning.slurm import job as slurm
+from dapo_lightning.utils.checkpoints import latest, steps_done
 from dapo_lightning.utils.overrides import override_key
 from dapo_lightning.utils.version import code_version
 
+CONF = Path(__file__).parents[1] / "conf"
 FROM_ITS_WEIGHTS = "policy=hub policy.name=<run folder>/policy policy.chat=<as before; false for policy=tiny>"
 
 
 def run_folder(resume: str | None, mode: str, experiment: str | None) -> str:
-    """A new folder for a new run, the old one for a run that is resumed; Hydra makes it before anything else happens,
-    so a folder without a run must be refused here."""
+    """Returns a new folder for a new run, and the old one for a run that is resumed. Hydra creates it before anything
+    else happens, so a folder without a run must be refused here."""
     if resume:
         try:
             checkpoint_in(Path(resume))
@@ -45,24 +47,56 @@ OmegaConf.register_new_resolver("folder_name", folder_name)
 OmegaConf.register_new_resolver("fifth", lambda number: max(1, number // 5))
 
 
-def of_run(config: DictConfig) -> DictConfig:
-    """The configuration of the run that is to be continued or evaluated, as it may be changed."""
+@contextmanager
+def compose_run(overrides: Sequence[str]) -> Iterator[DictConfig]:
+    """Composes the configuration of a run, and keeps Hydra initialized for the block.
+
+    Raises:
+        ConfigError: if it cannot be composed.
+    """
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF), job_name="train"), as_config_error():
+        composed = compose("config", overrides=list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(composed)
+        with open_dict(composed):
+            if OmegaConf.is_missing(composed.hydra.runtime, "output_dir"):
+                composed.hydra.runtime.output_dir = composed.hydra.run.dir
+            HydraConfig.instance().set_config(composed)
+            del composed["hydra"]
+        yield composed
+
+
+@contextmanager
+def as_config_error() -> Iterator[None]:
+    """Turns the errors of a bad configuration into a ConfigError; Hydra's wrapping hides the sentence that helps."""
+    try:
+        yield
+    except InstantiationException as error:
+        raise ConfigError(str(error.__cause__ or error)) from error
+    except (ValueError, OmegaConfBaseException, HydraException) as error:
+        raise ConfigError(str(error)) from error
+
+
+def load_run_config(config: DictConfig) -> DictConfig:
+    """Loads the configuration of the run that is resumed or evaluated, and applies what may be changed."""
     if config.resume and (config.checkpoint or config.mode != "train"):
-        raise ConfigError("resume continues training: leave out checkpoint and mode, or use mode=evaluate checkpoint=.")
+        raise ConfigError(
+            "resume continues training: leave out checkpoint and mode, or use mode=evaluate checkpoint=<run folder>."
+        )
     if config.resume:
-        return resumed(config)
+        return load_resumed(config)
     if config.mode != "evaluate":
         raise ConfigError(
-            f"checkpoint={config.checkpoint} is for mode=evaluate. To go on with a run, use resume=<run folder>; to "
+            f"checkpoint={config.checkpoint} is for mode=evaluate. To continue a run, use resume=<run folder>; to "
             f"start from its weights, {FROM_ITS_WEIGHTS}."
         )
-    return evaluated(config)
+    return load_evaluated(config)
 
 
-def evaluated(config: DictConfig) -> DictConfig:
-    """The configuration of the run that `checkpoint` belongs to, with what is given now on top.
+def load_evaluated(config: DictConfig) -> DictConfig:
+    """Composes the configuration of the run that `checkpoint` belongs to, with the present overrides on top.
 
-    A group named now starts afresh: what the old run, or its recipe, set in it belongs to the option chosen then.
+    A group that is chosen now starts afresh: what the old run, or its recipe, set in that group belonged to the option
+    chosen then.
     """
     given = Path(config.checkpoint)
     file = latest(given / "checkpoints") if given.is_dir() else given
@@ -89,7 +123,7 @@ def evaluated(config: DictConfig) -> DictConfig:
 
 
 def groups_named(overrides: list[str]) -> set[str]:
-    """The config groups for which an option is chosen, by name or by the recipe or experiment that is named."""
+    """Returns the config groups for which an option is chosen, by name or by the recipe or experiment."""
     chosen = HydraConfig.get().runtime.choices
     default = compose("config", return_hydra_config=True).hydra.runtime.choices
     return {override_key(o) for o in overrides if override_key(o) in chosen} | {
@@ -97,9 +131,11 @@ def groups_named(overrides: list[str]) -> set[str]:
     }
 
 
-def resumed(config: DictConfig) -> DictConfig:
-    """The configuration of the run to resume, where it is now. `num_steps`, and the trainer that it runs on (another
-    number of ranks trains the same), may be changed, and are remembered."""
+def load_resumed(config: DictConfig) -> DictConfig:
+    """Reads the configuration of the run to resume, with the paths of where its folder is now.
+
+    `num_steps` and the trainer may be changed (another number of ranks trains the same), and are remembered.
+    """
     folder = Path(config.resume)
     checkpoint = checkpoint_in(folder)
     overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
@@ -112,8 +148,8 @@ def resumed(config: DictConfig) -> DictConfig:
     if refused:
         raise ConfigError(
             f"resume keeps the configuration of its run, so {' '.join(refused)} would have no effect: leave it out, "
-            f"or start a new run with {FROM_ITS_WEIGHTS}. Only num_steps and the trainer, but for its precision, can "
-            "be changed."
+            f"or start a new run with {FROM_ITS_WEIGHTS}. Only num_steps and the trainer, except for its precision, "
+            "can be changed."
         )
     saved = OmegaConf.create(read_config(folder))
     if any(override_key(override) == "trainer" for override in free):
@@ -125,9 +161,9 @@ def resumed(config: DictConfig) -> DictConfig:
     return saved
 
 
-def with_origin(config: DictConfig) -> DictConfig:
-    """The configuration with what it came from: the options and overrides of the run that is resumed or evaluated, if
-    there is one, and all versions of the code that had a part in it."""
+def record_origin(config: DictConfig) -> DictConfig:
+    """Adds where a configuration came from: the options and overrides (of the run that is resumed or evaluated, if
+    there is one), and all versions of the code that took part."""
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     origin = OmegaConf.create({"choices": options_of(hydra_config), "overrides": overrides, "commits": []})
@@ -138,12 +174,12 @@ def with_origin(config: DictConfig) -> DictConfig:
 
 
 def options_of(hydra_config: DictConfig) -> dict[str, str]:
-    """The option that was chosen of each config group; Hydra's own groups decide nothing that is learnt."""
+    """Returns the option that was chosen in each config group; Hydra's own groups do not affect results."""
     return {group: option for group, option in hydra_config.runtime.choices.items() if "hydra/" not in group}
 
 
 def as_dict(config: DictConfig) -> dict[str, Any]:
-    """Plain values, interpolations resolved."""
+    """Converts to plain values, with interpolations resolved."""
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
@@ -152,6 +188,6 @@ def in_sweep() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def may_go_on() -> bool:
-    """Whether the folder of the run may hold a part of it: a sweep can be repeated, a SLURM job requeued."""
+def can_resume() -> bool:
+    """Whether the folder may hold an earlier part of this run: a sweep can be repeated, a SLURM job requeued."""
     return in_sweep() or slurm.is_restarted()

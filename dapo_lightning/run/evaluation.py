@@ -10,7 +10,7 @@ from dapo_lightning.utils.memory import peak_memory_mb
 
 
 def summarize_evaluation(
-    config: Mapping[str, Any], metrics: dict[str, float], prompts: dict[str, int]
+    config: Mapping[str, Any], metrics: Mapping[str, float], prompts: dict[str, int]
 ) -> dict[str, Any]:
     """Returns the content of summary.json: the metrics, and the resolved settings that they depend on."""
     settings = {name: config[name] for name in ("policy", "checkpoint", "data", "reward", "evaluation", "seed")}

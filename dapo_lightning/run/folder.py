@@ -1,4 +1,4 @@
-"""What is in the folder of a run, and how to go on with it."""
+"""The folder of a run: its lock, its config.yaml, and what is needed to continue it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
-from lightning.pytorch.utilities import rank_zero_only
 
-from dapo_lightning.callbacks.checkpoint import latest
 from dapo_lightning.run.checks import ConfigError
 from dapo_lightning.utils.atomic import replacing
+from dapo_lightning.utils.checkpoints import latest
 from dapo_lightning.utils.overrides import ORIGIN, leaves
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of a folder for the block; several ranks of one run are let in.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder for the block; all ranks of one run are let in.
 
     Raises:
-        ConfigError: if another run is in it, as when a sweep is repeated while its jobs are still running.
+        ConfigError: if another run holds the lock, as when a sweep is repeated while its jobs are still running.
     """
+    from lightning.pytorch.utilities import rank_zero_only  # takes seconds, which a refused command need not wait for
+
     if getattr(rank_zero_only, "rank", 0) != 0:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=10)  # seconds; one that was just killed may take some to let go
+    lock = FileLock(folder / ".lock", timeout=10)  # seconds: a process that was just killed may take some to let go
     try:
         lock.acquire()
     except Timeout:
@@ -43,13 +44,13 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What `save_config` wrote, with the paths of where the folder is now: it may have been moved."""
+    """Reads what `save_config` wrote. If the folder was moved, its paths are those of the new place."""
     saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     return _moved(saved, str(saved.get("run_folder")), str(folder.absolute()))  # not resolved: Hydra keeps links
 
 
 def save_config(config: Mapping[str, Any], folder: Path) -> None:
-    """Writes a resolved configuration with its origin as config.yaml, whole or not at all."""
+    """Writes a resolved configuration with its origin as config.yaml, atomically."""
     settings = {name: value for name, value in config.items() if name not in ORIGIN} | {"resume": None}
     with replacing(folder / "config.yaml") as partial:
         written = {name: config[name] for name in ORIGIN} | settings
@@ -57,7 +58,7 @@ def save_config(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def checkpoint_in(folder: Path) -> Path:
-    """The last checkpoint of a run.
+    """Returns the last checkpoint of a run.
 
     Raises:
         ConfigError: if there is none.
@@ -69,7 +70,7 @@ def checkpoint_in(folder: Path) -> Path:
 
 
 def continuation(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a job of a sweep must add to its configuration to go on with this very run, if its folder holds that.
+    """Returns what a job adds to its configuration to continue this very run, if its folder holds a part of it.
 
     Raises:
         ConfigError: if the folder holds a run with other settings.
@@ -81,27 +82,27 @@ def continuation(config: Mapping[str, Any]) -> dict[str, Any]:
     before, now = _settings(saved), _settings(config)
     differing = sorted(name for name in before | now if before.get(name) != now.get(name))
     if differing:
-        told = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in differing[:3])
+        changes = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in differing[:3])
         raise ConfigError(
-            f"{folder} holds a run of the same overrides with other settings: {told}. Remove that folder to do it "
-            "again, or choose another hydra.sweep.dir."
+            f"{folder} holds a run of the same overrides with other settings: {changes}. Remove that folder to repeat "
+            "the run, or choose another hydra.sweep.dir."
         )
     return {"resume": str(folder), "commits": saved.get("commits", [])}
 
 
-def result(config: Mapping[str, Any]) -> float | None:
-    """The held-out avg@k that a finished run came to; None if it is not finished."""
+def finished_result(config: Mapping[str, Any]) -> float | None:
+    """Returns the held-out avg@k of a finished run, or None if it is not finished."""
     path = Path(config["run_folder"]) / "summary.json"
     if not path.is_file():
         return None
     summary, trains = json.loads(path.read_text()), config["mode"] == "train"
-    if trains and summary["dapo_steps"] < config["num_steps"]:  # of a session with fewer steps
+    if trains and summary["dapo_steps"] < config["num_steps"]:  # an earlier session had fewer steps
         return None
     return summary["after" if trains else "metrics"][f"avg@{config['evaluation']['num_completions']}"]
 
 
 def hyperparameters(config: Mapping[str, Any], techniques: Sequence[str]) -> dict[str, Any]:
-    """What runs are told apart by beside each other: the options chosen, and the numbers of the algorithm."""
+    """Returns what distinguishes runs when they are compared: the options chosen, and the algorithm's numbers."""
     groups = ("experiment", "recipe", "policy", "data", "reward", "rollout", "optimizer", *techniques)
     chosen = {group: option for group, option in config["choices"].items() if group in groups}
     of_algorithm = {name: config[name] for name in config if name in (*techniques, "optimizer", "seed")}
@@ -110,8 +111,19 @@ def hyperparameters(config: Mapping[str, Any], techniques: Sequence[str]) -> dic
     return chosen | numbers
 
 
+def remove_if_unused(folder: Path) -> None:
+    """Removes the folder of a refused command: one that holds nothing but an empty log and the lock."""
+    unused = {"train.log", ".lock"}
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= unused:
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        if folder.parent.parent.name == "outputs" and not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
+
+
 def folder_name(overrides: str) -> str:
-    """The overrides of a job as the name of its folder: the same overrides, the same folder, whatever else is swept."""
+    """Names the folder of a job by its overrides: the same overrides give the same folder, whatever else is swept."""
     name = re.sub(r"[^\w.,=+~-]", "_", overrides)
     if name == overrides and len(name) <= 200:
         return name or "defaults"
@@ -119,7 +131,7 @@ def folder_name(overrides: str) -> str:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """All but what resuming may change, and what only watches a run or plans one."""
+    """Returns all settings except those that resuming may change and those that only observe or plan a run."""
     free = {*ORIGIN, "resume", "logger", "callbacks", "trainer", "plan"}
     kept = {name: value for name, value in config.items() if name not in free}
     return leaves(kept | {"trainer": {"precision": config["trainer"]["precision"]}})

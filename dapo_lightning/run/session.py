@@ -1,4 +1,4 @@
-"""What `train.py` does once everything is built: a training run, or an evaluation."""
+"""A training run, an evaluation or a plan, once everything is built."""
 
 from __future__ import annotations
 
@@ -8,36 +8,40 @@ from typing import Any
 
 import lightning as L
 import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 
-from dapo_lightning.callbacks.checkpoint import latest, steps_done
 from dapo_lightning.distributed.sharding import full_state_dict, is_sharded
 from dapo_lightning.draws.datamodule import PromptDataModule
+from dapo_lightning.run.checks import check
+from dapo_lightning.run.command import as_dict
 from dapo_lightning.run.curves import draw_curves
 from dapo_lightning.run.evaluation import evaluation_as_text, summarize_evaluation
 from dapo_lightning.run.folder import read_config
 from dapo_lightning.run.summary import as_text, summarize, write_summary
 from dapo_lightning.slurm.stop import Stop
 from dapo_lightning.step.module import DAPOModule
+from dapo_lightning.utils.checkpoints import latest, steps_done
 
 
-def run(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
-    """Evaluates, trains, evaluates, and leaves a run folder; returns the held-out avg@k at the end.
+def train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
+    """Evaluates, trains, evaluates again, fills the run folder, and returns the held-out avg@k at the end.
 
     Raises:
-        Stopped: when a signal ended it; the steps done are saved.
+        Stopped: if a signal ended it; the steps that were done are saved.
     """
     stop = Stop(Path(config["run_folder"]) / "checkpoints")
     trainer.callbacks.insert(0, stop)  # type: ignore[attr-defined]
     with stop.listening():
-        return _run(config, module, data, trainer)
+        return _train(config, module, data, trainer)
 
 
-def _run(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
+def _train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
     folder = Path(config["run_folder"])
     checkpoint = latest(folder / "checkpoints") if config["resume"] else None
     if checkpoint is None:
         trainer.validate(module, data, verbose=False)
-    if checkpoint is not None and steps_done(checkpoint) == config["num_steps"]:  # only the end is missing, if anything
+    if checkpoint is not None and steps_done(checkpoint) == config["num_steps"]:  # at most the end is missing
         trainer.validate(module, data, ckpt_path=checkpoint, verbose=False, weights_only=False)
     else:
         if checkpoint is not None and _lacks_evaluation(checkpoint, config["evaluation"]["every"]):
@@ -53,7 +57,7 @@ def _run(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, 
 
 
 def _lacks_evaluation(checkpoint: Path, every: int) -> bool:
-    """Whether the run was stopped in the evaluation that was due."""
+    """Whether the run was stopped during the evaluation that was due."""
     history = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)["history"]
     return history["dapo_steps"] % every == 0 and history["dapo_steps"] not in history["evaluations"]
 
@@ -69,7 +73,7 @@ def _finish(module: DAPOModule, data: PromptDataModule, folder: Path) -> None:
 
 
 def evaluate(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
-    """Evaluates, leaves summary.json and evaluation.jsonl, and returns avg@k."""
+    """Evaluates, writes summary.json and evaluation.jsonl, and returns avg@k."""
     trainer.validate(module, data, ckpt_path=config["checkpoint"], verbose=False, weights_only=False)
     metrics = module.history.evaluations[module.history.dapo_steps]
     if trainer.is_global_zero:
@@ -77,3 +81,15 @@ def evaluate(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModu
         write_summary(summary, Path(config["run_folder"]) / "summary.json")
         print(evaluation_as_text(summary))
     return metrics[f"avg@{config['evaluation']['num_completions']}"]
+
+
+def plan_run(config: DictConfig) -> float:
+    """Prints what a run would need, and returns the least number of seconds that a DAPO step takes."""
+    from dapo_lightning.plan import cluster_of, known_config, plan
+
+    settings = as_dict(config)
+    check(settings)
+    source = instantiate(config.policy)
+    found = plan(settings, known_config(getattr(source, "name", "")) or source.config(), cluster_of(settings))
+    print(found)
+    return sum(found.as_it_stands.seconds().values())

@@ -9,19 +9,20 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dapo_lightning.study import notes as oddities
-from dapo_lightning.study.arms import group_by_settings
-from dapo_lightning.study.figures import paper_figures, sweeps
-from dapo_lightning.study.ladder import in_order
-from dapo_lightning.study.report import as_markdown, write_csv
-from dapo_lightning.study.runs import WHAT_A_RUN_IS, NoRunsError, Run, died_at_start, find_runs, read_run
+from dapo_lightning.study.anomalies import describe_runs, describe_variants
+from dapo_lightning.study.figures import FIGURES, Sweep, describe_missing, sweeps
+from dapo_lightning.study.ladder import in_order, shown_in_figures
+from dapo_lightning.study.panels import draw, draw_sweep, styles
+from dapo_lightning.study.report import as_markdown, results_table
+from dapo_lightning.study.runs import WHAT_A_RUN_IS, NoRunsError, describe_failed_starts, find_runs, read_run
+from dapo_lightning.study.variants import Variant, group_by_settings
 from dapo_lightning.utils.atomic import replacing
 
 HELP = f"""Reads the runs of a sweep, finished or not, and writes
-  study.md, study.csv   a row per arm: held-out accuracy over seeds, paired differences, cost; and what was odd
-  figures/*.png         the paper's figures, as far as their arms were run, and one per number that was swept
+  study.md, study.csv   a row per variant: held-out accuracy over seeds, paired differences, cost; and all anomalies
+  figures/*.png         the paper's figures, as far as their variants were run, and one per number that was swept
 
-An arm is all runs that differ in nothing but the seed, compared by their resolved settings.
+A variant is all runs that differ in nothing but the seed, compared by their resolved settings.
 
 {WHAT_A_RUN_IS}
 
@@ -35,21 +36,18 @@ dapo_minus_soft_punishment hydra.sweep.dir=outputs/sweeps/ladder/leave_one_out
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 2 for a folder without runs, 1 for one that cannot be written."""
+    """Returns the exit code: 2 for a folder without runs, 1 if a file cannot be read or written."""
     parser = argparse.ArgumentParser(
         "python -m dapo_lightning.study", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sweep", type=Path, help="a folder with run folders anywhere below it")
     parser.add_argument("--output", type=Path, help="where to write (default: the sweep folder)")
-    given = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     try:
-        study(given.sweep, given.output or given.sweep)
-    except NoRunsError as error:
+        study(parsed.sweep, parsed.output or parsed.sweep)
+    except (NoRunsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # nowhere to write, or a folder that may not be read
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, NoRunsError) else 1
     return 0
 
 
@@ -59,41 +57,41 @@ def study(sweep: Path, output: Path) -> None:
     Raises:
         NoRunsError: if there is no training run.
     """
-    folders = find_runs(sweep)
-    found = [read_run(folder, sweep) for folder in tqdm(folders, "reading runs", delay=2, leave=False)]
-    runs, notes = training_runs(found)
+    found = [read_run(folder, sweep) for folder in tqdm(find_runs(sweep), "reading runs", delay=2, leave=False)]
+    runs = [run for run in found if run.settings.get("mode") != "evaluate"]
     if not runs:
-        raise NoRunsError(f"{sweep} holds evaluations only, no training run.\n{WHAT_A_RUN_IS}")
-    arms, of_grouping = group_by_settings(runs)
-    arms = in_order(arms)
-    paper, missing = paper_figures(arms)
-    swept = sweeps(arms)
+        raise NoRunsError(f"{sweep} contains evaluations only, no training run.\n{WHAT_A_RUN_IS}")
+    variants, on_grouping = group_by_settings(runs)
+    variants = in_order(variants)
+    drawn = draw_all(variants, output / "figures")
 
-    from dapo_lightning.study.panels import draw, draw_sweep, styles  # matplotlib takes a second to import
-
-    style, drawn = styles(arms), []
-    with tqdm(total=len(paper) + len(swept), desc="drawing", delay=2, leave=False) as bar:
-        for figure in paper:
-            drawn.append(draw(figure, style, output / "figures"))
-            bar.update()
-        for one in swept:
-            drawn.append(draw_sweep(one, style, output / "figures"))
-            bar.update()
-
-    notes += [*died_at_start(sweep), *of_grouping, *oddities.of_runs(runs), *oddities.of_arms(arms), *missing]
-    text = as_markdown(arms, notes, [f"figures/{path.name}" for path in drawn], str(sweep))
+    notes = [f"{run.name}: left out, because it is an evaluation (mode=evaluate)." for run in found if run not in runs]
+    notes += [*describe_failed_starts(sweep), *on_grouping, *describe_runs(runs)]
+    notes += [*describe_variants(variants), *describe_missing(variants)]
+    results = results_table(variants)
+    text = as_markdown(results, variants, notes, [f"figures/{path.name}" for path in drawn], str(sweep))
     with replacing(output / "study.md") as partial:
         partial.write_text(text, encoding="utf-8")
-    write_csv(arms, output / "study.csv")
+    with replacing(output / "study.csv") as partial:
+        results.to_csv(partial, index=False)
     print(text)
     print("\n".join(["wrote", *(f"  {path}" for path in (output / "study.md", output / "study.csv", *drawn))]))
 
 
-def training_runs(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Without those of `mode=evaluate`, which are named."""
-    evaluations = [run for run in runs if (run.settings or {}).get("mode") == "evaluate"]
-    notes = [f"{run.name}: left out, it only evaluates (mode=evaluate)." for run in evaluations]
-    return [run for run in runs if run not in evaluations], notes
+def draw_all(variants: Sequence[Variant], folder: Path) -> list[Path]:
+    """Draws the paper's figures and those of swept numbers, as far as their variants were run."""
+    shown, style = shown_in_figures(variants), styles(variants)
+    drawn = []
+    for figure in tqdm([*FIGURES, *sweeps(variants)], "drawing", delay=2, leave=False):
+        path = folder / figure.file
+        if isinstance(figure, Sweep):
+            draw_sweep(figure, style, path)
+        elif chosen := figure.choose(shown):
+            draw(figure, chosen, style, path)
+        else:
+            continue
+        drawn.append(path)
+    return drawn
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The paper's Table 1 as experiments, what is compared with what, and which experiments are one and the same."""
+"""The paper's Table 1 as experiments: which of them are compared, and which have the same settings."""
 
 from __future__ import annotations
 
@@ -8,135 +8,100 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dapo_lightning.study.arms import Arm, settings_of
-
-Role = tuple[str, Arm]
-"""An experiment, and the arm that is it: run under this name, or one of the same settings."""
+from dapo_lightning.study.variants import Variant
 
 DAPO = "dapo"
 LADDER = (
-    "ladder_0_grpo",
-    "ladder_1_overlong_filter",
-    "ladder_2_clip_higher",
-    "ladder_3_soft_punishment",
-    "ladder_4_token_level",
-    "ladder_5_dynamic_sampling",
-)
+    "ladder_0_grpo", "ladder_1_overlong_filter", "ladder_2_clip_higher", "ladder_3_soft_punishment",
+    "ladder_4_token_level", "ladder_5_dynamic_sampling",
+)  # fmt: skip
 LEAVE_ONE_OUT = (
-    "dapo_minus_clip_higher",
-    "dapo_minus_token_level",
-    "dapo_minus_dynamic_sampling",
-    "dapo_minus_soft_punishment",
-)
+    "dapo_minus_clip_higher", "dapo_minus_token_level", "dapo_minus_dynamic_sampling", "dapo_minus_soft_punishment",
+)  # fmt: skip
 STUDIED = (DAPO, *LADDER, *LEAVE_ONE_OUT)
 SAME_SETTINGS = (
     frozenset({"dapo", "ladder_5_dynamic_sampling"}),
     frozenset({"grpo", "ladder_0_grpo"}),
     frozenset({"ladder_4_token_level", "dapo_minus_dynamic_sampling"}),
 )
-TASK = ("policy", "data", "reward", "evaluation")  # config groups without which accuracies cannot be compared
-PAIRS = {  # technique -> (with it, without it): the full run less one technique, or the rungs around it
-    "clip_higher": ((DAPO, "dapo_minus_clip_higher"), (LADDER[2], LADDER[1])),
-    "token_level": ((DAPO, "dapo_minus_token_level"), (LADDER[4], LADDER[3])),
-    "overlong": ((DAPO, "dapo_minus_soft_punishment"), (LADDER[1], LADDER[0]), (LADDER[3], LADDER[2])),
-    "dynamic_sampling": ((DAPO, "dapo_minus_dynamic_sampling"), (LADDER[5], LADDER[4])),
-}
+TASK = ("policy", "data", "reward", "evaluation")  # accuracies can only be compared if these config groups agree
 
 
-def roles(arm: Arm) -> frozenset[str]:
-    """The experiments that an arm is: those it was run as, and those of the same settings."""
-    ours = frozenset(arm.experiments)
+def roles(variant: Variant) -> frozenset[str]:
+    """Returns the experiments that a variant was run as, and those with the same settings."""
+    ours = frozenset(variant.experiments)
     return ours.union(*(same for same in SAME_SETTINGS if same & ours))
 
 
-def canonical(arm: Arm) -> str:
-    """One name for the same settings, whatever an arm was run as."""
-    return min(roles(arm), key=lambda name: (len(name), name))
+def canonical(variant: Variant) -> str:
+    """Returns one name for the same settings, whatever a variant was run as."""
+    return min(roles(variant), key=lambda name: (len(name), name))
 
 
-def rung(arm: Arm) -> int | None:
-    """Where an arm stands in the paper's Table 1."""
-    return next((number for number, experiment in enumerate(LADDER) if experiment in roles(arm)), None)
+def ladder_step(variant: Variant) -> int | None:
+    """Returns the position of a variant in the paper's Table 1."""
+    return next((number for number, experiment in enumerate(LADDER) if experiment in roles(variant)), None)
 
 
-def in_order(arms: Iterable[Arm]) -> list[Arm]:
-    """The ladder, leave-one-out, others; then, alike, arms with overrides."""
+def in_order(variants: Iterable[Variant]) -> list[Variant]:
+    """Sorts variants: the ladder, leave-one-out, others; then, in the same order, those with further overrides."""
+    order = [*LADDER, *LEAVE_ONE_OUT]
 
-    def place(arm: Arm) -> tuple[Any, ...]:
-        number = rung(arm)
-        left_out = [index for index, experiment in enumerate(LEAVE_ONE_OUT) if experiment in roles(arm)]
-        where = (0, number) if number is not None else (1, left_out[0]) if left_out else (2, 0)
-        return _by_value(arm.extras), where, arm.name
+    def place(variant: Variant) -> tuple[Any, ...]:
+        extras = [(name, math.inf if number is None else number, text) for name, number, text in values(variant)]
+        return extras, min((order.index(role) for role in roles(variant) if role in order), default=99), variant.name
 
-    return sorted(arms, key=place)
+    return sorted(variants, key=place)
 
 
-def _by_value(extras: tuple[str, ...]) -> list[tuple[str, float, str]]:
-    """4 before 32."""
-    found = []
-    for extra in extras:
-        name, _, text = extra.partition("=")
+def values(variant: Variant) -> list[tuple[str, float | None, str]]:
+    """Returns the key, the number (if it is one) and the text of each override beside the experiment."""
+
+    def number(text: str) -> float | None:
         try:
-            found.append((name, float(text), ""))
+            return float(text)
         except ValueError:
-            found.append((name, math.inf, text))
-    return found
+            return None
+
+    split = [extra.partition("=") for extra in variant.extras]
+    return [(key, number(text), text) for key, _, text in split]
 
 
-def drawn(arms: Sequence[Arm]) -> list[Arm]:
-    """The arms that are drawn as the paper's: of one task and with the same overrides, those that most of its
-    experiments were run with; of several, those with none."""
-    alike: dict[tuple[tuple[str, ...], str], list[Arm]] = defaultdict(list)
-    for arm in arms:
-        if not roles(arm).isdisjoint(STUDIED):
-            alike[arm.extras, json.dumps(_task(arm), sort_keys=True, default=str)].append(arm)
+def shown_in_figures(variants: Sequence[Variant]) -> dict[str, Variant]:
+    """Returns the variants in the paper's figures by experiment. All are of one task and have the same overrides: those
+    with which most of the paper's experiments were run, or none if several sets of overrides are equally common."""
+    alike: dict[tuple[tuple[str, ...], str], list[Variant]] = defaultdict(list)
+    for variant in variants:
+        if not roles(variant).isdisjoint(STUDIED):
+            alike[variant.extras, json.dumps(_task(variant), sort_keys=True, default=str)].append(variant)
     by_extras = sorted(alike.values(), key=lambda group: group[0].extras)  # max takes the first of equals
-    return max(by_extras, key=lambda group: (len({canonical(arm) for arm in group}), not group[0].extras), default=[])
+    shown = max(by_extras, key=lambda group: (len(set(map(canonical, group))), not group[0].extras), default=[])
+    found = {experiment: find(shown, experiment, shown[0].extras) for experiment in STUDIED if shown}
+    return {experiment: variant for experiment, variant in found.items() if variant}
 
 
-def find(arms: Sequence[Arm], experiment: str, extras: tuple[str, ...] = ()) -> Arm | None:
-    """The arm of an experiment with just these overrides; if it has two, the one that was run under this name."""
-    found = [arm for arm in arms if experiment in roles(arm) and arm.extras == extras]
-    return next((arm for arm in found if experiment in arm.experiments), found[0] if found else None)
+def find(variants: Sequence[Variant], experiment: str, extras: tuple[str, ...] = ()) -> Variant | None:
+    """Returns the variant of an experiment with exactly these overrides, preferably one that was run under its name."""
+    found = [variant for variant in variants if experiment in roles(variant) and variant.extras == extras]
+    return min(found, key=lambda variant: experiment not in variant.experiments, default=None)
 
 
-def rung_before(arms: Sequence[Arm], arm: Arm) -> Arm | None:
-    """The rung below, with the same overrides. Nothing if that was run on another task."""
-    number = rung(arm)
-    below = find(arms, LADDER[number - 1], arm.extras) if number else None
-    return below if below is not None and _task(below) == _task(arm) else None
+def step_before(variants: Sequence[Variant], variant: Variant) -> Variant | None:
+    """Returns the ladder step below a variant, with the same overrides and on the same task."""
+    number = ladder_step(variant)
+    below = find(variants, LADDER[number - 1], variant.extras) if number else None
+    return below if below and _task(below) == _task(variant) else None
 
 
-def full_dapo(arms: Sequence[Arm], arm: Arm) -> Arm | None:
-    """All of DAPO with the overrides of this arm; if this is that already, or there is none, as the paper has it.
-    Nothing if that was run on another task."""
-    beside = find(arms, DAPO, arm.extras)
-    full = find(arms, DAPO) if beside is None or beside is arm else beside
-    return None if full is None or full is arm or _task(full) != _task(arm) else full
+def full_dapo(variants: Sequence[Variant], variant: Variant) -> Variant | None:
+    """Returns full DAPO with the overrides of a variant, or without overrides if the variant is DAPO itself or there is
+    none; only if it was run on the same task."""
+    beside = find(variants, DAPO, variant.extras)
+    full = find(variants, DAPO) if beside is None or beside is variant else beside
+    return full if full and full is not variant and _task(full) == _task(variant) else None
 
 
-def _task(arm: Arm) -> dict[str, Any]:
-    """What is learnt and how it is measured, as far as it is known."""
-    settings = settings_of(arm.example)
-    how_often = "evaluation.every"
-    return {name: value for name, value in settings.items() if name.split(".")[0] in TASK and name != how_often}
-
-
-def cast(arms: Sequence[Arm], experiments: Iterable[str]) -> tuple[Role, ...]:
-    """The arms that there are for some experiments, of those that are drawn."""
-    shown = drawn(arms)
-    found = [(experiment, find(shown, experiment, shown[0].extras if shown else ())) for experiment in experiments]
-    return tuple((experiment, arm) for experiment, arm in found if arm)
-
-
-def pair(arms: Sequence[Arm], technique: str) -> tuple[Role, ...]:
-    """An arm with a technique and one without it, alike but for that; nothing if there are no such two."""
-    found = [cast(arms, experiments) for experiments in PAIRS[technique]]
-    return next((both for both in found if len(both) == 2), ())
-
-
-def missing_rungs(arms: Sequence[Arm]) -> list[str]:
-    """Rungs that were not run, if at least two were."""
-    there = {experiment for experiment, _ in cast(arms, LADDER)}
-    missing = [experiment for experiment in LADDER if experiment not in there]
-    return missing if len(missing) <= len(LADDER) - 2 else []
+def _task(variant: Variant) -> dict[str, Any]:
+    """Returns the settings of what is learnt and how it is measured."""
+    settings = variant.settings.items()
+    return {key: value for key, value in settings if key.partition(".")[0] in TASK and key != "evaluation.every"}

@@ -1,124 +1,76 @@
-"""What a run came to, as the numbers of the table."""
+"""The numbers that describe a finished run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from statistics import fmean, median
-from typing import Any
 
-from dapo_lightning.study.arms import Arm
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+
 from dapo_lightning.study.runs import Run
-from dapo_lightning.study.salvage import Row
 
-END_SHARE, END_STEPS = 0.1, 3  # "at the end" of training: so much of the run, but at least so many DAPO steps
-SECONDS = ("seconds/generate", "seconds/grade", "seconds/wait", "seconds/update")
+END_SHARE, END_STEPS = 0.1, 3  # "the end" of training: this share of the DAPO steps, but at least this many
+SECONDS = ["seconds/generate", "seconds/grade", "seconds/wait", "seconds/update"]
+NAMES = (
+    "avg", "avg_of_run", "pass", "truncated_held_out", "entropy", "truncated", "entropy_of_run", "truncated_of_run",
+    "length_of_run", "tokens_per_useful_group", "useful_share", "minutes", "gradient_steps",
+)  # fmt: skip
 
 
 def measures(run: Run) -> dict[str, float]:
-    """The numbers of a finished run; those that were not measured are left out.
+    """Returns the numbers of a finished run by name, without those that were not measured.
 
-    avg, pass: held-out, after the last step. avg_of_run: avg over the whole run, the area under its curve divided by
-    the DAPO steps: it also tells who learns sooner. entropy (nats per token), truncated: of training, means over the
-    last steps; entropy_of_run, truncated_of_run, length_of_run (tokens): over all steps. useful_share: of the groups
-    that were used up. tokens_per_useful_group: tokens generated per group trained on that was neither all right nor
-    all wrong. minutes: generating, grading, waiting for other ranks, and updating.
+    avg, pass: held-out, after the last step. avg_of_run: avg over the whole run, that is the area under its curve
+    divided by the number of DAPO steps; it shows who learns sooner. entropy (nats per token), truncated: of training,
+    means over the last steps; entropy_of_run, truncated_of_run, length_of_run (tokens): over all steps. useful_share:
+    the share of the useful among the groups that were used up. tokens_per_useful_group: tokens generated per useful
+    group trained on. minutes: generating, grading, waiting for other ranks, and updating.
     """
-    after, steps = run.after or {}, [row for row in run.rows if "tokens/generated" in row]
-    ends = bool(steps) and steps[-1]["step"] == run.num_steps
-    end = steps[-max(END_STEPS, math.ceil(END_SHARE * len(steps))) :] if ends else []
-    summary = run.summary or {}
-    if summary.get("dapo_steps") != run.num_steps:  # that of a session before
-        summary = {}
-    groups = num_groups(run)
+    after, steps = run.after, run.metrics.dropna(subset="tokens/generated")
+    is_complete = run.num_steps in steps.index
+    end = steps.tail(max(END_STEPS, math.ceil(END_SHARE * len(steps)))) if is_complete else steps.head(0)
+    summary = run.summary if run.summary.get("dapo_steps") == run.num_steps else {}  # not that of an earlier session
+    tokens_per_useful_group, useful_share = _group_measures(steps, run.settings.get("num_prompts_per_step", math.nan))
+    seconds = summary.get("seconds") or {name.partition("/")[2]: steps[name].sum(min_count=1) for name in SECONDS}
+    num_seconds = pd.Series({name: seconds.get(name.partition("/")[2]) for name in SECONDS}, dtype=float)
     found = {
         "avg": after.get(f"avg@{run.k}"),
-        "avg_of_run": _area(run, f"avg@{run.k}"),
+        "avg_of_run": _mean_height(run.evaluations.get(f"avg@{run.k}")),
         "pass": after.get(f"pass@{run.k}"),
         "truncated_held_out": after.get("truncated"),
-        "entropy": _mean(end, "entropy"),
-        "truncated": _mean(end, "length/truncated"),
-        "entropy_of_run": _mean(steps, "entropy"),
-        "truncated_of_run": _mean(steps, "length/truncated"),
-        "length_of_run": _mean(steps, "length/mean"),
-        "tokens_per_useful_group": _tokens_per_useful_group(steps, groups),
-        "useful_share": summary.get("useful_group_share", _useful_share(steps, groups)),
-        "minutes": _minutes(steps, summary),
-        "gradient_steps": summary.get("gradient_steps", steps[-1].get("steps/gradient") if ends else None),
+        "entropy": end["entropy"].mean(),
+        "truncated": end["length/truncated"].mean(),
+        "entropy_of_run": steps["entropy"].mean(),
+        "truncated_of_run": steps["length/truncated"].mean(),
+        "length_of_run": steps["length/mean"].mean(),
+        "tokens_per_useful_group": tokens_per_useful_group,
+        "useful_share": summary.get("useful_group_share", useful_share),
+        "minutes": num_seconds.sum(min_count=1) / 60,
+        "gradient_steps": summary.get("gradient_steps", end["steps/gradient"].max()),
     }
-    numbers = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+    return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
 
 
-def num_groups(run: Run) -> float | None:
-    """Groups that a step trains on, when there are enough; none if unknown."""
-    return (run.settings or {}).get("num_prompts_per_step")
-
-
-def by_seed(arm: Arm, name: str) -> dict[int, float]:
-    """A measure of the finished runs of an arm, whose seed is known."""
-    found = {run.seed: measures(run) for run in arm.finished if run.seed is not None}
-    return {seed: values[name] for seed, values in found.items() if name in values}
-
-
-def values(arm: Arm, name: str) -> list[float]:
-    """The same, of all finished runs."""
-    return [found[name] for run in arm.finished if name in (found := measures(run))]
-
-
-def middle(arm: Arm, name: str) -> float | None:
-    """The median over an arm's finished runs."""
-    found = values(arm, name)
-    return median(found) if found else None
-
-
-def _area(run: Run, name: str) -> float | None:
-    """Mean height of the line through a metric's evaluations, from before the first step to after the last."""
-    points = [(step, metrics[name]) for step, metrics in run.evaluations.items() if name in metrics]
-    if len(points) < 2 or points[0][0] != 0:
+def _mean_height(curve: pd.Series | None) -> float | None:
+    """Returns the mean height of the line through a metric's evaluations, from before the first DAPO step on."""
+    points = pd.Series(curve, dtype=float).dropna()
+    if len(points) < 2 or points.index[0] != 0:
         return None
-    areas = [(after - before) * (low + high) / 2 for (before, low), (after, high) in pairwise(points)]
-    return sum(areas) / points[-1][0]
+    return float(np.trapezoid(points, points.index) / points.index[-1])
 
 
-def _mean(rows: Sequence[Row], name: str) -> float | None:
-    found = [row[name] for row in rows if name in row]
-    return fmean(found) if found else None
+def _group_measures(steps: pd.DataFrame, num_groups: float) -> tuple[float, float]:
+    """Returns the tokens generated per useful group trained on, and the useful share of the groups used up.
 
-
-def _trained(row: Row, groups: float) -> float:
-    """Groups that a step trained on; unless it says so, as many as it was to, which it missed only if dynamic sampling
-    ran out of rounds."""
-    return row.get("groups/trained", groups)
-
-
-def _tokens_per_useful_group(steps: Sequence[Row], groups: float | None) -> float | None:
-    """Static sampling trains on all groups, so only their useful share counts; of dynamic sampling's all count
-    (`groups/useful` includes the surplus, `groups/kept` does not; it has those carried, which are useful, too)."""
-    known = [row for row in steps if {"groups/useful", "groups/kept"} <= row.keys()]
-    if groups is None or not known:
-        return None
-    trained = [row for row in known if row["groups/kept"]]  # the others cost tokens, too
-    shares = [min(1.0, row["groups/useful"] / row["groups/kept"] + row.get("groups/carried", 0.0)) for row in trained]
-    useful = sum(share * _trained(row, groups) for share, row in zip(shares, trained, strict=True))
-    return sum(row["tokens/generated"] for row in known) / useful if useful else None
-
-
-def _useful_share(steps: Sequence[Row], groups: float | None) -> float | None:
-    """Over the whole run, steps weighted by the groups that they used up."""
-    known = [row for row in steps if row.get("groups/kept") and "groups/useful" in row]
-    if groups is None or not known:
-        return None
-    used_up = [_trained(row, groups) / row["groups/kept"] for row in known]
-    return sum(row["groups/useful"] * num for row, num in zip(known, used_up, strict=True)) / sum(used_up)
-
-
-def _minutes(steps: Sequence[Row], summary: Mapping[str, Any]) -> float | None:
-    """Of the whole run: by its summary, which counts steps whose metrics are lost."""
-    told = summary.get("seconds") or {
-        name.removeprefix("seconds/"): sum(row[name] for row in steps if name in row)
-        for name in SECONDS
-        if any(name in row for row in steps)
-    }
-    return sum(told.get(name.removeprefix("seconds/"), 0.0) for name in SECONDS) / 60 if told else None
+    Static sampling trains on all groups, so only their useful share counts; of dynamic sampling all groups trained on
+    count (`groups/useful` includes the surplus, `groups/kept` does not). Groups that were carried over are useful, too.
+    Unless a step says how many groups it trained on, it is the number that it was meant to train on.
+    """
+    known = steps.dropna(subset=["groups/useful", "groups/kept"])
+    trained = known[known["groups/kept"] > 0]  # the other steps cost tokens, too
+    num_trained = trained["groups/trained"].fillna(num_groups)
+    shares = trained["groups/useful"] / trained["groups/kept"] + trained["groups/carried"].fillna(0.0)
+    num_useful = (shares.clip(upper=1.0) * num_trained).sum()
+    num_used_up = num_trained / trained["groups/kept"]
+    useful_share = np.average(trained["groups/useful"], weights=num_used_up) if num_used_up.any() else math.nan
+    return known["tokens/generated"].sum() / num_useful if num_useful else math.nan, useful_share

@@ -15,7 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import AutoModelForCausalLM
 
-import train
+from dapo_lightning.run import build
+from dapo_lightning.run.command import as_dict
+from dapo_lightning.run.session import train
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,10 +63,10 @@ def resume(folder: Path, *overrides: str) -> None:
 
 
 def start(composed: DictConfig) -> None:
-    """What `train.main` does, without its handling of errors."""
-    module, data, trainer = train.set_up(composed)
+    """What the command does, without its handling of errors."""
+    module, data, trainer = build.set_up(composed)
     try:
-        train.run(train.as_dict(composed), module, data, trainer)
+        train(as_dict(composed), module, data, trainer)
     finally:
         module.worker.reward.close()
 

@@ -10,11 +10,11 @@ from hydra import initialize
 from omegaconf import OmegaConf
 from runs import SMALL, config, run
 
-import train
-from dapo_lightning.callbacks.checkpoint import latest
 from dapo_lightning.policy import Policy
 from dapo_lightning.policy.tiny import TinyPolicy
-from dapo_lightning.run.command import evaluated
+from dapo_lightning.run.cli import main
+from dapo_lightning.run.command import load_evaluated
+from dapo_lightning.utils.checkpoints import latest
 
 CODEC = TinyPolicy.codec
 
@@ -37,7 +37,7 @@ def finished(tmp_path_factory):
 
 def command_line(monkeypatch, folder, *overrides):
     monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={folder}", *overrides])
-    train.main()
+    main()
     return json.loads((folder / "summary.json").read_text())
 
 
@@ -94,8 +94,8 @@ def test_a_group_named_now_starts_afresh(of_run, now, fresh, tmp_path):
     (file := tmp_path / "checkpoints" / "step_000001.ckpt").touch()
     OmegaConf.save({"overrides": ["max_new_tokens=5", *of_run]}, tmp_path / "config.yaml")
     given = config("mode=evaluate", f"checkpoint={file}", "run_folder=x", *now)
-    with initialize(version_base="1.3", config_path="../conf"):
-        composed = evaluated(given)
+    with initialize(version_base="1.3", config_path="../../conf"):
+        composed = load_evaluated(given)
     assert composed.max_new_tokens == 5 and composed.mode == "evaluate"
     before, anew = config(*of_run, "run_folder=x"), config(*now, "run_folder=x")
     for group in ("policy", "data", "reward"):
@@ -143,7 +143,7 @@ def test_training_leaves_the_last_evaluation_prompt_by_prompt(finished):
 def test_what_makes_no_sense_is_one_sentence(overrides, says, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}", *overrides])
     with pytest.raises(SystemExit) as exit_:
-        train.main()
+        main()
     assert says in str(exit_.value) and str(exit_.value).startswith("error: ")
 
 

@@ -9,8 +9,8 @@ import pytest
 from conftest import tiny
 from runs import SMALL, command, finish, wait_for, weights
 
-from dapo_lightning.callbacks.checkpoint import latest, steps_done
 from dapo_lightning.distributed.ranks import Ranks
+from dapo_lightning.utils.checkpoints import latest, steps_done
 
 RUN = [*SMALL, "num_steps=3", "evaluation.every=3", "num_prompts_per_step=8", "data.num_train=40", "max_new_tokens=60"]
 

@@ -14,7 +14,7 @@ from runs import ROOT, SMALL, assert_same_weights, command, config, finish, resu
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest
 from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.run.checks import ConfigError
-from dapo_lightning.run.command import resumed
+from dapo_lightning.run.command import load_resumed
 
 # There are ten train prompts, so this runs across epochs.
 RUN = [*SMALL, "num_steps=8", "callbacks.checkpoint.every=2", "evaluation.every=3", "kl=k3"]
@@ -108,7 +108,7 @@ def test_the_advice_fits_every_policy(tmp_path):
     (tmp_path / "checkpoints" / "step_000001.ckpt").touch()
     OmegaConf.save({}, tmp_path / "config.yaml")
     with pytest.raises(ConfigError, match=r"policy=hub policy\.name=<run folder>/policy"):
-        resumed(config(f"resume={tmp_path}", "clip.upper=1.3"))
+        load_resumed(config(f"resume={tmp_path}", "clip.upper=1.3"))
 
 
 def test_a_mistyped_folder_is_not_made(tmp_path):

@@ -14,14 +14,14 @@ from runs import assert_same_weights, resume, run, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import train
 from dapo_lightning.algorithm.sampling import SamplingError
-from dapo_lightning.callbacks.checkpoint import latest
 from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.policy.tiny import TinyPolicy
 from dapo_lightning.reward import RewardError
+from dapo_lightning.run import build
 from dapo_lightning.step import reporter as reporting
-from dapo_lightning.step.module import NotFiniteError
+from dapo_lightning.step.module import DAPOModule, NotFiniteError
+from dapo_lightning.utils.checkpoints import latest
 
 LOGGED = """
     reward/mean reward/std accuracy groups/useful groups/all_correct groups/all_wrong groups/kept groups/carried
@@ -111,13 +111,13 @@ def test_a_run_without_tensorboard_can_be_resumed(finished, tmp_path):
 
 def test_held_out_prompts_are_not_sampled_in_inference_mode(tmp_path, monkeypatch):
     """What FSDP2 gathers there for the first time could not be trained with."""
-    seen, step = [], train.DAPOModule.validation_step
+    seen, step = [], DAPOModule.validation_step
 
     def watched(*arguments):
         seen.append(torch.is_inference_mode_enabled())
         return step(*arguments)
 
-    monkeypatch.setattr(train.DAPOModule, "validation_step", watched)
+    monkeypatch.setattr(DAPOModule, "validation_step", watched)
     run(tmp_path / "run", "num_steps=1")
     assert len(seen) == 2 and not any(seen)
 
@@ -203,14 +203,14 @@ def test_each_rollout_comes_from_the_weights_of_the_step_before(tmp_path, monkey
         def on_train_batch_end(self, trainer, pl_module, *_):
             after.append(fingerprint(pl_module.model))
 
-    original = train.build_trainer
+    original = build.build_trainer
 
     def watched(*arguments):
         trainer = original(*arguments)
         trainer.callbacks.append(Watch())
         return trainer
 
-    monkeypatch.setattr(train, "build_trainer", watched)
+    monkeypatch.setattr(build, "build_trainer", watched)
     run(tmp_path / "run", "sampling=static")
     assert sampled == after[:-1] and len(set(after)) == 5
 

@@ -17,9 +17,9 @@ import yaml
 from runs import ROOT, resume, run
 from tensorboard.plugin_util import markdown_to_safe_html
 
-import train
 from dapo_lightning.callbacks import completions, dashboard
 from dapo_lightning.callbacks.metrics_file import read_metrics
+from dapo_lightning.run.build import TECHNIQUES
 from dapo_lightning.step.module import DAPOModule
 
 # A learning rate at which ratios leave the clip range: some tags are there only if tokens are clipped.
@@ -186,7 +186,7 @@ def test_columns_of_every_option_whichever_run_names_them(server):
 
 
 def test_numbers_of_all_options_are_named():
-    for group in train.TECHNIQUES:
+    for group in TECHNIQUES:
         for file in (ROOT / "conf" / group).glob("*.yaml"):
             values = yaml.safe_load(file.read_text())
             numbers = {name for name, value in values.items() if isinstance(value, int | float) or "${" in value}

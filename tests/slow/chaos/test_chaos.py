@@ -16,8 +16,8 @@ import pytest
 import torch
 from runs import SMALL, assert_same_weights, command, finish, wait_for
 
-from dapo_lightning.callbacks.checkpoint import latest, steps_done
 from dapo_lightning.callbacks.metrics_file import read_metrics
+from dapo_lightning.utils.checkpoints import latest, steps_done
 
 pytestmark = pytest.mark.chaos
 

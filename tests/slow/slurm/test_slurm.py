@@ -10,8 +10,8 @@ from cluster import Cluster, is_installed
 from runs import ROOT, SMALL, assert_same_weights, command, finish, wait_for
 from test_ranks import assert_the_same
 
-from dapo_lightning.callbacks.checkpoint import latest, steps_done
 from dapo_lightning.callbacks.metrics_file import read_metrics
+from dapo_lightning.utils.checkpoints import latest, steps_done
 
 pytestmark = [
     pytest.mark.slurm,

@@ -8,11 +8,11 @@ import torch
 from conftest import algorithm, make_group, mini_batch, tiny
 from runs import SMALL, config, run
 
-import train
 from dapo_lightning.algorithm.correction import NoCorrection, Truncated
 from dapo_lightning.algorithm.kl import K3
 from dapo_lightning.algorithm.tokens import ReducedMean, Tokens
 from dapo_lightning.callbacks.metrics_file import read_metrics
+from dapo_lightning.run.build import build
 from dapo_lightning.run.checks import ConfigError
 from dapo_lightning.step.experience import placeholder
 from dapo_lightning.step.objective import surrogate_loss
@@ -128,4 +128,4 @@ def test_without_it_nothing_is_logged(tmp_path):
 def test_refused_where_every_weight_is_one(tmp_path):
     for overrides in (["correction=truncated"], ["correction=truncated", "rollout=transformers"]):
         with pytest.raises(ConfigError, match=r"correction has nothing to correct.*bf16-mixed or rollout=vllm"):
-            train.build(config(*SMALL, *overrides, f"run_folder={tmp_path}"))
+            build(config(*SMALL, *overrides, f"run_folder={tmp_path}"))

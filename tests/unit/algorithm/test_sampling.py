@@ -5,10 +5,10 @@ import torch
 from conftest import make_group
 from runs import assert_same_weights, run
 
-import train
 from dapo_lightning.algorithm.sampling import Dynamic, SamplingError, Static
 from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.draws.ahead import KeepRate
+from dapo_lightning.run import build
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_carried_groups_have_the_log_probs_of_the_policy_that_sampled_them(tmp_p
     """In float32, where those recorded while sampling are the truth; training is made to recompute them."""
     trained = []
 
-    def recomputing(config, original=train.set_up):
+    def recomputing(config, original=build.set_up):
         module, data, trainer = original(config)
         step, module.host.logps_are_exact = module.gradient_step, False
         module.gradient_step = lambda batch, ranks: (
@@ -103,7 +103,7 @@ def test_carried_groups_have_the_log_probs_of_the_policy_that_sampled_them(tmp_p
         )
         return module, data, trainer
 
-    monkeypatch.setattr(train, "set_up", recomputing)
+    monkeypatch.setattr(build, "set_up", recomputing)
     folder = run(tmp_path / "run", *LEARNING, "sampling.surplus=carry")
     for _, batch in trained:
         for row in batch.rows:

@@ -11,8 +11,9 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 from runs import ROOT, config
 
-import train
+from dapo_lightning.run.build import build_trainer
 from dapo_lightning.run.checks import ConfigError, check
+from dapo_lightning.run.cli import main
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in (ROOT / "conf").glob("*/*.yaml"))
 TECHNIQUES = ("clip", "loss", "overlong", "sampling", "advantage", "kl", "correction")
@@ -37,7 +38,7 @@ def test_every_option_composes_and_instantiates(group, option, tmp_path, monkeyp
     if group in ("experiment", "recipe"):
         return
     if group == "trainer":
-        train.build_trainer(composed, checkpoint=None)
+        build_trainer(composed, checkpoint=None)
     elif option == "vllm" and find_spec("vllm") is None:
         with pytest.raises(InstantiationException, match="rollout=vllm needs the package vllm"):
             instantiate(composed[group])
@@ -99,7 +100,7 @@ def test_a_toggle_on_the_command_line_beats_the_experiment():
 
 def test_no_plain_key_is_unread():
     """Options of groups go to constructors, which refuse what they do not know; plain keys must be read by name."""
-    source = "".join((ROOT / name).read_text() for name in ("train.py", "dapo_lightning/run/checks.py"))
+    source = "".join(path.read_text() for path in (ROOT / "dapo_lightning/run").glob("*.py"))
     plain = OmegaConf.load(ROOT / "conf/config.yaml")
     names = [f"config.{key}" for key in plain if key not in ("defaults", "hydra", "evaluation", "plan")]
     names += [f"config.evaluation.{key}" for key in plain.evaluation]
@@ -155,7 +156,7 @@ def test_slurm_tasks_that_disagree_with_devices_are_refused(monkeypatch):
 def test_bad_values_are_one_sentence_and_no_traceback(overrides, says, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}", *overrides])
     with pytest.raises(SystemExit) as exit_:
-        train.main()
+        main()
     assert says in str(exit_.value) and str(exit_.value).startswith("error: ")
 
 

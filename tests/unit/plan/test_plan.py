@@ -15,7 +15,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-import train
 from dapo_lightning.forward.layout import SHARED_PROMPT
 from dapo_lightning.forward.logprobs import completion_logps
 from dapo_lightning.plan import Cluster, accelerator, cluster_of, known_config, plan
@@ -30,6 +29,7 @@ from dapo_lightning.policy import Policy
 from dapo_lightning.policy.tiny import TinyPolicy
 from dapo_lightning.rollout.cache import SharedPromptCache, read_prompts
 from dapo_lightning.rollout.weights import prepared_weights
+from dapo_lightning.run.cli import main
 from dapo_lightning.step.experience import Row
 from dapo_lightning.step.objective import surrogate_loss
 from dapo_lightning.types import Completion, Trajectory
@@ -279,6 +279,35 @@ def test_grouped_heads_and_tied_embeddings():
     assert seven.outside == 2 * 152_064 * 3584 + 3584
 
 
+# --- what options declare ---------------------------------------------------------------------------------------------
+
+
+def test_options_declare_their_needs():
+    def job(*overrides, number=2):
+        return job_of(settings(*overrides), on(number))
+
+    assert [job(f"rollout={name}").rollout.name for name in ("decode", "transformers", "vllm")] == [
+        "DECODE", "GENERATE", "ENGINE",
+    ]  # fmt: skip
+    assert job("trainer=fsdp2").sharded and not job("trainer=ddp").sharded and job("trainer=ddp").replicated
+    assert not job("trainer=fsdp2", number=1).sharded
+    assert job().train.num_groups == 2 * job("sampling=static").train.num_groups  # half of the groups are kept
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "states"),
+    [("AdamW", "fused: true", 2), ("Adam", "amsgrad: true", 3), ("SGD", "lr: 0.1", 0), ("SGD", "momentum: 0.9", 1)],
+)
+def test_optimizer_states_are_counted(name, options, states):
+    config = settings() | {"optimizer": {"_target_": f"torch.optim.{name}", **OmegaConf.create(options)}}
+    assert job_of(config, LAPTOP).optimizer_states == states
+
+
+def test_an_unknown_option_of_the_optimizer_is_refused():
+    with pytest.raises(ValueError, match=r"optimizer: .*betas"):
+        job_of(settings("optimizer._target_=torch.optim.SGD"), LAPTOP)
+
+
 # --- how it behaves --------------------------------------------------------------------------------------------------
 
 
@@ -413,11 +442,11 @@ def test_a_run_is_planned_from_its_command(monkeypatch, tmp_path, capsys):
         "plan.mean_tokens=5000",
     ]
     monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}", *overrides])
-    train.main()
+    main()
     assert "32.764 billion weights in 64 layers, sharded" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}", "mode=plan", "plan.accelerator=laptop"])
-    train.main()
+    main()
     assert "It fits" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}", "mode=plan", "+plan.speed=2"])
     with pytest.raises(SystemExit, match=r"error: plan\.speed: there is no such key"):
-        train.main()
+        main()

@@ -19,16 +19,18 @@ from transformers import (
     OPTForCausalLM,
 )
 
-import train
-from dapo_lightning.callbacks.checkpoint import latest
 from dapo_lightning.data import DataError
 from dapo_lightning.forward.logprobs import completion_logps
 from dapo_lightning.policy import PolicyError
 from dapo_lightning.policy.hub import HubPolicy
 from dapo_lightning.policy.lora import Lora
 from dapo_lightning.rollout.hf_generate import Transformers
+from dapo_lightning.run.build import build, set_up
 from dapo_lightning.run.checks import ConfigError
+from dapo_lightning.run.command import as_dict
+from dapo_lightning.run.session import evaluate
 from dapo_lightning.types import Generation, Prompt
+from dapo_lightning.utils.checkpoints import latest
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
@@ -225,7 +227,7 @@ def test_lora_runs_resume_and_checkpoints_hold_the_adapters_only(folder, tmp_pat
     other = config(*SMALL_HUB, f"policy.name={folder}", "mode=evaluate", f"run_folder={tmp_path / 'other'}",
                    f"checkpoint={latest(straight / 'checkpoints')}", "evaluation.num_prompts=8")  # fmt: skip
     with pytest.raises(ValueError, match=r"other weights.*policy\.\* settings"):
-        train.evaluate(train.as_dict(other), *train.set_up(other))
+        evaluate(as_dict(other), *set_up(other))
 
 
 def steps(folder):
@@ -281,11 +283,11 @@ def test_log_probs_over_bfloat16_weights_are_not_exact(folder, tmp_path):
     small = [o for o in SMALL if not o.startswith("policy.")]
     lora = [*small, "policy=lora", f"policy.name={folder}", "trainer.precision=32-true", f"run_folder={tmp_path}"]
     for dtype, exact in (("float32", True), ("bfloat16", False)):
-        module, _ = train.build(config(*lora, f"policy.dtype={dtype}"))
+        module, _ = build(config(*lora, f"policy.dtype={dtype}"))
         assert module.host.logps_are_exact is exact
     with pytest.raises(ConfigError, match="nothing to correct"):
-        train.build(config(*lora, "policy.dtype=float32", "correction=truncated"))
-    train.build(config(*lora, "policy.dtype=bfloat16", "correction=truncated"))
+        build(config(*lora, "policy.dtype=float32", "correction=truncated"))
+    build(config(*lora, "policy.dtype=bfloat16", "correction=truncated"))
 
 
 def test_chats_from_a_file_graded_as_mathematics(folder, tmp_path):

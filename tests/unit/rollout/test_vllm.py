@@ -19,10 +19,10 @@ from conftest import tiny
 from omegaconf import OmegaConf
 from runs import ROOT, SMALL, config, run, weights
 
-import train
 from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.rollout.noise import uniform_noise
 from dapo_lightning.rollout.vllm import Vllm
+from dapo_lightning.run.build import build
 from dapo_lightning.run.checks import ConfigError
 from dapo_lightning.types import Generation
 
@@ -245,7 +245,7 @@ def test_what_it_cannot_do_is_refused(policy, tmp_path):
     with pytest.raises(ValueError, match=r"policy=lora.*rollout=decode"):
         sample(Vllm(), policy.model)
     with pytest.raises(ConfigError, match=r"top_p=0.9.*evaluation\.top_p"):
-        train.build(config(*SMALL, "rollout=vllm", "top_p=0.9", f"run_folder={tmp_path}"))
+        build(config(*SMALL, "rollout=vllm", "top_p=0.9", f"run_folder={tmp_path}"))
 
 
 def test_without_vllm_it_says_what_to_install(monkeypatch):

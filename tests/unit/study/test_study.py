@@ -1,8 +1,9 @@
-"""The study of a sweep: means, differences, arms, what is drawn, and what train.py really leaves."""
+"""The study of a sweep: means, differences, variants, figures, and the files of real runs."""
 
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import subprocess
 import sys
@@ -14,26 +15,34 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from sweeps import write_ladder, write_run
 
+import dapo_lightning.study
 from dapo_lightning.study import figures, ladder, measures, report
 from dapo_lightning.study.__main__ import main
-from dapo_lightning.study.arms import Arm, group_by_settings
-from dapo_lightning.study.intervals import Estimate, estimate, paired_difference, t_975
+from dapo_lightning.study.curves import DAPO_STEPS, GRADIENT_STEPS, MINUTES, TOKENS, curve
+from dapo_lightning.study.intervals import Estimate, estimate, paired_difference
 from dapo_lightning.study.runs import find_runs, read_run
-from dapo_lightning.study.series import DAPO_STEPS, GRADIENT_STEPS, MINUTES, TOKENS, curve
+from dapo_lightning.study.variants import Variant, group_by_settings
 
 
-def arms_of(sweep) -> list[Arm]:
+def variants_of(sweep) -> list[Variant]:
     return ladder.in_order(group_by_settings([read_run(folder, sweep) for folder in find_runs(sweep)])[0])
 
 
-def by_name(sweep) -> dict[str, Arm]:
-    return {arm.name: arm for arm in arms_of(sweep)}
+def chosen(variants) -> dict[str, dict[str, Variant]]:
+    """The paper's figures that can be drawn, with their variants by experiment."""
+    found = {figure.file: figure.choose(ladder.shown_in_figures(variants)) for figure in figures.FIGURES}
+    return {file: variants for file, variants in found.items() if variants}
+
+
+def by_name(sweep) -> dict[str, Variant]:
+    return {variant.name: variant for variant in variants_of(sweep)}
 
 
 def test_interval_worked_by_hand():
-    """0.6, 0.7, 0.8: mean 0.7, s = sqrt((0.01 + 0 + 0.01) / 2) = 0.1, t(2) = 4.303: 4.303 * 0.1 / sqrt(3) = 0.24843"""
+    """0.6, 0.7, 0.8: mean 0.7, s = sqrt((0.01 + 0 + 0.01) / 2) = 0.1, t(2) = 4.3027, and
+    4.3027 * 0.1 / sqrt(3) = 0.24841."""
     found = estimate([0.6, 0.7, 0.8])
-    assert found.mean == pytest.approx(0.7) and found.half_width == pytest.approx(0.24843, abs=1e-5)
+    assert found.mean == pytest.approx(0.7) and found.half_width == pytest.approx(0.24841, abs=1e-5)
     assert found.count == 3
     assert estimate([0.4]) == Estimate(0.4, None, 1) and estimate([]) is None
 
@@ -51,11 +60,6 @@ def test_paired_difference_worked_by_hand():
 def test_what_the_seeds_share_drops_out_of_a_paired_interval():
     ours, theirs = {0: 0.1, 1: 0.5, 2: 0.9}, {0: 0.0, 1: 0.4, 2: 0.8}
     assert paired_difference(ours, theirs).half_width == pytest.approx(0, abs=1e-9) and estimate([0.1, 0.5, 0.9])
-
-
-@pytest.mark.parametrize(("degrees", "quantile"), [(1, 12.706), (30, 2.042), (31, 2.0395), (60, 2.0003), (120, 1.9799)])
-def test_quantiles_of_student(degrees, quantile):
-    assert t_975(degrees) == pytest.approx(quantile, abs=1e-4)
 
 
 def test_measures_worked_by_hand(tmp_path):
@@ -102,23 +106,23 @@ def test_carried_groups_are_useful_too(tmp_path):
     assert measures.measures(read_run(tmp_path / "run", tmp_path))["tokens_per_useful_group"] == pytest.approx(100)
 
 
-def test_arms_are_runs_that_differ_in_nothing_but_the_seed(tmp_path):
+def test_variants_are_runs_that_differ_in_nothing_but_the_seed(tmp_path):
     for seed in (0, 1):
         write_run(tmp_path / f"a{seed}", "dapo", seed)
     write_run(tmp_path / "b", "dapo", 0, ["clip.upper=1.4"])
     write_run(tmp_path / "c", "dapo", 2, ["clip.upper=1.28", "trainer.devices=2"])  # what dapo has anyway
     write_run(tmp_path / "d", "grpo", 0)
-    found = {arm.name: [run.name for run in arm.runs] for arm in arms_of(tmp_path)}
+    found = {variant.name: [run.name for run in variant.runs] for variant in variants_of(tmp_path)}
     assert found == {"grpo": ["d"], "dapo": ["a0", "a1", "c"], "dapo clip.upper=1.4": ["b"]}
 
 
-def test_overrides_that_all_arms_share_are_not_in_their_names(tmp_path):
+def test_overrides_that_all_variants_share_are_not_in_their_names(tmp_path):
     write_run(tmp_path / "a", "dapo", 0, ["max_new_tokens=20"])
     write_run(tmp_path / "b", "grpo", 0, ["max_new_tokens=20", "clip.upper=1.1"])
     assert set(by_name(tmp_path)) == {"dapo", "grpo clip.upper=1.1"}
 
 
-def test_an_override_that_some_arms_cannot_have_does_not_part_the_ladder(tmp_path):
+def test_an_override_that_some_variants_cannot_have_does_not_part_the_ladder(tmp_path):
     for number, experiment in enumerate(ladder.LADDER):
         punishes = sweeps.TECHNIQUES[experiment][2] == "punish"
         write_run(tmp_path / str(number), experiment, 0, ["overlong.cache_tokens=4"] if punishes else [])
@@ -133,7 +137,10 @@ def test_settings_count_and_not_how_they_were_asked_for(tmp_path):
     write_run(tmp_path / "b", "dapo", 1)
     changed = write_run(tmp_path / "c", "dapo", 2) / "config.yaml"
     changed.write_text(changed.read_text().replace("max_new_tokens: 56", "max_new_tokens: 64"))
-    assert {name: len(arm.runs) for name, arm in by_name(tmp_path).items()} == {"dapo": 2, "dapo max_new_tokens=64": 1}
+    assert {name: len(variant.runs) for name, variant in by_name(tmp_path).items()} == {
+        "dapo": 2,
+        "dapo max_new_tokens=64": 1,
+    }
 
 
 def test_presets_that_are_taken_for_the_same_have_the_same_settings():
@@ -144,7 +151,7 @@ def test_presets_that_are_taken_for_the_same_have_the_same_settings():
         return composed
 
     known = {experiment: settings(experiment) for experiment in sweeps.TECHNIQUES}
-    for experiment, others in ((one, ladder.roles(Arm((one,), (), ()))) for one in known):
+    for experiment, others in ((one, ladder.roles(Variant((one,), (), ()))) for one in known):
         assert {other for other in known if known[other] == known[experiment]} == others
     assert set(known) >= {*ladder.LADDER, *ladder.LEAVE_ONE_OUT, ladder.DAPO}
 
@@ -154,17 +161,18 @@ def test_rows_are_in_the_order_of_the_paper(tmp_path):
         write_run(tmp_path / str(number), experiment, 0)
     write_run(tmp_path / "x", "dapo", 0, ["overlong.cache_tokens=32"])
     write_run(tmp_path / "y", "dapo", 0, ["overlong.cache_tokens=4"])
-    found = arms_of(tmp_path)
-    assert [ladder.rung(arm) for arm in found[:6]] == [0, 1, 2, 3, 4, 5]
-    assert [arm.name for arm in found[6:]] == [
+    found = variants_of(tmp_path)
+    assert [ladder.ladder_step(variant) for variant in found[:6]] == [0, 1, 2, 3, 4, 5]
+    assert [variant.name for variant in found[6:]] == [
         "dapo_minus_clip_higher", "dapo_minus_token_level", "dapo_minus_soft_punishment", "ppo_clip",
         "dapo overlong.cache_tokens=4", "dapo overlong.cache_tokens=32",
     ]  # fmt: skip
-    assert report.title_of(found[5]) == "dapo (= ladder_5_dynamic_sampling)"
+    assert "dapo (= ladder_5_dynamic_sampling)" in report.as_markdown(report.results_table(found), found, [], [], "x")
 
 
-def test_differences_are_to_the_rung_before_and_to_dapo(tmp_path):
-    """Rung n ends with n / 10 on both seeds but for what the seed adds."""
+@pytest.mark.usefixtures("undrawn")
+def test_differences_are_to_the_ladder_step_before_and_to_dapo(tmp_path):
+    """Step n of the ladder ends with n / 10 on both seeds but for what the seed adds."""
     for number, experiment in enumerate(ladder.LADDER):
         for seed in (0, 1):
             write_run(tmp_path / f"{number}{seed}", experiment, seed, accuracy=lambda s, v=number / 10 + seed / 50: v)
@@ -186,28 +194,29 @@ def test_dapo_on_another_task_is_nothing_to_compare_with(tmp_path):
     write_run(tmp_path / "b", "dapo", 0, ["data.max_terms=3"])
     write_run(tmp_path / "c", "dapo", 0, ["clip.upper=1.4"])
     found = by_name(tmp_path)
-    full = {name: ladder.full_dapo(list(found.values()), arm) for name, arm in found.items()}
+    full = {name: ladder.full_dapo(list(found.values()), variant) for name, variant in found.items()}
     assert full == {"dapo": None, "dapo data.max_terms=3": None, "dapo clip.upper=1.4": found["dapo"]}
 
 
 def test_pairs_differ_in_their_technique_and_in_no_other():
     """But for the filter, which is itself a way with overlong completions."""
-    for technique, group in zip(ladder.PAIRS, ("clip", "loss", "overlong", "sampling"), strict=True):
-        for with_it, without in ladder.PAIRS[technique]:
+    for technique, group in zip(figures.PAIRS, ("clip", "loss", "overlong", "sampling"), strict=True):
+        for with_it, without in figures.PAIRS[technique]:
             one, other = sweeps.TECHNIQUES[with_it], sweeps.TECHNIQUES[without]
             differ = [name for name, a, b in zip(sweeps.GROUPS, one, other, strict=True) if a != b]
             assert differ == [group], technique
             assert one[sweeps.GROUPS.index(group)] in ("higher", "token_level", "punish", "filter", "dynamic")
 
 
-def test_pairs_are_leave_one_out_first_and_else_the_rungs(tmp_path):
+def test_pairs_are_leave_one_out_first_and_else_steps_of_the_ladder(tmp_path):
     for experiment in ("ladder_1_overlong_filter", "ladder_2_clip_higher", "dapo"):
         write_run(tmp_path / experiment, experiment)
-    assert [role for role, _ in ladder.pair(arms_of(tmp_path), "clip_higher")] == [*ladder.LADDER[2:0:-1]]
+    assert list(chosen(variants_of(tmp_path))["entropy_clip_higher.png"]) == [*ladder.LADDER[2:0:-1]]
     write_run(tmp_path / "less", "dapo_minus_clip_higher")
-    pair = ladder.pair(arms_of(tmp_path), "clip_higher")
-    assert [(role, arm.name) for role, arm in pair] == [(name, name) for name in ("dapo", "dapo_minus_clip_higher")]
-    assert ladder.pair(arms_of(tmp_path), "token_level") == ()
+    pair = chosen(variants_of(tmp_path))["entropy_clip_higher.png"]
+    names = [(role, variant.name) for role, variant in pair.items()]
+    assert names == [(name, name) for name in ("dapo", "dapo_minus_clip_higher")]
+    assert "token_level.png" not in chosen(variants_of(tmp_path))
 
 
 def test_curves_worked_by_hand(tmp_path):
@@ -220,25 +229,26 @@ def test_curves_worked_by_hand(tmp_path):
             entropy=lambda step, value=entropy: value, seconds__generate=lambda step, value=60.0 * (seed + 1): value,
             seconds__grade=lambda step: 0.0, seconds__update=lambda step: 0.0, tokens__generated=lambda step: 500.0,
         )  # fmt: skip
-    arm = by_name(tmp_path)["dapo"]
-    points = curve(arm, "entropy", MINUTES)
-    assert [point.count for point in points] == [3, 3, 2, 2]
-    assert [point.x for point in points] == pytest.approx([2, 4, 5.5, 7])
-    assert (points[1].mean, points[1].low, points[1].high) == pytest.approx((3, 3 - 6.573, 3 + 6.573), abs=1e-3)
-    assert (points[3].mean, points[3].low, points[3].high) == (1.5, 1, 2)  # two seeds: their range
-    assert [point.x for point in curve(arm, "entropy", DAPO_STEPS)] == [1, 2, 3, 4]
-    assert [point.x for point in curve(arm, "entropy", GRADIENT_STEPS)] == [4, 8, 12, 16]
-    assert [point.x for point in curve(arm, "entropy", TOKENS)] == [0.5, 1, 1.5, 2]
-    held_out = curve(arm, "validation/avg@k", DAPO_STEPS)
-    assert [(point.x, point.count) for point in held_out] == [(0, 3), (4, 2)]
+    variant = by_name(tmp_path)["dapo"]
+    points = curve(variant, "entropy", MINUTES)
+    assert list(points["count"]) == [3, 3, 2, 2]
+    assert list(points["x"]) == pytest.approx([2, 4, 5.5, 7])
+    assert list(points.loc[2, ["mean", "low", "high"]]) == pytest.approx([3, 3 - 6.573, 3 + 6.573], abs=1e-3)
+    assert list(points.loc[4, ["mean", "low", "high"]]) == [1.5, 1, 2]  # two seeds: their range
+    assert list(curve(variant, "entropy", DAPO_STEPS)["x"]) == [1, 2, 3, 4]
+    assert list(curve(variant, "entropy", GRADIENT_STEPS)["x"]) == [4, 8, 12, 16]
+    assert list(curve(variant, "entropy", TOKENS)["x"]) == [0.5, 1, 1.5, 2]
+    held_out = curve(variant, "validation/avg@k", DAPO_STEPS)
+    assert list(held_out["x"]) == [0, 4] and list(held_out["count"]) == [3, 2]
 
 
-def test_the_paper_s_figures_have_the_right_arms_in_them(tmp_path):
-    drawn, missing = figures.paper_figures(arms_of(write_ladder(tmp_path, seeds=[0])))
-    roles = {figure.file: [role for role, _ in figure.roles] for figure in drawn}
-    names = {figure.file: [arm.name for _, arm in figure.roles] for figure in drawn}
-    metrics = {figure.file: [metric for metric, _ in figure.metrics] for figure in drawn}
-    assert missing == [] and roles["accuracy.png"] == list(ladder.LADDER)
+def test_the_paper_s_figures_have_the_right_variants_in_them(tmp_path):
+    variants = variants_of(write_ladder(tmp_path, seeds=[0]))
+    drawn = chosen(variants)
+    roles = {file: list(variants) for file, variants in drawn.items()}
+    names = {file: [variant.name for variant in variants.values()] for file, variants in drawn.items()}
+    metrics = {figure.file: [metric for metric, _ in figure.metrics] for figure in figures.FIGURES}
+    assert figures.describe_missing(variants) == [] and roles["accuracy.png"] == list(ladder.LADDER)
     assert roles["accuracy_leave_one_out.png"] == ["dapo", *ladder.LEAVE_ONE_OUT]
     assert roles["dynamic_sampling.png"] == ["dapo", "dapo_minus_dynamic_sampling"]
     assert names["dynamic_sampling.png"] == ["ladder_5_dynamic_sampling", "ladder_4_token_level"]
@@ -247,13 +257,13 @@ def test_the_paper_s_figures_have_the_right_arms_in_them(tmp_path):
     assert metrics["clipped_probability.png"] == ["clip/upper_probability"]
     assert metrics["all_correct.png"] == ["groups/all_correct"]
     assert metrics["full_run.png"] == ["length/mean", "reward/mean", "entropy", "probability"]
-    assert [axis.label for axis in drawn[0].axes][:2] == ["gradient steps", "DAPO steps"]
+    assert [axis.label for axis in figures.FIGURES[0].axes][:2] == ["gradient steps", "DAPO steps"]
 
 
-def test_figures_without_their_arms_are_named(tmp_path):
+def test_figures_without_their_variants_are_named(tmp_path):
     write_run(tmp_path / "run", "dapo")
-    drawn, missing = figures.paper_figures(arms_of(tmp_path))
-    assert [figure.file for figure in drawn] == ["full_run.png"] and len(missing) == 8
+    missing = figures.describe_missing(variants_of(tmp_path))
+    assert list(chosen(variants_of(tmp_path))) == ["full_run.png"] and len(missing) == 8
     assert any("token_level.png" in one and "dapo and dapo_minus_token_level" in one for one in missing)
 
 
@@ -262,11 +272,10 @@ def test_a_ladder_that_all_has_some_override_is_still_a_ladder(tmp_path):
         for experiment in ladder.LADDER[:2]:
             write_run(tmp_path / f"{experiment}{value}", experiment, 0, [f"max_new_tokens={value}"])
     write_run(tmp_path / "more", ladder.LADDER[0], 1, ["max_new_tokens=20"])
-    found = arms_of(tmp_path)
-    assert ladder.rung_before(found, found[3]) is found[2] and found[3].extras == ("max_new_tokens=30",)
-    (figure, *_), missing = figures.paper_figures(found)
-    assert [arm.extras for _, arm in figure.roles] == [("max_new_tokens=20",)] * 2
-    assert "The paper's figures show the arms with max_new_tokens=20." in missing
+    found = variants_of(tmp_path)
+    assert ladder.step_before(found, found[3]) is found[2] and found[3].extras == ("max_new_tokens=30",)
+    assert [variant.extras for variant in chosen(found)["accuracy.png"].values()] == [("max_new_tokens=20",)] * 2
+    assert "The paper's figures show the variants with max_new_tokens=20." in figures.describe_missing(found)
 
 
 def test_a_sweep_of_a_number_has_the_default_in_it(tmp_path):
@@ -274,9 +283,9 @@ def test_a_sweep_of_a_number_has_the_default_in_it(tmp_path):
     for number, (upper, best) in enumerate([(1.4, 0.5), (1.4, 0.7), (1.2, 0.4)]):
         write_run(tmp_path / str(number), "dapo", number, [f"clip.upper={upper}"], accuracy=lambda step, v=best: v)
     write_run(tmp_path / "c", "dapo", 0, ["loss=blend"])  # not a number
-    (sweep,) = figures.sweeps(arms_of(tmp_path))
-    assert sweep.file == "sweep_clip.upper.png" and [value for value, _ in sweep.lines["dapo"]] == [1.2, 1.28, 1.4]
-    points = dict(sweep.points("dapo", "avg"))
+    (sweep,) = figures.sweeps(variants_of(tmp_path))
+    assert sweep.file == "sweep_clip.upper.png" and list(sweep.lines["dapo"]) == [1.2, 1.28, 1.4]
+    points = sweep.points("dapo", "avg")
     assert points[1.4].mean == pytest.approx(0.6) and points[1.4].count == 2 and points[1.2].half_width is None
 
 
@@ -285,7 +294,7 @@ def test_command_line_writes_and_prints_all_of_it(tmp_path, capsys):
     write_run(tmp_path / "sweep" / "up", "dapo", 0, ["clip.upper=1.4"], num_steps=10)
     assert main([str(tmp_path / "sweep"), "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    expected = {figure.file for figure in figures.PLANS} | {"sweep_clip.upper.png"}
+    expected = {figure.file for figure in figures.FIGURES} | {"sweep_clip.upper.png"}
     assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == expected
     assert all((tmp_path / "out" / "figures" / name).read_bytes().startswith(b"\x89PNG") for name in expected)
     text = (tmp_path / "out" / "study.md").read_text()
@@ -305,6 +314,7 @@ def test_help_teaches():
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_train_leaves_is_read(tmp_path, capsys):
     for seed in (0, 1):
         real_runs.run(tmp_path / f"dapo{seed}", f"seed={seed}")
@@ -317,3 +327,10 @@ def test_what_train_leaves_is_read(tmp_path, capsys):
     share = sum(one["useful_group_share"] for one in summaries) / 2
     assert float(rows["dapo"]["useful_group_share"]) == pytest.approx(share)
     assert float(rows["dapo"]["gradient_steps"]) == sum(one["gradient_steps"] for one in summaries) / 2
+
+
+@pytest.mark.parametrize("name", ["matplotlib", "pandas", "scipy"])
+def test_a_missing_library_is_named_with_the_remedy(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=rf'needs {name}: pip install "dapo-lightning\[study\]"'):
+        importlib.reload(dapo_lightning.study)

@@ -1,4 +1,4 @@
-"""The study of a sweep that is half-finished, damaged or mixed: each oddity is named, and nothing is fatal."""
+"""The study of a sweep that is half-finished, damaged or mixed: each anomaly is named, and nothing is fatal."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from sweeps import write_run
 from dapo_lightning.study import ladder
 from dapo_lightning.study.__main__ import main
 from dapo_lightning.study.runs import NoRunsError, find_runs
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 TRACEBACK = """[2026-11-23][INFO] - step 3
 Traceback (most recent call last):
@@ -33,7 +35,7 @@ ZeroDivisionError: division by zero
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Two arms of two seeds, in order."""
+    """Two variants of two seeds, in order."""
     for experiment in ("dapo", "grpo"):
         for seed in (0, 1):
             write_run(tmp_path / "sweep" / f"{experiment}{seed}", experiment, seed, num_steps=10)
@@ -47,7 +49,7 @@ def study(sweep, tmp_path=None) -> tuple[list[str], dict[str, dict[str, str]]]:
     assert "nan" not in text and "nan" not in (sweep / "study.csv").read_text()
     notes = text.partition("## Notes\n\n")[2].partition("\n\n## Figures")[0].split("\n")
     rows = {row["arm"]: row for row in csv.DictReader((sweep / "study.csv").open())}
-    return [note.removeprefix("- ") for note in notes if "is left out: it takes" not in note], rows
+    return [note.removeprefix("- ") for note in notes if "is left out: it needs" not in note], rows
 
 
 def noted(notes: list[str], *words: str) -> bool:
@@ -56,7 +58,7 @@ def noted(notes: list[str], *words: str) -> bool:
 
 def test_a_sweep_in_order_has_nothing_odd(sweep):
     notes, rows = study(sweep)
-    assert [note for note in notes if "Rungs of the ladder" not in note] == []
+    assert [note for note in notes if "Steps of the ladder" not in note] == []
     assert [rows[name]["seeds"] for name in ("dapo", "grpo")] == ["2", "2"]
 
 
@@ -82,10 +84,10 @@ def test_an_unfinished_run_is_drawn_and_not_in_the_table(sweep):
     notes, rows = study(sweep)
     assert noted(notes, "dapo2: unfinished: at step 4 of 10") and noted(notes, "grpo: no run of seed 2")
     assert float(rows["dapo"]["avg"]) < 1 and (rows["dapo"]["seeds"], rows["dapo"]["unfinished"]) == ("2", "1")
-    assert "| 2 of 3 |" in (sweep / "study.md").read_text()
+    assert "2 of 3 |" in (sweep / "study.md").read_text()
 
 
-def test_an_arm_without_any_finished_run_has_dashes(sweep):
+def test_an_variant_without_any_finished_run_has_dashes(sweep):
     write_run(sweep / "ppo", "ppo_clip", 0, num_steps=10, steps_done=0)
     notes, rows = study(sweep)
     assert rows["ppo_clip"]["avg"] == "" and noted(notes, "ppo: unfinished: at step 0 of 10")
@@ -181,7 +183,7 @@ def test_tensorboard_is_read_where_there_is_no_metrics_file(cut, sweep):
 
 @pytest.mark.parametrize("name", ["summary.json", "config.yaml"])
 @pytest.mark.parametrize("keep", [0, 0.3, 0.9])
-def test_a_cut_file_does_not_take_its_run_out_of_its_arm(name, keep, sweep):
+def test_a_cut_file_does_not_take_its_run_out_of_its_variant(name, keep, sweep):
     path = sweep / "dapo0" / name
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
     notes, rows = study(sweep)
@@ -228,7 +230,7 @@ def test_if_all_failed_at_once_it_says_why(tmp_path):
 def test_a_run_without_its_configuration_is_named(sweep):
     (sweep / "dapo1" / "config.yaml").unlink()
     notes, rows = study(sweep)
-    assert noted(notes, "dapo1: no config.yaml") and noted(notes, "dapo1: its arm is guessed from its options")
+    assert noted(notes, "dapo1: no config.yaml") and noted(notes, "dapo1: its variant is guessed from its options")
     assert rows["dapo"]["seeds"] == "2"
 
 
@@ -249,7 +251,7 @@ def test_a_name_that_is_no_metric_is_no_error(sweep):
     assert study(sweep)[1]["dapo"]["seeds"] == "2"
 
 
-def test_arms_of_another_task_are_not_compared(tmp_path):
+def test_variants_of_another_task_are_not_compared(tmp_path):
     """As when `recipe` has changed between two versions: the same overrides, other sums."""
     for experiment in ladder.LADDER[:3]:
         write_run(tmp_path / f"{experiment}_0", experiment, 0, num_steps=10)
@@ -266,7 +268,7 @@ def test_one_stray_run_does_not_hide_the_ladder(tmp_path):
     for experiment in ladder.LADDER:
         write_run(tmp_path / experiment, experiment, 0, ["max_new_tokens=20"], num_steps=10)
     write_run(tmp_path / "stray", "dapo", 0, num_steps=10)
-    assert noted(study(tmp_path)[0], "figures show the arms with max_new_tokens=20")
+    assert noted(study(tmp_path)[0], "figures show the variants with max_new_tokens=20")
     assert (tmp_path / "figures/accuracy.png").exists()
 
 
@@ -283,14 +285,14 @@ def test_of_duplicates_the_finished_one_counts_then_the_newest(sweep):
 
 def test_seeds_that_are_missing_in_an_arm(sweep):
     write_run(sweep / "dapo2", "dapo", 2, num_steps=10)
-    assert noted(study(sweep)[0], "grpo: no run of seed 2, which other arms have")
+    assert noted(study(sweep)[0], "grpo: no run of seed 2, which other variants have")
 
 
 def test_commits_and_dirty_trees(sweep):
     run = write_run(sweep / "other", "dapo", 2, num_steps=10, commit="beef" * 10 + "+changes")
     notes, _ = study(sweep)
     assert noted(notes, "different commits", "c0ffeec0ff in dapo0, ", "beefbeefbe+changes in other")
-    assert noted(notes, "changes that no commit holds", "in other")
+    assert noted(notes, "uncommitted changes", "in other")
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["commits"] = ["beef" * 10, "d00d" * 10]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -315,14 +317,13 @@ def test_settings_that_only_some_versions_of_the_code_know(sweep):
     assert noted(notes, "`correction` is a setting in 1 of 4 runs only") and rows["dapo"]["seeds"] == "2"
 
 
-def test_rungs_that_are_missing(sweep):
-    assert noted(study(sweep)[0], "Rungs of the ladder that were not run", "ladder_4_token_level")
+def test_ladder_steps_that_are_missing(sweep):
+    assert noted(study(sweep)[0], "Steps of the ladder that were not run", "ladder_4_token_level")
 
 
 def test_nothing_that_can_happen_to_its_files_kills_it(sweep, tmp_path, monkeypatch):
     """Files cut, zeroed, overwritten or gone, at random; figures are drawn by the other tests."""
-    monkeypatch.setattr("dapo_lightning.study.panels._save", lambda canvas, path: path)
-    monkeypatch.setattr("dapo_lightning.study.__main__.paper_figures", lambda arms: ([], []))
+    monkeypatch.setattr("dapo_lightning.study.__main__.draw_all", lambda variants, folder: [])
     damages = (
         lambda data, cut: data[:cut],
         lambda data, cut: data[:cut] + b"\0" * 50,

@@ -1,0 +1,66 @@
+"""Curves of a variant: a metric over its seeds, by DAPO step, gradient step, minute or token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd  # type: ignore[import-untyped]
+from scipy.stats import t  # type: ignore[import-untyped]
+
+from dapo_lightning.study.measures import SECONDS
+from dapo_lightning.study.runs import VALIDATION, Run
+from dapo_lightning.study.variants import Variant
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A measure of a run's progress; `positions` gives its value at each DAPO step of `Run.metrics`."""
+
+    label: str
+    positions: Callable[[pd.DataFrame], pd.Series]
+
+
+def _summed(names: Sequence[str], unit: float) -> Callable[[pd.DataFrame], pd.Series]:
+    return lambda metrics: metrics[list(names)].fillna(0.0).sum(axis=1).cumsum() / unit
+
+
+GRADIENT_STEPS = Axis("gradient steps", lambda metrics: metrics["steps/gradient"].ffill().fillna(0.0))
+DAPO_STEPS = Axis("DAPO steps", lambda metrics: pd.Series(metrics.index, metrics.index, dtype=float))
+MINUTES = Axis("wall time (minutes of training)", _summed(SECONDS, 60))
+TOKENS = Axis("tokens generated (thousands)", _summed(["tokens/generated"], 1000))
+
+
+def curve(variant: Variant, metric: str, axis: Axis) -> pd.DataFrame:
+    """Returns a metric of a variant, finished or not: columns x, mean, low, high and count, a row per DAPO step.
+
+    Seeds are averaged at equal numbers of DAPO steps, whatever the axis; `x` is where they stand by then on average,
+    `count` their number. `low` to `high` is the 95 % t interval of three seeds or more, the range of two seeds, and the
+    value of a single seed. `@k` in the name of a metric is replaced by the number of held-out completions.
+    """
+    values = pd.DataFrame({run.name: _values(run, metric) for run in variant.runs}).sort_index()
+    positions = pd.DataFrame({run.name: axis.positions(run.metrics) for run in variant.runs}).sort_index()
+    mean, count = values.mean(axis=1), values.count(axis=1)
+    half_width = t.ppf(0.975, count.clip(lower=2) - 1) * values.sem(axis=1)
+    points = {
+        "x": _mean_positions(positions),
+        "mean": mean,
+        "low": values.min(axis=1).where(count < 3, mean - half_width),
+        "high": values.max(axis=1).where(count < 3, mean + half_width),
+        "count": count,
+    }
+    return pd.DataFrame(points).dropna(subset=["x", "mean"])
+
+
+def _mean_positions(positions: pd.DataFrame) -> pd.Series:
+    """Returns where the seeds stand on average at each step. It sums the mean way from step to step, so that the curve
+    does not go backwards where a slow seed ends early."""
+    mean = positions.mean(axis=1)
+    ways = positions.diff().mean(axis=1).fillna(mean.diff()).fillna(mean)
+    return ways.cumsum()
+
+
+def _values(run: Run, metric: str) -> pd.Series:
+    name = metric.replace("@k", f"@{run.k}")
+    frame = run.evaluations if name.startswith(VALIDATION) else run.metrics
+    return frame.get(name.removeprefix(VALIDATION), pd.Series(dtype=float))

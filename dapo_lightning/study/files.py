@@ -1,0 +1,115 @@
+"""Reads the files of a run even if a kill, a full disk or a partial copy has left them incomplete or damaged.
+
+Every reader appends to `anomalies` a phrase for each fault that it finds.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd  # type: ignore[import-untyped]
+import yaml  # type: ignore[import-untyped]
+
+IN_CONFIG = {"choices": dict, "overrides": list, "seed": int, "num_steps": int, "run_folder": str}
+IN_SUMMARY = {"choices": dict, "seed": int, "dapo_steps": int, "evaluations": dict}
+
+
+def read_config(path: Path, anomalies: list[str]) -> dict[str, Any]:
+    """Returns the content of config.yaml; empty if it is missing or damaged."""
+    if not path.exists():
+        anomalies.append(f"no {path.name}")
+        return {}
+    return _read(
+        path, lambda data: yaml.load(data, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), IN_CONFIG, anomalies
+    )
+
+
+def read_summary(path: Path, anomalies: list[str]) -> dict[str, Any]:
+    """Returns the content of a training run's summary.json; empty if there is none yet or it is damaged."""
+    return _read(path, json.loads, IN_SUMMARY, anomalies) if path.exists() else {}
+
+
+def _read(
+    path: Path, parse: Callable[[bytes], Any], required: Mapping[str, type], anomalies: list[str]
+) -> dict[str, Any]:
+    try:
+        content = parse(path.read_bytes())
+    except (ValueError, yaml.YAMLError, OSError) as error:
+        anomalies.append(f"{path.name} cannot be read ({str(error).partition(chr(10))[0]})")
+        return {}
+    # YAML that is cut between two lines is still valid, so the last keys must be there, too
+    if isinstance(content, dict) and all(isinstance(content.get(name), kind) for name, kind in required.items()):
+        return content
+    anomalies.append(f"{path.name} is cut short")
+    return {}
+
+
+def read_metrics(folder: Path, anomalies: list[str]) -> pd.DataFrame:
+    """Returns metrics.csv, or the scalars of tensorboard/ if that has no rows, with a row per DAPO step.
+
+    Values that are not finite are missing in the result, because they would spoil every mean.
+    """
+    metrics = _read_csv(folder / "metrics.csv", anomalies)
+    if metrics.empty and any(folder.glob("tensorboard/events.out.tfevents.*")):
+        metrics = _read_events(folder / "tensorboard")
+        anomalies.append("metrics read from tensorboard/ instead")
+    return metrics.sort_index().replace([math.inf, -math.inf], math.nan)
+
+
+def _read_csv(path: Path, anomalies: list[str]) -> pd.DataFrame:
+    """Reads complete lines of numbers only: the first digits of a number are a number, too."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        anomalies.append(f"no {path.name}" if isinstance(error, FileNotFoundError) else f"{path.name}: {error}")
+        return pd.DataFrame()
+    *lines, incomplete = text.replace("\0", "").split("\n")
+    table = csv.reader(lines)
+    header, rows = next(table, []), dict[int, dict[str, float]]()
+    num_bad, num_repeated = int(bool(incomplete.strip())), 0
+    for cells in table:
+        try:
+            row = {name: float(cell) for name, cell in zip(header, cells, strict=True) if cell}
+            step = int(row.pop("step"))
+            num_repeated += step in rows
+            rows[step] = row
+        except (ValueError, OverflowError, KeyError):
+            num_bad += 1
+    if num_bad or "\0" in text:
+        nul_bytes = ", NUL bytes" if "\0" in text else ""
+        anomalies.append(f"{path.name} is damaged: {num_bad} line(s) left out{nul_bytes}")
+    elif not rows:
+        anomalies.append(f"{path.name} has no rows" if header else f"{path.name} is empty")
+    if num_repeated:
+        anomalies.append(f"{path.name} has {num_repeated} line(s) of steps that occur again: the last line counts")
+    not_finite = Counter(name for row in rows.values() for name, value in row.items() if not math.isfinite(value))
+    anomalies += [f"{name} is not finite at {count} step(s), left out there" for name, count in not_finite.items()]
+    return pd.DataFrame.from_dict(rows, orient="index", dtype=float)
+
+
+def _read_events(folder: Path) -> pd.DataFrame:
+    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+        EventAccumulator,  # takes a while to import, and is hardly ever needed
+    )
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})  # 0: all of them
+    events.Reload()  # reads up to the first damaged record
+    scalars = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+    return pd.DataFrame(scalars, dtype=float)
+
+
+def last_words(log: Path) -> str | None:
+    """Returns why a run died: the last line of the last traceback in its log, or the last error that it logged."""
+    if not log.is_file():
+        return None
+    lines = log.read_text(encoding="utf-8", errors="replace").replace("\0", "").splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    raised = [line for line in lines[starts[-1] + 1 :] if line.strip() and not line.startswith(" ")] if starts else []
+    logged = [line for line in lines if line.startswith("error: ") or "[ERROR]" in line]
+    return next(iter(raised or logged[-1:]), None)

@@ -1,0 +1,78 @@
+"""Generates the reference pages from the code and the configuration tree; none of them is written by hand."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from docs.pages import ROOT
+
+PACKAGE = ROOT / "dapo_lightning"
+CONF = ROOT / "conf"
+GENERATED = ("reference/command.md", "reference/configuration.md")  # and the pages of the API
+
+
+def reference_pages() -> dict[str, str]:
+    """All generated pages, by their path in the site."""
+    return dict(zip(GENERATED, (command_page(), configuration_page()), strict=True)) | api_pages()
+
+
+def api_pages() -> dict[str, str]:
+    """One page for each room of the package, found by looking for it: mkdocstrings fills in the members."""
+    rooms = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+    modules = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("_"))
+    package = "# dapo_lightning\n\n::: dapo_lightning\n    options:\n      show_submodules: false\n"
+    pages = {"reference/api/index.md": package}
+    for name in [*modules, *rooms]:
+        pages[f"reference/api/{name}.md"] = f"# {name}\n\n::: dapo_lightning.{name}\n"
+    return pages
+
+
+def command_page() -> str:
+    """What `python train.py --help` prints."""
+    found = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return f"# Command line\n\n`python train.py --help` prints:\n\n```text\n{found.stdout.strip()}\n```\n"
+
+
+def configuration_page() -> str:
+    """Plain keys with their defaults and comments, then every option of every group with its file."""
+    sections = ["# Configuration", "## Plain keys", "From `conf/config.yaml`:", _plain_keys(CONF / "config.yaml")]
+    for group in sorted(path for path in CONF.iterdir() if path.is_dir()):
+        if group.name == "hydra":
+            continue
+        sections.append(f"## {group.name}")
+        for path in sorted(group.glob("*.yaml")):
+            sections.append(_option(group.name, path))
+    sections.append("## hydra/launcher")
+    sections += [_option("hydra/launcher", path) for path in sorted((CONF / "hydra/launcher").glob("*.yaml"))]
+    return "\n\n".join(sections) + "\n"
+
+
+def _option(group: str, path: Path) -> str:
+    text = path.read_text().rstrip()
+    lines = [f"### `{group}={path.stem}`"]
+    target = (yaml.safe_load(text) or {}).get("_target_", "")
+    if target.startswith("dapo_lightning."):
+        lines.append(f"Implemented by [`{target.rpartition('.')[2]}`][{target}].")
+    return "\n\n".join([*lines, f'```yaml title="{path.relative_to(ROOT)}"\n{text}\n```'])
+
+
+def _plain_keys(path: Path) -> str:
+    """A table of key, default and comment; nested keys are written with dots."""
+    rows, parents, in_defaults = ["| key | default | meaning |", "|---|---|---|"], [], False
+    for line in path.read_text().splitlines():
+        found = re.match(r"^(?P<indent> *)(?P<key>\w+): *(?P<value>[^#]*?) *(?:# *(?P<comment>.*))?$", line)
+        if not found:
+            continue
+        depth = len(found["indent"]) // 2
+        in_defaults = found["key"] in ("defaults", "hydra") if depth == 0 else in_defaults
+        if in_defaults:
+            continue
+        parents = [*parents[:depth], found["key"]]
+        value = f"`{found['value']}`" if found["value"] else ""
+        rows.append(f"| `{'.'.join(parents)}` | {value} | {found['comment'] or ''} |")
+    return "\n".join(rows)

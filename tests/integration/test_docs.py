@@ -1,0 +1,171 @@
+"""README and the pages of the site: what they show exists, composes, and is what the code says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize
+from omegaconf import OmegaConf
+from runs import ROOT
+
+from docs.figures import draw_figures
+from docs.pages import DOCS, expanded
+from docs.reference import GENERATED, api_pages, configuration_page
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+NOTEBOOK = DOCS / "lab"  # dated records: their commands are those of their commits
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def _nav(entry: object) -> Iterator[str]:
+    """The pages of the navigation, however deep."""
+    if isinstance(entry, str):
+        yield entry
+    for part in entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else ():
+        yield from _nav(part)
+
+
+def test_every_page_is_in_the_navigation_once():
+    listed = list(_nav(tomllib.loads((DOCS / "zensical.toml").read_text())["project"]["nav"]))
+    written = [str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")]
+    assert sorted(set(listed)) == sorted({*written, *GENERATED})
+    assert len(listed) == len(set(listed))
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=_name)
+def test_code_that_a_page_includes_exists(page):
+    assert not re.search(r"^include: ", expanded(page, formulas=False), re.MULTILINE)
+
+
+def test_relative_links_outside_the_site_lead_somewhere():
+    """The generator checks links between pages; README and CONTRIBUTING are not pages."""
+    for page in PAGES[:2]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_figures_are_drawn_from_the_code(tmp_path):
+    drawn = draw_figures(tmp_path)
+    shown = {name for page in DOCS.rglob("*.md") for name in re.findall(r"assets/drawn/(\w+\.svg)", page.read_text())}
+    assert {path.name for path in drawn} == shown
+
+
+def test_the_reference_covers_every_option_and_every_room():
+    reference = configuration_page()
+    for path in (ROOT / "conf").glob("*/*.yaml"):
+        assert f"### `{path.parent.name}={path.stem}`" in reference
+    rooms = {path.parent.name for path in (ROOT / "dapo_lightning").glob("*/__init__.py")}
+    assert {f"reference/api/{room}.md" for room in rooms} <= set(api_pages())
+
+
+# Commands
+
+
+def _code(page: Path) -> Iterator[str]:
+    """Lines of shell blocks, continued lines joined, and inline code."""
+    text = page.read_text()
+    for block in re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        yield from block.replace("\\\n", " ").splitlines()
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    yield from (re.sub(r"\s+", " ", code) for code in re.findall(r"`([^`]+)`", prose))
+
+
+def _words(code: str) -> list[str]:
+    try:
+        return shlex.split(re.sub(r"<[^>]*>", "x", code), comments=True)  # <time>, <model>: anything
+    except ValueError:
+        return []
+
+
+def _examples(page: Path) -> list[tuple[str, ...]]:
+    """The overrides of each command, and those that the text mentions, as many at once as differ in their group."""
+    found: dict[tuple[str, ...], None] = {}
+    mentioned: list[dict[str, str]] = []
+    for code in _code(page):
+        words = _words(code)
+        command = next((i for i, word in enumerate(words) if word in ("train.py", "dapo-lightning")), None)
+        if command is not None:
+            found[tuple(word for word in words[command + 1 :] if "=" in word)] = None
+        elif words and all(re.fullmatch(r"\+?[a-z][\w./]*=[^.=\s]\S*", word) for word in words):
+            for word in words:
+                _add(mentioned, word)
+    found.update(dict.fromkeys(tuple(batch.values()) for batch in mentioned))
+    return [example for example in found if not any("..." in override for override in example)]
+
+
+def _add(batches: list[dict[str, str]], override: str) -> None:
+    """Puts an override into the first batch that has none of its group."""
+    group = re.split(r"[.=]", override.lstrip("+"))[0]
+    for batch in batches:
+        if batch.get(group, override) == override:
+            batch[group] = override
+            return
+    batches.append({group: override})
+
+
+@cache
+def _options() -> dict[str, dict[str, object]]:
+    files = (ROOT / "conf").glob("*/*.yaml")
+    return {f"{path.parent.name}={path.stem}": OmegaConf.to_container(OmegaConf.load(path)) or {} for path in files}
+
+
+def _owner(override: str) -> list[str]:
+    """The option that has the key of an override, unless the key belongs to no option."""
+    group, *path = override.lstrip("+").partition("=")[0].split(".")
+    if (group, *path[:1]) == ("hydra", "launcher"):
+        return ["hydra/launcher=slurm"]
+    return [option for option in _options() if path and option.startswith(f"{group}=") and _has(option, path)][:1]
+
+
+def _has(option: str, path: list[str]) -> bool:
+    settings: object = _options()[option]
+    for name in path:
+        if not isinstance(settings, dict) or name not in settings:
+            return False
+        settings = settings[name]
+    return True
+
+
+@cache
+def _compose(overrides: tuple[str, ...]) -> None:
+    named = {override.partition("=")[0] for override in overrides}
+    owners = [owner for override in overrides for owner in _owner(override) if owner.partition("=")[0] not in named]
+    compose("config", overrides=[*owners, *overrides], return_hydra_config=True)
+
+
+def _jobs(overrides: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """One job for each value of the sweep; a value in quotes or brackets is one value."""
+    split = [(key, [value] if value[:1] in "'\"[{" else value.split(",")) for key, _, value in
+             (override.partition("=") for override in overrides)]  # fmt: skip
+    for i in range(max((len(values) for _, values in split), default=0)):
+        yield tuple(f"{key}={values[i % len(values)]}" for key, values in split)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if not page.is_relative_to(NOTEBOOK)], ids=_name)
+def test_commands_and_keys_of_a_page_compose(page, monkeypatch):
+    for name in ("SLURM_NTASKS_PER_NODE", "SLURM_NNODES"):
+        monkeypatch.setenv(name, "1")
+    with initialize(version_base="1.3", config_path="../../conf"):
+        for overrides in _examples(page):
+            for job in _jobs(overrides):
+                try:
+                    _compose(job)
+                except Exception as error:
+                    pytest.fail(f"{_name(page)} shows {' '.join(job)}: {error}")
+
+
+def test_make_targets_of_all_pages_exist():
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        for code in _code(page):
+            named = re.match(r"make ([a-z][a-z0-9-]*)", code)
+            assert named is None or named[1] in targets, f"{_name(page)}: make {named[1] if named else ''}"
