@@ -27,6 +27,6 @@ def check_same_weights(checkpoint: Mapping[str, Any], module: nn.Module) -> None
     different = without_frozen(module.state_dict(), module).keys() ^ checkpoint["state_dict"].keys()
     if different:
         raise ValueError(
-            f"the checkpoint does not hold the weights that this configuration of the policy trains (for example "
+            f"the checkpoint holds other weights than this configuration of the policy trains (for example "
             f"{min(different)}): use the policy.* settings of the run that saved it."
         )
