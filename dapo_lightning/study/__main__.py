@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dapo_lightning.study.anomalies import describe_runs, describe_variants
-from dapo_lightning.study.figures import FIGURES, Sweep, describe_missing, sweeps
+from dapo_lightning.study.figures import FIGURES, describe_missing, sweeps
 from dapo_lightning.study.ladder import in_order, shown_in_figures
 from dapo_lightning.study.panels import draw, draw_sweep, styles
 from dapo_lightning.study.report import as_markdown, results_table
@@ -81,17 +81,9 @@ def study(sweep: Path, output: Path) -> None:
 def draw_all(variants: Sequence[Variant], folder: Path) -> list[Path]:
     """Draws the paper's figures and those of swept numbers, as far as their variants were run."""
     shown, style = shown_in_figures(variants), styles(variants)
-    drawn = []
-    for figure in tqdm([*FIGURES, *sweeps(variants)], "drawing", delay=2, leave=False):
-        path = folder / figure.file
-        if isinstance(figure, Sweep):
-            draw_sweep(figure, style, path)
-        elif chosen := figure.choose(shown):
-            draw(figure, chosen, style, path)
-        else:
-            continue
-        drawn.append(path)
-    return drawn
+    chosen = [(figure, found) for figure in FIGURES if (found := figure.choose(shown))]
+    drawn = [draw(figure, found, style, folder) for figure, found in tqdm(chosen, "drawing", delay=2, leave=False)]
+    return drawn + [draw_sweep(key, lines, style, folder) for key, lines in sweeps(variants).items()]
 
 
 if __name__ == "__main__":

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any
 
 from dapo_lightning.study.runs import EXPECTED, VALIDATION, Run
 from dapo_lightning.study.variants import Variant
 from dapo_lightning.utils.version import CHANGED
-
-Key = TypeVar("Key")
 
 
 def describe_runs(runs: Sequence[Run]) -> list[str]:
@@ -36,8 +34,8 @@ def describe_variants(variants: Sequence[Variant]) -> list[str]:
     return [f"{name}: no run of seed {seed}, which other variants have." for name, seed in missing.items() if seed]
 
 
-def _group(runs: Sequence[Run], key: Callable[[Run], Key | None]) -> dict[Key, list[Run]]:
-    groups: dict[Key, list[Run]] = defaultdict(list)
+def _group(runs: Sequence[Run], key: Callable[[Run], Any]) -> dict[Any, list[Run]]:
+    groups = defaultdict(list)
     for run in runs:
         if (value := key(run)) is not None:
             groups[value].append(run)

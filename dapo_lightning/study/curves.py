@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd  # type: ignore[import-untyped]
-from scipy.stats import t  # type: ignore[import-untyped]
 
+from dapo_lightning.study.intervals import intervals
 from dapo_lightning.study.measures import SECONDS
 from dapo_lightning.study.runs import VALIDATION, Run
 from dapo_lightning.study.variants import Variant
@@ -40,16 +40,11 @@ def curve(variant: Variant, metric: str, axis: Axis) -> pd.DataFrame:
     """
     values = pd.DataFrame({run.name: _values(run, metric) for run in variant.runs}).sort_index()
     positions = pd.DataFrame({run.name: axis.positions(run.metrics) for run in variant.runs}).sort_index()
-    mean, count = values.mean(axis=1), values.count(axis=1)
-    half_width = t.ppf(0.975, count.clip(lower=2) - 1) * values.sem(axis=1)
-    points = {
-        "x": _mean_positions(positions),
-        "mean": mean,
-        "low": values.min(axis=1).where(count < 3, mean - half_width),
-        "high": values.max(axis=1).where(count < 3, mean + half_width),
-        "count": count,
-    }
-    return pd.DataFrame(points).dropna(subset=["x", "mean"])
+    points = intervals(values).assign(x=_mean_positions(positions), low=values.min(axis=1), high=values.max(axis=1))
+    many = points["count"] >= 3
+    points["low"] = points["low"].mask(many, points["mean"] - points["half_width"])
+    points["high"] = points["high"].mask(many, points["mean"] + points["half_width"])
+    return points.dropna(subset=["x", "mean"])
 
 
 def _mean_positions(positions: pd.DataFrame) -> pd.Series:

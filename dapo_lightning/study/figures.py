@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dapo_lightning.study.curves import DAPO_STEPS, GRADIENT_STEPS, MINUTES, TOKENS, Axis
-from dapo_lightning.study.intervals import Estimate, estimate
-from dapo_lightning.study.ladder import DAPO, LADDER, LEAVE_ONE_OUT, STUDIED, canonical, roles, shown_in_figures, values
+from dapo_lightning.study.ladder import DAPO, LADDER, LEAVE_ONE_OUT, STUDIED, canonical, roles, shown_in_figures
 from dapo_lightning.study.variants import Variant
 
 # name of the metric, label with its unit
@@ -96,36 +95,20 @@ def describe_missing(variants: Sequence[Variant]) -> list[str]:
     return notes + [f"figures/{figure.file} is left out: it needs runs of {figure.wanted}." for figure in missing]
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """The values of one numeric override. A line is a set of variants that agree in everything else."""
-
-    key: str
-    lines: dict[str, dict[float, Variant]]
-
-    @property
-    def file(self) -> str:
-        return f"sweep_{self.key.replace('/', '.')}.png"
-
-    def points(self, line: str, measure: str) -> dict[float, Estimate]:
-        """Returns a measure over the seeds of each variant with finished runs, by the value of the override."""
-        found = {value: estimate(variant.results[measure]) for value, variant in self.lines[line].items()}
-        return {value: over_seeds for value, over_seeds in found.items() if over_seeds}
+Lines = dict[str, dict[float, Variant]]
 
 
-def sweeps(variants: Sequence[Variant]) -> list[Sweep]:
-    """Returns a sweep for every numeric override of which otherwise equal variants have at least two values."""
-    keys = {key for variant in variants for key, number, _ in values(variant) if number is not None}
-    return [Sweep(key, lines) for key in sorted(keys) if (lines := _lines(variants, key))]
-
-
-def _lines(variants: Sequence[Variant], key: str) -> dict[str, dict[float, Variant]]:
-    lines: dict[str, dict[float, Variant]] = defaultdict(dict)
-    for variant in variants:
-        default = variant.settings.get(key)
-        numbers = {name: number for name, number, _ in values(variant)}
-        number = numbers.get(key, default if isinstance(default, int | float) else None)
-        if number is not None:
-            others = [extra for extra in variant.extras if not extra.startswith(f"{key}=")]
-            lines[" ".join([canonical(variant), *others])].setdefault(number, variant)
-    return {name: dict(sorted(line.items())) for name, line in lines.items() if len(line) > 1}
+def sweeps(variants: Sequence[Variant]) -> dict[str, Lines]:
+    """Returns, for every numeric override of which otherwise equal variants have at least two values, those variants by
+    value. A line is a set of variants that agree in everything else, which is its name."""
+    found = {}
+    for key in sorted({key for variant in variants for key in variant.numbers}):
+        lines: Lines = defaultdict(dict)
+        for variant in variants:
+            default = variant.settings.get(key)
+            number = variant.numbers.get(key, default if isinstance(default, int | float) else None)
+            if number is not None:
+                others = [extra for extra in variant.extras if not extra.startswith(f"{key}=")]
+                lines[" ".join([canonical(variant), *others])].setdefault(number, variant)
+        found[key] = {name: dict(sorted(line.items())) for name, line in lines.items() if len(line) > 1}
+    return {key: lines for key, lines in found.items() if lines}

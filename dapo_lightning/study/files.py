@@ -9,44 +9,28 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd  # type: ignore[import-untyped]
 import yaml  # type: ignore[import-untyped]
 
-IN_CONFIG = {"choices": dict, "overrides": list, "seed": int, "num_steps": int, "run_folder": str}
-IN_SUMMARY = {"choices": dict, "seed": int, "dapo_steps": int, "evaluations": dict}
 
-
-def read_config(path: Path, anomalies: list[str]) -> dict[str, Any]:
-    """Returns the content of config.yaml; empty if it is missing or damaged."""
-    if not path.exists():
-        anomalies.append(f"no {path.name}")
-        return {}
-    return _read(
-        path, lambda data: yaml.load(data, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), IN_CONFIG, anomalies
-    )
-
-
-def read_summary(path: Path, anomalies: list[str]) -> dict[str, Any]:
-    """Returns the content of a training run's summary.json; empty if there is none yet or it is damaged."""
-    return _read(path, json.loads, IN_SUMMARY, anomalies) if path.exists() else {}
-
-
-def _read(
-    path: Path, parse: Callable[[bytes], Any], required: Mapping[str, type], anomalies: list[str]
-) -> dict[str, Any]:
+def read_mapping(path: Path, required: Mapping[str, type], anomalies: list[str]) -> dict[str, Any]:
+    """Returns the content of a YAML or JSON file; empty if it is missing, damaged, or lacks a required key."""
     try:
-        content = parse(path.read_bytes())
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, yaml.CSafeLoader)
+    except FileNotFoundError:
+        anomalies.append(f"no {path.name}")
     except (ValueError, yaml.YAMLError, OSError) as error:
         anomalies.append(f"{path.name} cannot be read ({str(error).partition(chr(10))[0]})")
-        return {}
-    # YAML that is cut between two lines is still valid, so the last keys must be there, too
-    if isinstance(content, dict) and all(isinstance(content.get(name), kind) for name, kind in required.items()):
-        return content
-    anomalies.append(f"{path.name} is cut short")
+    else:
+        # YAML that is cut between two lines is still valid, so the last keys must be there, too
+        if isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in required.items()):
+            return content
+        anomalies.append(f"{path.name} is cut short")
     return {}
 
 
@@ -63,13 +47,11 @@ def read_metrics(folder: Path, anomalies: list[str]) -> pd.DataFrame:
 
 
 def _read_csv(path: Path, anomalies: list[str]) -> pd.DataFrame:
-    """Reads complete lines of numbers only: the first digits of a number are a number, too."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        anomalies.append(f"no {path.name}" if isinstance(error, FileNotFoundError) else f"{path.name}: {error}")
+    if not path.is_file():
+        anomalies.append(f"no {path.name}")
         return pd.DataFrame()
-    *lines, incomplete = text.replace("\0", "").split("\n")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    *lines, incomplete = text.replace("\0", "").split("\n")  # the first digits of a number are a number, too
     table = csv.reader(lines)
     header, rows = next(table, []), dict[int, dict[str, float]]()
     num_bad, num_repeated = int(bool(incomplete.strip())), 0
@@ -77,10 +59,11 @@ def _read_csv(path: Path, anomalies: list[str]) -> pd.DataFrame:
         try:
             row = {name: float(cell) for name, cell in zip(header, cells, strict=True) if cell}
             step = int(row.pop("step"))
-            num_repeated += step in rows
-            rows[step] = row
         except (ValueError, OverflowError, KeyError):
             num_bad += 1
+            continue
+        num_repeated += step in rows
+        rows[step] = row
     if num_bad or "\0" in text:
         nul_bytes = ", NUL bytes" if "\0" in text else ""
         anomalies.append(f"{path.name} is damaged: {num_bad} line(s) left out{nul_bytes}")
@@ -108,8 +91,8 @@ def last_words(log: Path) -> str | None:
     """Returns why a run died: the last line of the last traceback in its log, or the last error that it logged."""
     if not log.is_file():
         return None
-    lines = log.read_text(encoding="utf-8", errors="replace").replace("\0", "").splitlines()
-    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
-    raised = [line for line in lines[starts[-1] + 1 :] if line.strip() and not line.startswith(" ")] if starts else []
-    logged = [line for line in lines if line.startswith("error: ") or "[ERROR]" in line]
-    return next(iter(raised or logged[-1:]), None)
+    text = log.read_text(encoding="utf-8", errors="replace").replace("\0", "")
+    _, is_there, traceback = text.rpartition("\nTraceback (most recent call last)")
+    raised = [line for line in traceback.splitlines()[1:] if line.strip() and not line.startswith(" ")]
+    logged = [line for line in text.splitlines() if line.startswith("error: ") or "[ERROR]" in line]
+    return next(iter(raised if is_there and raised else logged[-1:]), None)

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-
 import pandas as pd  # type: ignore[import-untyped]
 from scipy.stats import t  # type: ignore[import-untyped]
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over `count` seeds and half the width of its 95 % confidence interval, which a single seed lacks."""
+def intervals(values: pd.DataFrame) -> pd.DataFrame:
+    """Returns for each row of `values`, whose columns are seeds, the columns mean, half_width and count.
 
-    mean: float
-    half_width: float | None
-    count: int
-
-
-def estimate(values: Iterable[float]) -> Estimate | None:
-    """Returns the mean with t s / sqrt(n), s with n - 1. Missing values are left out; without values there is none."""
-    known = pd.Series(values, dtype=float).dropna()
-    if known.empty:
-        return None
-    half_width = float(t.ppf(0.975, len(known) - 1) * known.sem()) if len(known) > 1 else None
-    return Estimate(float(known.mean()), half_width, len(known))
+    half_width is t s / sqrt(n), s with n - 1, which a single seed lacks. Missing values are left out.
+    """
+    count = values.count(axis=1)
+    half_width = t.ppf(0.975, count.clip(lower=2) - 1) * values.sem(axis=1)
+    return pd.DataFrame({"mean": values.mean(axis=1), "half_width": half_width, "count": count})
 
 
-def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate | None:
-    """Returns the mean of ours - theirs over the seeds that both have. Its interval is that of the differences, so that
-    the effects that a seed has on both (its warm start, its prompts) cancel out."""
-    return estimate(pd.Series(ours, dtype=float) - pd.Series(theirs, dtype=float))
+def paired_differences(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
+    """Returns the intervals of ours - theirs over the seeds that both have, so that the effects that a seed has on both
+    (its warm start, its prompts) cancel out."""
+    return intervals(ours - theirs)

@@ -18,6 +18,7 @@ LADDER = (
 LEAVE_ONE_OUT = (
     "dapo_minus_clip_higher", "dapo_minus_token_level", "dapo_minus_dynamic_sampling", "dapo_minus_soft_punishment",
 )  # fmt: skip
+ORDER = (*LADDER, *LEAVE_ONE_OUT)
 STUDIED = (DAPO, *LADDER, *LEAVE_ONE_OUT)
 SAME_SETTINGS = (
     frozenset({"dapo", "ladder_5_dynamic_sampling"}),
@@ -43,28 +44,19 @@ def ladder_step(variant: Variant) -> int | None:
     return next((number for number, experiment in enumerate(LADDER) if experiment in roles(variant)), None)
 
 
+def place(variant: Variant) -> int:
+    """Returns the position of a variant in the order of presentation: the ladder, leave-one-out, others."""
+    return min((ORDER.index(role) for role in roles(variant) if role in ORDER), default=len(ORDER))
+
+
 def in_order(variants: Iterable[Variant]) -> list[Variant]:
-    """Sorts variants: the ladder, leave-one-out, others; then, in the same order, those with further overrides."""
-    order = [*LADDER, *LEAVE_ONE_OUT]
+    """Sorts variants in the order of presentation; those with further overrides follow in the same order."""
 
-    def place(variant: Variant) -> tuple[Any, ...]:
-        extras = [(name, math.inf if number is None else number, text) for name, number, text in values(variant)]
-        return extras, min((order.index(role) for role in roles(variant) if role in order), default=99), variant.name
+    def key(variant: Variant) -> tuple[object, ...]:
+        names = [extra.partition("=")[0] for extra in variant.extras]
+        return [(name, variant.numbers.get(name, math.inf)) for name in names], place(variant), variant.name
 
-    return sorted(variants, key=place)
-
-
-def values(variant: Variant) -> list[tuple[str, float | None, str]]:
-    """Returns the key, the number (if it is one) and the text of each override beside the experiment."""
-
-    def number(text: str) -> float | None:
-        try:
-            return float(text)
-        except ValueError:
-            return None
-
-    split = [extra.partition("=") for extra in variant.extras]
-    return [(key, number(text), text) for key, _, text in split]
+    return sorted(variants, key=key)
 
 
 def shown_in_figures(variants: Sequence[Variant]) -> dict[str, Variant]:

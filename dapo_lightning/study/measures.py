@@ -12,43 +12,42 @@ from dapo_lightning.study.runs import Run
 END_SHARE, END_STEPS = 0.1, 3  # "the end" of training: this share of the DAPO steps, but at least this many
 SECONDS = ["seconds/generate", "seconds/grade", "seconds/wait", "seconds/update"]
 NAMES = (
-    "avg", "avg_of_run", "pass", "truncated_held_out", "entropy", "truncated", "entropy_of_run", "truncated_of_run",
-    "length_of_run", "tokens_per_useful_group", "useful_share", "minutes", "gradient_steps",
+    "avg", "avg_of_run", "pass", "truncated_held_out", "entropy", "truncated_training", "entropy_of_run",
+    "truncated_of_run", "length_of_run", "tokens_per_useful_group", "useful_group_share", "minutes", "gradient_steps",
 )  # fmt: skip
 
 
-def measures(run: Run) -> dict[str, float]:
-    """Returns the numbers of a finished run by name, without those that were not measured.
+def measures(run: Run) -> dict[str, float | None]:
+    """Returns the numbers of a finished run by name; those that were not measured are missing or NaN.
 
     avg, pass: held-out, after the last step. avg_of_run: avg over the whole run, that is the area under its curve
-    divided by the number of DAPO steps; it shows who learns sooner. entropy (nats per token), truncated: of training,
-    means over the last steps; entropy_of_run, truncated_of_run, length_of_run (tokens): over all steps. useful_share:
-    the share of the useful among the groups that were used up. tokens_per_useful_group: tokens generated per useful
-    group trained on. minutes: generating, grading, waiting for other ranks, and updating.
+    divided by the number of DAPO steps; it shows who learns sooner. entropy (nats per token), truncated_training: means
+    over the last steps of training; entropy_of_run, truncated_of_run, length_of_run (tokens): over all steps.
+    useful_group_share: of the groups used up. tokens_per_useful_group: tokens generated per useful group trained on.
+    minutes: generating, grading, waiting for other ranks, and updating.
     """
-    after, steps = run.after, run.metrics.dropna(subset="tokens/generated")
+    after, steps = run.evaluations.loc[run.num_steps], run.metrics.dropna(subset="tokens/generated")
     is_complete = run.num_steps in steps.index
     end = steps.tail(max(END_STEPS, math.ceil(END_SHARE * len(steps)))) if is_complete else steps.head(0)
     summary = run.summary if run.summary.get("dapo_steps") == run.num_steps else {}  # not that of an earlier session
     tokens_per_useful_group, useful_share = _group_measures(steps, run.settings.get("num_prompts_per_step", math.nan))
-    seconds = summary.get("seconds") or {name.partition("/")[2]: steps[name].sum(min_count=1) for name in SECONDS}
-    num_seconds = pd.Series({name: seconds.get(name.partition("/")[2]) for name in SECONDS}, dtype=float)
-    found = {
+    of_summary = pd.Series(summary.get("seconds", {}), dtype=float).add_prefix("seconds/")
+    seconds = steps[SECONDS].sum(min_count=1) if of_summary.empty else of_summary.reindex(SECONDS)
+    return {
         "avg": after.get(f"avg@{run.k}"),
         "avg_of_run": _mean_height(run.evaluations.get(f"avg@{run.k}")),
         "pass": after.get(f"pass@{run.k}"),
         "truncated_held_out": after.get("truncated"),
         "entropy": end["entropy"].mean(),
-        "truncated": end["length/truncated"].mean(),
+        "truncated_training": end["length/truncated"].mean(),
         "entropy_of_run": steps["entropy"].mean(),
         "truncated_of_run": steps["length/truncated"].mean(),
         "length_of_run": steps["length/mean"].mean(),
         "tokens_per_useful_group": tokens_per_useful_group,
-        "useful_share": summary.get("useful_group_share", useful_share),
-        "minutes": num_seconds.sum(min_count=1) / 60,
+        "useful_group_share": summary.get("useful_group_share", useful_share),
+        "minutes": seconds.sum(min_count=1) / 60,
         "gradient_steps": summary.get("gradient_steps", end["steps/gradient"].max()),
     }
-    return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
 
 
 def _mean_height(curve: pd.Series | None) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from dapo_lightning.study.curves import curve
-from dapo_lightning.study.figures import Figure, Sweep
-from dapo_lightning.study.ladder import in_order, roles
+from dapo_lightning.study.figures import Figure, Lines
+from dapo_lightning.study.intervals import intervals
+from dapo_lightning.study.ladder import LADDER, ORDER, in_order, place
 from dapo_lightning.study.variants import Variant, at_k
 
-# Okabe and Ito (2008) as far as it goes, Tol's "muted" for the rest; variants without one technique are dashed
-STYLES = {
-    "dapo": ("#0072B2", "-"), "ladder_0_grpo": ("#777777", "-"), "ladder_1_overlong_filter": ("#E69F00", "-"),
-    "ladder_2_clip_higher": ("#56B4E9", "-"), "ladder_3_soft_punishment": ("#CC79A7", "-"),
-    "ladder_4_token_level": ("#009E73", "-"), "dapo_minus_clip_higher": ("#D55E00", "--"),
-    "dapo_minus_token_level": ("#882255", "--"), "dapo_minus_soft_punishment": ("#000000", "--"),
-}  # fmt: skip
+# Okabe and Ito (2008) as far as it goes, Tol's "muted" for the rest; first the paper's variants in their order
+COLOURS = (
+    "#777777", "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#0072B2", "#D55E00", "#882255", "#999933", "#000000",
+)  # fmt: skip
 OTHERS = ("#332288", "#CC6677", "#44AA99", "#AA4499", "#DDAA33", "#88CCEE", "#117733", "#661100")
 SHARES = ("validation/", "groups/", "probability", "clip/")  # metrics between 0 and 1, whatever an interval says
 SWEPT = {
@@ -36,18 +35,19 @@ Style = dict[str, Any]
 
 
 def styles(variants: Sequence[Variant]) -> dict[str, Style]:
-    """Returns colour and line style by a variant's name: those of the paper's variants are fixed, others alternate."""
-    found = {}
-    others = ((OTHERS[number % len(OTHERS)], ("-.", ":", "--")[number % 3]) for number in range(len(variants)))
+    """Returns colour and line style by a variant's name; leave-one-out is dashed, and variants that are not in the
+    paper are dash-dotted."""
+    others, found = cycle(OTHERS), {}
     for variant in in_order(variants):
-        own = [STYLES[role] for role in STYLES if role in roles(variant) and not variant.extras]
-        color, line = own[0] if own else next(others)
+        number = len(ORDER) if variant.extras else place(variant)
+        color = COLOURS[number] if number < len(ORDER) else next(others)
+        line = "-" if number < len(LADDER) else "--" if number < len(ORDER) else "-."
         found[variant.name] = {"color": color, "linestyle": line}
     return found
 
 
-def draw(figure: Figure, chosen: Mapping[str, Variant], style: Mapping[str, Style], path: Path) -> None:
-    """Draws a figure of the variants that were chosen for it into a file."""
+def draw(figure: Figure, chosen: Mapping[str, Variant], style: Mapping[str, Style], folder: Path) -> Path:
+    """Draws a figure of the variants that were chosen for it, and returns the path of its file."""
     num_rows, num_columns = len(figure.metrics), len(figure.axes)
     canvas = Canvas(figsize=(4.1 * num_columns, 2.7 * num_rows + 1.3), layout="constrained")
     panels = canvas.subplots(num_rows, num_columns, squeeze=False, sharey="row")
@@ -68,27 +68,27 @@ def draw(figure: Figure, chosen: Mapping[str, Variant], style: Mapping[str, Styl
     note = "lines: means over seeds at equal DAPO steps; bands: 95 % t interval over seeds, range of two seeds"
     if any(len(variant.finished) < len(variant.runs) for variant in chosen.values()):
         note += "; crosses: the end of a seed"
-    _save(canvas, figure.title, handles, note, path)
+    return _save(canvas, figure.title, handles, note, folder / figure.file)
 
 
-def draw_sweep(sweep: Sweep, style: Mapping[str, Style], path: Path) -> None:
-    """Draws the effect of one override's value, at the end and over the whole run, into a file."""
+def draw_sweep(key: str, lines: Lines, style: Mapping[str, Style], folder: Path) -> Path:
+    """Draws the effect of one override's value, at the end and over the whole run, and returns the path of the file."""
     canvas = Canvas(figsize=(9, 7.5), layout="constrained")
     handles: dict[str, Any] = {}
-    variants = [variant for line in sweep.lines.values() for variant in line.values()]
+    variants = [variant for line in lines.values() for variant in line.values()]
     for panel, (measure, label) in zip(canvas.subplots(2, 2).flat, SWEPT.items(), strict=True):
-        for name, line in sweep.lines.items():
-            points = sweep.points(name, measure)
-            if points:
-                means = [point.mean for point in points.values()]
-                bars = [np.nan if point.half_width is None else point.half_width for point in points.values()]
+        for name, line in lines.items():
+            points = pd.DataFrame({value: intervals(variant.results).loc[measure] for value, variant in line.items()})
+            points = points.T.dropna(subset="mean")
+            if len(points):
                 plain = min(line.values(), key=lambda variant: bool(variant.extras))
                 look = style[plain.name] | {"linestyle": "-", "marker": "o", "markersize": 4, "capsize": 3}
-                handles[name] = panel.errorbar(list(points), means, yerr=bars, **look)
-        panel.set(xlabel=sweep.key, ylabel=at_k(label, variants))
+                handles[name] = panel.errorbar(points.index, points["mean"], yerr=points["half_width"], **look)
+        panel.set(xlabel=key, ylabel=at_k(label, variants))
         panel.grid(alpha=0.3)
     note = "means over seeds; bars: 95 % t interval over seeds, none for one seed"
-    _save(canvas, f"The effect of {sweep.key} (not in the paper)", handles, note, path)
+    path = folder / f"sweep_{key.replace('/', '.')}.png"
+    return _save(canvas, f"The effect of {key} (not in the paper)", handles, note, path)
 
 
 def _plot(panel: Axes, points: pd.DataFrame, look: Style) -> Any:
@@ -118,10 +118,11 @@ def _limit(panel: Axes, metric: str) -> None:
         panel.set_ylim(max(low, 0.0), high)
 
 
-def _save(canvas: Canvas, title: str, handles: Mapping[str, Any], note: str, path: Path) -> None:
+def _save(canvas: Canvas, title: str, handles: Mapping[str, Any], note: str, path: Path) -> Path:
     """Writes a figure with its title above and its legend below the panels, where it covers no line."""
     canvas.suptitle(title, fontsize="large")
     place = {"loc": "outside lower center", "ncols": min(3, max(1, len(handles))), "frameon": False}
     canvas.legend(handles.values(), handles.keys(), title=note, title_fontsize="small", **place)
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.savefig(path, dpi=110)
+    return path

@@ -28,6 +28,8 @@ EXPECTED = (
 )  # fmt: skip
 SOMETIMES = ("groups/trained", "groups/carried", "seconds/grade", "seconds/wait")
 VALIDATION = "validation/"
+IN_CONFIG = {"choices": dict, "overrides": list, "seed": int, "num_steps": int, "run_folder": str}
+IN_SUMMARY = {"choices": dict, "seed": int, "dapo_steps": int, "evaluations": dict}
 
 
 class NoRunsError(ValueError):
@@ -46,7 +48,8 @@ class Run:
         commits: versions of the code that the run was made with.
         metrics: a row per DAPO step; what was not measured is missing.
         summary: empty while the run is unfinished, or if it is lost.
-        started, changed: seconds since 1970; `changed` is when the metrics were last written.
+        num_steps: DAPO steps that the run is meant to do.
+        changed: when its files were last written, in seconds since 1970.
         anomalies: phrases that describe what is wrong with its files.
     """
 
@@ -58,19 +61,10 @@ class Run:
     commits: tuple[str, ...]
     metrics: pd.DataFrame
     summary: Mapping[str, Any]
-    started: float
+    num_steps: int | None
     changed: float
     last_words: str | None
     anomalies: tuple[str, ...]
-
-    @property
-    def experiment(self) -> str:
-        return self.choices.get("experiment") or "custom"
-
-    @property
-    def num_steps(self) -> int | None:
-        """The number of DAPO steps that the run is meant to do."""
-        return self.settings.get("num_steps", self.summary.get("dapo_steps"))
 
     @property
     def steps_done(self) -> int:
@@ -90,13 +84,9 @@ class Run:
         found = measured.rename(columns=lambda name: name.removeprefix(VALIDATION)).combine_first(summarized)
         return found.replace([np.inf, -np.inf], np.nan).sort_index()
 
-    @property
-    def after(self) -> Mapping[str, float]:
-        """The evaluation after the last DAPO step; empty if that is still to come."""
-        return self.evaluations.loc[self.num_steps].to_dict() if self.finished else {}
-
     @cached_property
     def finished(self) -> bool:
+        """Whether the evaluation after the last DAPO step is there."""
         return self.num_steps in self.evaluations.index
 
     @cached_property
@@ -144,13 +134,15 @@ def describe_failed_starts(sweep: Path) -> list[str]:
 def read_run(folder: Path, sweep: Path) -> Run:
     """Reads a run folder. config.yaml takes precedence over summary.json."""
     anomalies: list[str] = []
-    config = files.read_config(folder / "config.yaml", anomalies)
-    summary = files.read_summary(folder / "summary.json", anomalies) if config.get("mode") != "evaluate" else {}
+    config = files.read_mapping(folder / "config.yaml", IN_CONFIG, anomalies)
+    has_summary = (folder / "summary.json").exists() and config.get("mode") != "evaluate"
+    summary = files.read_mapping(folder / "summary.json", IN_SUMMARY, anomalies) if has_summary else {}
     metrics = files.read_metrics(folder, anomalies)
     num_measured, num_done = len(metrics.index.difference([0])), max([summary.get("dapo_steps", 0), *metrics.index])
     if 0 < num_measured < num_done:
         anomalies.append(f"no metrics of {num_done - num_measured} of {num_done} DAPO steps")
     origin = config or summary
+    written = [folder / name for name in ("config.yaml", "metrics.csv", "tensorboard", "summary.json")]
     return Run(
         name=str(folder.relative_to(sweep)) if folder != sweep else sweep.resolve().name,
         choices={group: str(option) for group, option in origin.get("choices", {}).items() if option is not None},
@@ -160,13 +152,8 @@ def read_run(folder: Path, sweep: Path) -> Run:
         commits=tuple(map(str, config.get("commits", ()))),
         metrics=metrics.reindex(columns=metrics.columns.union((*EXPECTED, *SOMETIMES))),
         summary=summary,
-        started=_modified(folder, "config.yaml"),
-        changed=_modified(folder, "metrics.csv", "tensorboard", "config.yaml"),
+        num_steps=config.get("num_steps", summary.get("dapo_steps")),
+        changed=max(path.stat().st_mtime for path in written if path.exists()),
         last_words=files.last_words(folder / "train.log"),
         anomalies=tuple(anomalies),
     )
-
-
-def _modified(folder: Path, *names: str) -> float:
-    """Returns when the first of these files that exists was last written."""
-    return next((path.stat().st_mtime for name in names if (path := folder / name).exists()), 0.0)

@@ -17,8 +17,9 @@ from dapo_lightning.study.runs import Run
 from dapo_lightning.utils.overrides import override_key
 
 # Settings on which nothing depends that is learnt: where a run is, what it writes, and the machine that it runs on.
-NOT_LEARNT = frozenset({"seed", "resume", "run_folder", "checkpoint", "mode", "logger", "callbacks", "hydra"})
-PRECISION = "trainer.precision"  # the only setting of the trainer that changes numbers
+NOT_LEARNT = frozenset(
+    {"seed", "resume", "run_folder", "checkpoint", "mode", "logger", "callbacks", "trainer", "hydra", "experiment"}
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +43,19 @@ class Variant:
         return " ".join((self.experiments[0], *self.extras))
 
     @property
+    def numbers(self) -> dict[str, float]:
+        """The extras that are numbers."""
+        pairs = [extra.partition("=")[::2] for extra in self.extras]
+        return {key: number for key, text in pairs if pd.notna(number := pd.to_numeric(text, errors="coerce"))}
+
+    @property
     def finished(self) -> tuple[Run, ...]:
         return tuple(run for run in self.runs if run.finished)
 
     @cached_property
     def results(self) -> pd.DataFrame:
-        """A row per seed that is finished, a column per measure."""
-        return pd.DataFrame({run.seed: measures(run) for run in self.finished}, index=NAMES, dtype=float).T
+        """A row per measure, a column per seed that is finished."""
+        return pd.DataFrame({run.seed: measures(run) for run in self.finished}, index=NAMES, dtype=float)
 
 
 def completions_per_prompt(variants: Iterable[Variant]) -> list[int]:
@@ -92,24 +99,28 @@ def learnt_settings(run: Run, ignored: Collection[str]) -> dict[str, Any]:
     by_hand = {override_key(override) for override in run.overrides}
     folder = str(run.settings["run_folder"])
 
-    def counts(name: str) -> bool:
-        if name.startswith("trainer."):
-            return name == PRECISION
-        return name.partition(".")[0] not in ignored and (not name.endswith(".seed") or name in by_hand)
-
     def without_place(leaf: Any) -> Any:
         if isinstance(leaf, str) and leaf.startswith("/"):
             return leaf.removeprefix(folder) if leaf.startswith(folder) else PurePath(leaf).name
         return leaf
 
-    return {name: without_place(leaf) for name, leaf in run.leaves.items() if counts(name)}
+    return {
+        name: without_place(leaf)
+        for name, leaf in run.leaves.items()
+        if _is_learnt(name, ignored) and (not name.endswith(".seed") or name in by_hand)
+    }
+
+
+def _is_learnt(name: str, ignored: Collection[str] = NOT_LEARNT) -> bool:
+    """Returns whether numbers depend on a setting; of those of the trainer, they only depend on its precision."""
+    return name == "trainer.precision" or name.partition(".")[0] not in ignored
 
 
 def _settings_of_some(runs: Sequence[Run], notes: list[str]) -> set[str]:
     """Returns the top-level settings that some runs do not have and the others agree on: those are versions of the code
     of which one knows the setting and the other does not."""
     found = set()
-    for name in sorted({name for run in runs for name in run.settings} - NOT_LEARNT - {"trainer"}):
+    for name in sorted({name for run in runs for name in run.settings} - NOT_LEARNT):
         values = [json.dumps(run.settings[name], default=str) for run in runs if name in run.settings]
         if len(values) < len(runs) and len(set(values)) == 1:
             found.add(name)
@@ -126,37 +137,33 @@ def _learnt_overrides(run: Run) -> tuple[str, ...]:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return f"{override_key(override)}={value}" if is_number else override.lstrip("+")
 
-    def counts(name: str) -> bool:
-        return name == PRECISION or name.partition(".")[0] not in NOT_LEARNT | {"trainer", "experiment"}
-
-    return tuple(sorted({as_valid(override) for override in run.overrides if counts(override_key(override))}))
+    return tuple(sorted({as_valid(override) for override in run.overrides if _is_learnt(override_key(override))}))
 
 
 def _name(groups: Sequence[Sequence[Run]], ignored: Collection[str]) -> list[Variant]:
     """Names each group by the run with the fewest overrides, without those that all groups share which can have them:
     a variant without punishment cannot have `overlong.cache_tokens=4`."""
-    fewest = [
-        min((_learnt_overrides(run) for run in group if run.settings), key=lambda kept: (len(kept), kept))
-        for group in groups
-    ]
-    named = list(zip(groups, fewest, strict=True))
+    overrides = [{run.name: _learnt_overrides(run) for run in group if run.settings} for group in groups]
+    fewest = [min(of_group.values(), key=lambda kept: (len(kept), kept)) for of_group in overrides]
+
+    def cannot_have(run: Run, name: str) -> bool:  # the option that it chose of the config group lacks the setting
+        return name.partition(".")[0] in run.choices and name not in run.leaves
+
     shared = {
         override
         for override in set().union(*fewest)
-        if all(override in kept or _cannot_have(group[0], override_key(override)) for group, kept in named)
+        if all(
+            override in kept or cannot_have(group[0], override_key(override))
+            for group, kept in zip(groups, fewest, strict=True)
+        )
     }
     variants = []
-    for group, kept in named:
-        experiments = {run.experiment for run in group if run.settings and _learnt_overrides(run) == kept}
+    for group, of_group, kept in zip(groups, overrides, fewest, strict=True):
+        experiments = {run.choices.get("experiment", "custom") for run in group if of_group.get(run.name) == kept}
         shortest_first = tuple(sorted(experiments, key=lambda name: (len(name), name)))
         extras = tuple(override for override in kept if override not in shared)
         variants.append(Variant(shortest_first, extras, tuple(group), learnt_settings(group[0], ignored)))
     return variants
-
-
-def _cannot_have(run: Run, name: str) -> bool:
-    """Returns whether the option that a run chose from a setting's config group lacks the setting."""
-    return name.partition(".")[0] in run.choices and name not in run.leaves
 
 
 def _rename_homonyms(variants: Sequence[Variant], notes: list[str]) -> list[Variant]:
@@ -164,9 +171,7 @@ def _rename_homonyms(variants: Sequence[Variant], notes: list[str]) -> list[Vari
     versions of the code make them, the largest keeps its name; up to three differing settings are added to the others.
     """
     found: dict[str, list[Variant]] = defaultdict(list)
-    for variant in sorted(
-        variants, key=lambda one: (len(one.runs), max(run.started for run in one.runs)), reverse=True
-    ):
+    for variant in sorted(variants, key=lambda variant: len(variant.runs), reverse=True):
         alike = found[variant.name]
         if alike:
             ours, theirs = alike[0].settings, variant.settings
@@ -183,7 +188,7 @@ def _rename_homonyms(variants: Sequence[Variant], notes: list[str]) -> list[Vari
 def _one_per_seed(runs: Sequence[Run], notes: list[str]) -> tuple[Run, ...]:
     """Of the runs with the same seed, keeps the finished one; of several, the newest."""
     chosen: dict[Any, Run] = {}
-    for run in sorted(runs, key=lambda run: (run.finished, run.started, run.name), reverse=True):
+    for run in sorted(runs, key=lambda run: (run.finished, run.changed, run.name), reverse=True):
         kept = chosen.setdefault(run.seed, run)
         if kept is not run:
             why = "newer" if kept.finished == run.finished else "finished"

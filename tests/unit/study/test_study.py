@@ -8,6 +8,8 @@ import json
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 import runs as real_runs
 import sweeps
@@ -19,7 +21,7 @@ import dapo_lightning.study
 from dapo_lightning.study import figures, ladder, measures, report
 from dapo_lightning.study.__main__ import main
 from dapo_lightning.study.curves import DAPO_STEPS, GRADIENT_STEPS, MINUTES, TOKENS, curve
-from dapo_lightning.study.intervals import Estimate, estimate, paired_difference
+from dapo_lightning.study.intervals import intervals, paired_differences
 from dapo_lightning.study.runs import find_runs, read_run
 from dapo_lightning.study.variants import Variant, group_by_settings
 
@@ -40,26 +42,28 @@ def by_name(sweep) -> dict[str, Variant]:
 
 def test_interval_worked_by_hand():
     """0.6, 0.7, 0.8: mean 0.7, s = sqrt((0.01 + 0 + 0.01) / 2) = 0.1, t(2) = 4.3027, and
-    4.3027 * 0.1 / sqrt(3) = 0.24841."""
-    found = estimate([0.6, 0.7, 0.8])
-    assert found.mean == pytest.approx(0.7) and found.half_width == pytest.approx(0.24841, abs=1e-5)
-    assert found.count == 3
-    assert estimate([0.4]) == Estimate(0.4, None, 1) and estimate([]) is None
+    4.3027 * 0.1 / sqrt(3) = 0.24841. A single seed has no interval."""
+    found = intervals(pd.DataFrame([[0.6, 0.7, 0.8], [np.nan, 0.4, np.nan], [np.nan] * 3]))
+    assert list(found.loc[0]) == pytest.approx([0.7, 0.24841, 3], abs=1e-5)
+    assert list(found.loc[1]) == pytest.approx([0.4, np.nan, 1], nan_ok=True)
+    assert list(found.loc[2]) == pytest.approx([np.nan, np.nan, 0], nan_ok=True)
+
+
+def paired(ours: dict[int, float], theirs: dict[int, float]) -> list[float]:
+    return list(paired_differences(pd.DataFrame([ours]), pd.DataFrame([theirs])).loc[0])
 
 
 def test_paired_difference_worked_by_hand():
     """Seeds 0 and 1 are in both: 0.10 and 0.05. Mean 0.075, s = 0.05 / sqrt(2), t(1) = 12.706, so the half-width is
     12.706 * 0.05 / sqrt(2) / sqrt(2) = 0.31765."""
-    found = paired_difference({0: 0.8, 1: 0.9, 2: 0.7}, {0: 0.7, 1: 0.85, 3: 0.1})
-    assert found.mean == pytest.approx(0.075) and found.half_width == pytest.approx(0.31765, abs=1e-5)
-    assert found.count == 2
-    assert paired_difference({0: 0.8}, {1: 0.8}) is None
-    assert paired_difference({0: 0.8}, {0: 0.7}).half_width is None
+    found = paired({0: 0.8, 1: 0.9, 2: 0.7}, {0: 0.7, 1: 0.85, 3: 0.1})
+    assert found == pytest.approx([0.075, 0.31765, 2], abs=1e-5)
+    assert paired({0: 0.8}, {1: 0.8}) == pytest.approx([np.nan, np.nan, 0], nan_ok=True)
+    assert paired({0: 0.8}, {0: 0.7}) == pytest.approx([0.1, np.nan, 1], nan_ok=True)
 
 
 def test_what_the_seeds_share_drops_out_of_a_paired_interval():
-    ours, theirs = {0: 0.1, 1: 0.5, 2: 0.9}, {0: 0.0, 1: 0.4, 2: 0.8}
-    assert paired_difference(ours, theirs).half_width == pytest.approx(0, abs=1e-9) and estimate([0.1, 0.5, 0.9])
+    assert paired({0: 0.1, 1: 0.5, 2: 0.9}, {0: 0.0, 1: 0.4, 2: 0.8}) == pytest.approx([0.1, 0, 3], abs=1e-9)
 
 
 def test_measures_worked_by_hand(tmp_path):
@@ -77,8 +81,8 @@ def test_measures_worked_by_hand(tmp_path):
     assert found == pytest.approx(
         {
             "avg": 0.5, "pass": 1.0, "avg_of_run": 0.25, "truncated_held_out": found["truncated_held_out"],
-            "entropy": 19, "entropy_of_run": 10.5, "truncated": 0.1 / 3, "truncated_of_run": 0.1 / 20,
-            "length_of_run": 21, "tokens_per_useful_group": 100, "useful_share": 0.5, "minutes": 20,
+            "entropy": 19, "entropy_of_run": 10.5, "truncated_training": 0.1 / 3, "truncated_of_run": 0.1 / 20,
+            "length_of_run": 21, "tokens_per_useful_group": 100, "useful_group_share": 0.5, "minutes": 20,
             "gradient_steps": 80,
         }
     )  # fmt: skip
@@ -283,10 +287,10 @@ def test_a_sweep_of_a_number_has_the_default_in_it(tmp_path):
     for number, (upper, best) in enumerate([(1.4, 0.5), (1.4, 0.7), (1.2, 0.4)]):
         write_run(tmp_path / str(number), "dapo", number, [f"clip.upper={upper}"], accuracy=lambda step, v=best: v)
     write_run(tmp_path / "c", "dapo", 0, ["loss=blend"])  # not a number
-    (sweep,) = figures.sweeps(variants_of(tmp_path))
-    assert sweep.file == "sweep_clip.upper.png" and list(sweep.lines["dapo"]) == [1.2, 1.28, 1.4]
-    points = sweep.points("dapo", "avg")
-    assert points[1.4].mean == pytest.approx(0.6) and points[1.4].count == 2 and points[1.2].half_width is None
+    ((key, lines),) = figures.sweeps(variants_of(tmp_path)).items()
+    assert key == "clip.upper" and list(lines["dapo"]) == [1.2, 1.28, 1.4]
+    avg = {value: intervals(variant.results).loc["avg"] for value, variant in lines["dapo"].items()}
+    assert avg[1.4]["mean"] == pytest.approx(0.6) and avg[1.4]["count"] == 2 and np.isnan(avg[1.2]["half_width"])
 
 
 def test_command_line_writes_and_prints_all_of_it(tmp_path, capsys):
