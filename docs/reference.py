@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -13,12 +16,12 @@ from docs.pages import ROOT
 
 PACKAGE = ROOT / "dapo_lightning"
 CONF = ROOT / "conf"
-GENERATED = ("reference/command.md", "reference/configuration.md")  # and the pages of the API
+GENERATED = ("reference/command.md", "reference/configuration.md", "reference/metrics.md")  # and the pages of the API
 
 
 def reference_pages() -> dict[str, str]:
     """All generated pages, by their path in the site."""
-    return dict(zip(GENERATED, (command_page(), configuration_page()), strict=True)) | api_pages()
+    return dict(zip(GENERATED, (command_page(), configuration_page(), metrics_page()), strict=True)) | api_pages()
 
 
 def api_pages() -> dict[str, str]:
@@ -36,6 +39,74 @@ def command_page() -> str:
     """What `python train.py --help` prints."""
     found = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     return f"# Command line\n\n`python train.py --help` prints:\n\n```text\n{found.stdout.strip()}\n```\n"
+
+
+@dataclass(frozen=True)
+class MetricSource:
+    """Where a metric is computed: a module of the package and the name of the function or method."""
+
+    module: str
+    function: str
+
+
+def metrics() -> dict[str, MetricSource]:
+    """Every metric that options and the step log, by name; `<...>` stands for a part that is not known before a run."""
+    found = {}
+    for path in [*sorted(PACKAGE.glob("algorithm/*.py")), *sorted(PACKAGE.glob("step/*.py"))]:
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for name, function in _functions(ast.parse(path.read_text()), ""):
+            for node in ast.walk(function):
+                for key in _string_keys(node):
+                    if name == "evaluation_metrics":
+                        found[f"validation/{key}"] = MetricSource(module, name)
+                    elif re.fullmatch(r"[a-z_]+/[\w@<>]+|" + "|".join(PLAIN_METRICS), key):
+                        found.setdefault(key, MetricSource(module, name))
+    return found
+
+
+PLAIN_METRICS = ("accuracy", "entropy", "probability", "loss", "learning_rate")  # the others have a group: group/name
+
+
+def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef):
+            yield prefix + child.name, child
+        elif isinstance(child, ast.ClassDef):
+            yield from _functions(child, f"{prefix}{child.name}.")
+
+
+def _string_keys(node: ast.AST) -> Iterator[str]:
+    """The keys of a dictionary in the source, and of an assignment to one; a variable part in angle brackets."""
+    keys: list[ast.expr | None] = []
+    if isinstance(node, ast.Dict):
+        keys = node.keys
+    elif isinstance(node, ast.DictComp):
+        keys = [node.key]
+    elif isinstance(node, ast.Assign):
+        keys = [target.slice for target in node.targets if isinstance(target, ast.Subscript)]
+    for key in keys:
+        if isinstance(key, ast.Constant) and isinstance(key.value, str):
+            yield key.value
+        elif isinstance(key, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else _variable(part) for part in key.values)
+
+
+def _variable(part: ast.expr) -> str:
+    return f"<{ast.unparse(part.value) if isinstance(part, ast.FormattedValue) else 'x'}>"
+
+
+def metrics_page() -> str:
+    """A table of all metrics with the place in the code that computes them."""
+    rows = [
+        f"| `{name}` | [`{source.module}`][{source.module}] | `{source.function}` |"
+        for name, source in sorted(metrics().items())
+    ]
+    text = (
+        "This table is read from the source of the options and of the step. The "
+        "[glossary](../use/monitoring.md#glossary) explains what the metrics mean. "
+        "Those of an option are logged only if the option is chosen."
+    )
+    return "\n".join(["# Metrics", "", text, "", "| metric | module | computed by |", "|---|---|---|", *rows]) + "\n"
 
 
 def configuration_page() -> str:

@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from runs import ROOT
 
 from docs.figures import draw_figures
-from docs.pages import DOCS, expanded
+from docs.pages import DOCS, expanded, source_of
+from docs.quotes import QUOTE
 from docs.reference import GENERATED, api_pages, configuration_page
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
@@ -44,6 +45,13 @@ def test_every_page_is_in_the_navigation_once():
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=_name)
 def test_code_that_a_page_includes_exists(page):
     assert not re.search(r"^include: ", expanded(page, formulas=False), re.MULTILINE)
+
+
+def test_code_quoted_in_readme_is_the_source():
+    quotes = QUOTE.findall((ROOT / "README.md").read_text())
+    assert quotes
+    for path, name, quoted in quotes:
+        assert quoted.rstrip() == source_of(ROOT / path, name)[0], f"{name} changed: run python -m docs.quotes"
 
 
 def test_relative_links_outside_the_site_lead_somewhere():
