@@ -81,32 +81,23 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     optimizer([torch.nn.Parameter(torch.zeros(1))])  # a wrong option is reported before the policy is loaded
     codec = source.codec()
     longest = max(config.max_new_tokens, config.evaluation.max_new_tokens)
-    data = PromptDataModule(
-        dataset,
-        codec.encode,
-        LengthLimit(config.max_prompt_tokens, longest, codec.max_positions),
-        num_prompts_per_step=config.num_prompts_per_step,
-        num_steps=config.num_steps if config.mode == "train" else 0,
-        num_validation_prompts=config.evaluation.num_prompts,
-        seed=config.seed,
+    data = instantiate(config.datamodule, _partial_=True)(
+        dataset=dataset,
+        encode=codec.encode,
+        length_limit=LengthLimit(config.max_prompt_tokens, longest, codec.max_positions),
+        **({} if config.mode == "train" else {"num_steps": 0}),
     )
     reward = instantiate(config.reward)
     reward.start()
     clock = Clock()
     with clock("warm_start"):
         policy = source.load(codec, dataset, Path("outputs/warm_start"))
-    module = DAPOModule(
-        RolloutWorker(policy, rollout, reward, config.seed, clock),
-        algorithm,
-        optimizer,
-        generation,
-        evaluation,
-        num_completions=config.num_completions_per_prompt,
-        num_gradient_steps=config.num_gradient_steps,
-        micro_batch_tokens=config.micro_batch_tokens,
-        max_gradient_norm=config.max_gradient_norm,
-        num_warmup_steps=config.num_warmup_steps,
-        num_evaluation_completions=config.evaluation.num_completions,
+    module = instantiate(config.module, _partial_=True)(
+        worker=RolloutWorker(policy, rollout, reward, config.seed, clock),
+        algorithm=algorithm,
+        optimizer=optimizer,
+        generation=generation,
+        evaluation=evaluation,
         logps_are_exact=logps_are_exact,
     )
     return module, data
