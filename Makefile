@@ -8,8 +8,8 @@ SETUP := .venv/.installed
 SMOLLM2 := outputs/smollm2/config.json
 DOCS := .venv/.docs
 SEEDS ?= 21,22,23,24,25,26
-# Naive GRPO to DAPO, rung by rung, then DAPO less one technique (less dynamic sampling, it is rung 4).
-ARMS := ladder_0_grpo,ladder_1_overlong_filter,ladder_2_clip_higher,ladder_3_soft_punishment,ladder_4_token_level,$\
+# Naive GRPO to DAPO, technique by technique, then DAPO without one (without dynamic sampling, it is ladder_4).
+VARIANTS := ladder_0_grpo,ladder_1_overlong_filter,ladder_2_clip_higher,ladder_3_soft_punishment,ladder_4_token_level,$\
 ladder_5_dynamic_sampling,dapo_minus_clip_higher,dapo_minus_token_level,dapo_minus_soft_punishment
 SWEEP := $(BIN)/python train.py -m hydra/launcher=cores recipe=ablation seed=$(SEEDS)
 
@@ -23,7 +23,7 @@ train: $(SETUP)  ## teach a tiny policy with DAPO on this machine (about ten min
 	$(BIN)/python train.py
 
 ablation: $(SETUP)  ## which technique does what: the paper's ladder and more (about half an hour on two cores; goes on if interrupted)
-	$(SWEEP) hydra.sweep.dir=outputs/ablation experiment=$(ARMS); swept=$$?; \
+	$(SWEEP) hydra.sweep.dir=outputs/ablation experiment=$(VARIANTS); swept=$$?; \
 	$(BIN)/python -m dapo_lightning.study outputs/ablation && exit $$swept
 
 tuning: $(SETUP)  ## what clip.upper, loss.token_weight and overlong.cache_tokens do (about half an hour on two cores; goes on)

@@ -1,8 +1,8 @@
-"""`hydra/launcher=slurm`: the jobs of a sweep as a SLURM job array (Hydra finds launchers in this folder alone).
+"""`hydra/launcher=slurm` runs the jobs of a sweep as a SLURM job array. (Hydra finds launchers in this folder only.)
 
-Submitting is submitit's. What differs from its own launcher: jobs find this code from any directory; who waits asks
-squeue, not sacct, which fails on clusters without accounting and would be waited for for ever; a job that dies is
-reported and the others are waited for; time limits are met as `dapo_lightning.slurm.stop` says.
+submitit submits the jobs. Unlike with its own launcher, jobs find this code from any directory; squeue is polled rather
+than sacct, which fails on clusters without accounting, so that submitit waits forever; a job that dies is reported
+while the others continue; and time limits are handled by `dapo_lightning.slurm.stop`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,58 +35,54 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).parent.parent
 SETUP = (
     f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}",
-    '[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK',  # SLURM 22.05 dropped that
+    '[ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK',  # srun 22.05 ignores it
     "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}",
 )
-# A task that fails takes the others with it; one that ends well does not, however long they take.
+# A task that fails ends the other tasks of its job; a task that succeeds does not, however long they take.
 SRUN_ARGS = ["--kill-on-bad-exit=1", "--wait=0"]
+ENDED = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 POLL_SECONDS = 2.0
 
 
 class DapoSlurmLauncher(SlurmLauncher):
-    """Takes the options of `submitit_slurm`; see conf/hydra/launcher/slurm.yaml."""
+    """A launcher with the options of `submitit_slurm`; see conf/hydra/launcher/slurm.yaml."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
-        """A run, in its job. Hydra returns what fails; a task that fails beside others must end as failed, so that
-        SLURM ends those, too: they would wait for it."""
+        """Runs one job, inside SLURM. Hydra returns errors instead of raising them; with several tasks the error is
+        raised after all, so that SLURM ends the other tasks, which would wait for this one."""
         returned = super().__call__(*args, **kwargs)
         if returned.status == JobStatus.FAILED and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
             raise returned._return_value
         return returned
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Submits all jobs and waits for them; those that fail are named as they do.
-
-        Leaves with a sentence if SLURM refuses, or would start other processes than Lightning expects.
-        """
+        """Submits all jobs, waits for them, and reports failures as they happen; exits with one sentence if they are
+        refused."""
         assert self.config is not None
         from submitit.core.utils import FailedJobError
         from submitit.slurm.slurm import SlurmJob
 
+        SlurmJob.watcher = squeue_watcher()  # shared by all jobs; submitit has no argument for it
+        sweep = Path(str(self.config.hydra.sweep.dir))
         try:
             for overrides in job_overrides:
                 self._check(overrides)
-        except ConfigError as error:
-            sys.exit(f"error: {error}")
-        sweep = Path(str(self.config.hydra.sweep.dir))
-        sweep.mkdir(parents=True, exist_ok=True)
-        SlurmJob.watcher = watcher()
-        try:
+            sweep.mkdir(parents=True, exist_ok=True)
             jobs = self._submit(job_overrides, initial_job_idx)
-        except (RuntimeError, FailedJobError) as error:  # no srun here, or sbatch's own words
+        except (ConfigError, RuntimeError, FailedJobError) as error:  # the last two: srun is missing, sbatch refuses
             sys.exit(f"error: {error}")
         array = jobs[0].job_id.partition("_")[0]
-        log.info("SLURM job %s: %d runs into %s; their output is in %s/.submitit", array, len(jobs), sweep, sweep)
+        log.info("SLURM job %s: %d runs in %s, with their output in %s/.submitit", array, len(jobs), sweep, sweep)
         try:
             return wait(jobs, job_overrides)
         except KeyboardInterrupt:
-            log.warning("the jobs go on without this process; `scancel %s` stops them", array)
+            log.warning("the jobs continue without this process; `scancel %s` stops them", array)
             raise
 
     def _check(self, overrides: Sequence[str]) -> None:
         assert self.hydra_context is not None and self.config is not None
         if self.params["max_num_timeout"]:
-            raise ConfigError("hydra.launcher.max_num_timeout: leave it out, jobs are requeued as long as they get on.")
+            raise ConfigError("leave out hydra.launcher.max_num_timeout: jobs are requeued while they make progress.")
         trainer = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides)).trainer
         if not OmegaConf.is_interpolation(trainer, "devices"):
             check_tasks(trainer, self.params["tasks_per_node"], self.params["nodes"])
@@ -94,8 +91,7 @@ class DapoSlurmLauncher(SlurmLauncher):
         import submitit
 
         options = {name: value for name, value in self.params.items() if value is not None}
-        folder, setup = options.pop("submitit_folder"), options.pop("setup", [])
-        options.pop("max_num_timeout")
+        folder, setup, _ = options.pop("submitit_folder"), options.pop("setup", []), options.pop("max_num_timeout")
         common = set(OmegaConf.structured(BaseQueueConf).keys())
         executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
         executor.update_parameters(
@@ -114,66 +110,64 @@ class DapoSlurmLauncher(SlurmLauncher):
         )
 
 
-def watcher() -> Any:
-    """Asks squeue for the states of this user's jobs."""
+def squeue_watcher() -> Any:
+    """Returns an object that asks squeue for the states of this user's jobs."""
     from submitit.slurm.slurm import SlurmInfoWatcher
 
-    class Squeue(SlurmInfoWatcher):
-        ended = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+    class SqueueWatcher(SlurmInfoWatcher):
         seen: set[str] = set()
 
-        def _make_command(self) -> list[str]:
+        def _make_command(self) -> list[str]:  # private in submitit, and the only place that names sacct
             return ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--user={os.getuid()}"]
 
         def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
             text = string if isinstance(string, str) else string.decode()
             states = dict(line.strip().split("|") for line in text.splitlines())
             self.seen |= states.keys()
-            forgotten = self.seen - states.keys()  # SLURM does so some minutes after their end
-            return {job: {"State": states[job]} for job in states} | {job: {"State": "COMPLETED"} for job in forgotten}
+            forgotten = dict.fromkeys(self.seen - states.keys(), "COMPLETED")  # SLURM forgets ended jobs after minutes
+            return {job: {"State": state} for job, state in (states | forgotten).items()}
 
         def is_done(self, job_id: str, mode: str = "standard") -> bool:
-            return self.get_state(job_id, mode) in self.ended
+            return self.get_state(job_id, mode) in ENDED
 
-    return Squeue(delay_s=10)
+    return SqueueWatcher(delay_s=10)
 
 
 def wait(jobs: Sequence[Any], job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
-    """What the jobs returned, in order; a job that died returns its error."""
+    """Waits for all jobs and returns their results in order; a job that died returns its error."""
     from tqdm import tqdm
 
-    returns: dict[int, JobReturn] = {}
+    results: dict[int, JobReturn] = {}
     common = set(job_overrides[0]).intersection(*job_overrides)
     with tqdm(total=len(jobs), desc="jobs", unit="job") as bar:
-        while len(returns) < len(jobs):
+        while len(results) < len(jobs):
             for number, (job, overrides) in enumerate(zip(jobs, job_overrides, strict=True)):
-                if number not in returns and job.done():
-                    returns[number] = returned = outcome(job, overrides)
-                    if returned.status == JobStatus.FAILED:
+                if number not in results and job.done():
+                    results[number] = result = result_of(job, overrides)
+                    if result.status == JobStatus.FAILED:
                         swept = " ".join(override for override in overrides if override not in common)
-                        bar.write(f"job {job.job_id} failed: {swept}: {returned._return_value}")
+                        # private in Hydra: the public property would raise the error
+                        bar.write(f"job {job.job_id} failed: {swept}: {result._return_value}")
                     bar.update()
-            states = [job.watcher.get_state(job.job_id, "cache") for n, job in enumerate(jobs) if n not in returns]
-            bar.set_postfix({state.lower(): states.count(state) for state in sorted(set(states))})
-            if states:
-                time.sleep(POLL_SECONDS)
-    return [returns[number] for number in range(len(jobs))]
+            bar.set_postfix(Counter(job.state.lower() for number, job in enumerate(jobs) if number not in results))
+            time.sleep(POLL_SECONDS)
+    return [results[number] for number in range(len(jobs))]
 
 
-def outcome(job: Any, overrides: Sequence[str]) -> JobReturn:
-    """What a job that is done returned; of many tasks, one that failed if any did."""
+def result_of(job: Any, overrides: Sequence[str]) -> JobReturn:
+    """Returns the result of an ended job; with several tasks, that of the first to fail, which is the cause: the others
+    lost a peer, or SLURM ended them."""
     try:
-        died = [task for task in job._sub_jobs or [job] if task.exception() is not None]
-        if died:
-            cause = min(died, key=_ended).exception()
-            return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=cause)
-        tasks = job.results()
-        return next((task for task in tasks if task.status == JobStatus.FAILED), tasks[0])
-    except Exception as error:  # a result that cannot be read, of an exception that cannot be unpickled, say
+        failed = [task for task in map(job.task, range(job.num_tasks)) if task.exception() is not None]
+        if failed:
+            raise min(failed, key=_end_time).exception()
+        results = job.results()
+        return next((result for result in results if result.status == JobStatus.FAILED), results[0])
+    except Exception as error:  # also that of a result that cannot be unpickled
         return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
 
 
-def _ended(task: Any) -> float:
-    """When a task left its error. The first is the cause of the others: they lost a peer, or SLURM ended them."""
-    left = task.paths.result_pickle
-    return left.stat().st_mtime if left.exists() else math.inf
+def _end_time(task: Any) -> float:
+    """When a task wrote its error; infinity if it was killed before."""
+    result = task.paths.result_pickle
+    return result.stat().st_mtime if result.exists() else math.inf

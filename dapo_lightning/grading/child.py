@@ -1,37 +1,35 @@
-"""The child's side: builds the grader, then grades the items that come down a socket and answers each.
+"""The grading child: it builds the grader, then grades the items that arrive on a socket and answers each.
 
-Run as `python -m dapo_lightning.grading.child SOCKET PARENT`: a file descriptor and a process id.
+It runs as `python -m dapo_lightning.grading.child SOCKET PARENT`: a file descriptor and a process id.
 
-Both directions carry frames: a mark, which tells rubbish at once, a length, and as many bytes. Requests are pickles,
-first (factory, options, megabytes) and then the items. Answers are JSON, `[index, value, failure, detail]`, because the
-parent must not unpickle what a process that has handled hostile text sends; the first, `READY`, says that the grader is
-built. No answer is held back, so the first item without one is the one being graded.
+Requests are pickles, each with its length in front: first (factory, options, megabytes), then lists of pickled items.
+Answers are lines of JSON, `[index, value, failure, detail]`, because the parent must not unpickle what a process that
+has handled hostile text sends. The first answer, `READY`, says that the grader is built. Every answer is sent at once,
+so the first item without an answer is the one that is being graded.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib
 import json
 import os
 import pickle
 import resource
 import signal
-import struct
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dapo_lightning.grading import load
+
 READY = -1
 OUT_OF_MEMORY = 77  # exit code
-SIGNALS_OF_THE_RUN = (signal.SIGTERM, signal.SIGUSR1)  # SLURM sends them to every process; here, the parent decides
-_MAX_VALUE_BYTES = 1_000_000
-_MAX_DETAIL = 500
-_MAX_ANSWER_BYTES = _MAX_VALUE_BYTES + 20 * _MAX_DETAIL
-_HEADER = struct.Struct("!4sI")
-_MARK = b"dapo"
+RUN_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SLURM sends them to every process; the parent decides what follows
+_MAX_ANSWER_BYTES = 1_000_000
+_MAX_DETAIL = 500  # characters
+_LENGTH_BYTES = 8
 _PR_SET_PDEATHSIG = 1
 
 Grader = Callable[[Any], Any]
@@ -39,12 +37,12 @@ Grader = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one item.
+    """The result of grading one item.
 
     Args:
-        value: what the grader returned, as JSON knows it (a tuple is a list); None on failure.
+        value: what the grader returned, after a round trip through JSON (a tuple is a list); None on failure.
         failure: None, "timeout", "memory", "crash" or "error".
-        detail: "ValueError: ..." for an error; signal or exit code for a crash.
+        detail: "ValueError: ..." for an error; the signal or exit code for a crash.
     """
 
     value: Any
@@ -53,114 +51,102 @@ class Outcome:
 
 
 def command(descriptor: int) -> tuple[list[str], dict[str, str]]:
-    """Arguments and environment of a child of this process that imports what this process can import."""
-    path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+    """Returns arguments and environment of a child that can import what this process can, and what lies in the
+    current folder."""
+    path = os.pathsep.join(str(Path(entry).absolute()) for entry in [*sys.path, ""])
     # One hash seed gives sets the same order in every child, and so equal items equal grades.
     environment = {"PYTHONHASHSEED": "0", **os.environ, "PYTHONPATH": path}
     return [sys.executable, "-P", "-m", __name__, str(descriptor), str(os.getpid())], environment
 
 
-def frame(body: bytes) -> bytes:
-    """`body` with a mark and its length in front."""
-    return _HEADER.pack(_MARK, len(body)) + body
+def frame(request: Any) -> bytes:
+    """Returns a request as it is sent."""
+    body = pickle.dumps(request)
+    return len(body).to_bytes(_LENGTH_BYTES) + body
 
 
 def take_answer(received: bytearray, index: int) -> Outcome | None:
-    """Takes the answer number `index` off the front of `received`; None if it is not all there yet.
+    """Takes answer number `index` off the front of `received`; returns None if it is incomplete.
 
     Raises:
-        ValueError: if this is no such answer.
+        ValueError: if the bytes are not that answer.
     """
-    if len(received) < _HEADER.size:
-        return None
-    mark, length = _HEADER.unpack_from(received)
-    if mark != _MARK or length > _MAX_ANSWER_BYTES:
-        raise ValueError(f"{bytes(received[: _HEADER.size])!r}")
-    end = _HEADER.size + length
-    if len(received) < end:
+    end = received.find(b"\n", 0, _MAX_ANSWER_BYTES + 1)
+    if end < 0:
+        if len(received) > _MAX_ANSWER_BYTES:
+            raise ValueError("it is too long")
         return None
     try:
-        number, value, failure, detail = json.loads(received[_HEADER.size : end])
-    except (TypeError, RecursionError) as error:
-        raise ValueError("not four values") from error
+        number, value, failure, detail = json.loads(received[:end])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{bytes(received[: min(end, 20)])!r}") from error
     if number != index or failure not in (None, "error") or not isinstance(detail, str):
-        raise ValueError("not the answer expected")
-    del received[:end]
+        raise ValueError("it is not the answer expected")
+    del received[: end + 1]
     return Outcome(value, failure, detail)
 
 
 def main(descriptor: int, parent: int) -> None:
     """Serves until the requests end."""
-    _outlive_the_signals_of_the_run()
+    _ignore_signals_of_the_run()
     _die_with(parent)
-    os.set_inheritable(descriptor, False)  # not for the processes that a grader starts
-    requests = open(descriptor, "rb")  # noqa: SIM115
+    os.set_inheritable(descriptor, False)  # processes that a grader starts must not have it
+    requests = open(descriptor, "rb")  # noqa: SIM115 (lives as long as the process)
     try:
-        factory, options, megabytes = pickle.loads(_receive(requests) or b"")
+        factory, options, megabytes = _receive(requests)
         grader = _build(factory, options)
         _limit_memory(megabytes)
     except BaseException as error:
-        _send(descriptor, READY, "error", str(error) if isinstance(error, _BuildError) else _describe(error))
-        return
-    _send(descriptor, READY)
+        detail = str(error) if isinstance(error, ValueError) else _describe(error)
+        return _send(descriptor, json.dumps([READY, None, "error", detail]))
+    _send(descriptor, json.dumps([READY, None, None, ""]))
     index = 0
     try:
-        while _serve(grader, requests, descriptor, index):
-            index += 1
-    except MemoryError:  # to say more would take more memory, and the grader may hold on to what it has
+        while items := _receive(requests):
+            for item in items:
+                _send(descriptor, _answer(index, grader, item))
+                index += 1
+    except MemoryError:  # reporting it would take memory, and the grader may hold on to what it has
         os._exit(OUT_OF_MEMORY)
-    os._exit(0)  # the parent is gone or done: threads that a grader left behind are not waited for
+    os._exit(0)  # the parent has ended or is done: do not wait for threads that a grader left behind
 
 
-def _serve(grader: Grader, requests: BinaryIO, descriptor: int, index: int) -> bool:
-    """Answers one request; False if there is none left."""
-    failure, detail, value = None, "", "null"
+def _answer(index: int, grader: Grader, item: bytes) -> str:
+    """Grades an item and returns the answer."""
     try:
-        request = _receive(requests)
-        if request is None:
-            return False
-        value = json.dumps(grader(pickle.loads(request)))
-        if len(value) > _MAX_VALUE_BYTES:
-            failure, detail = "error", f"the value has {len(value)} bytes as JSON, more than {_MAX_VALUE_BYTES}"
-            value = "null"
+        answer = json.dumps([index, grader(pickle.loads(item)), None, ""])
+        if len(answer) <= _MAX_ANSWER_BYTES:
+            return answer
+        detail = f"the value has {len(answer)} bytes as JSON, more than {_MAX_ANSWER_BYTES}"
     except MemoryError:
         raise
     except BaseException as error:
-        failure, detail = "error", _describe(error)
-    _send(descriptor, index, failure, detail, value)
-    return True
+        detail = _describe(error)
+    return json.dumps([index, None, "error", detail])
 
 
-def _send(descriptor: int, index: int, failure: str | None = None, detail: str = "", value: str = "null") -> None:
-    data = frame(f"[{index}, {value}, {json.dumps(failure)}, {json.dumps(detail)}]".encode())
+def _send(descriptor: int, answer: str) -> None:
+    data = answer.encode() + b"\n"
     while data:
         data = data[os.write(descriptor, data) :]
 
 
-def _receive(requests: BinaryIO) -> bytes | None:
-    header = requests.read(_HEADER.size)
-    return requests.read(_HEADER.unpack(header)[1]) if len(header) == _HEADER.size else None
-
-
-class _BuildError(Exception):
-    """The grader cannot be built; the message is for the parent's user."""
+def _receive(requests: BinaryIO) -> Any:
+    """Returns the next request; None if there are no more."""
+    length = requests.read(_LENGTH_BYTES)
+    return pickle.loads(requests.read(int.from_bytes(length))) if length else None
 
 
 def _build(factory: str, options: Mapping[str, Any]) -> Grader:
-    module, _, name = factory.rpartition(".")
-    try:
-        make = getattr(importlib.import_module(module), name)
-    except BaseException as error:
-        raise _BuildError(
-            f"cannot be imported ({_describe(error)}). Give the dotted path of a callable in a module that `python` "
-            "finds from this folder, such as my_module.my_grader."
-        ) from error
+    make = load(factory)
     try:
         grader = make(**options)
+    except ValueError:  # names the key and the remedy
+        raise
     except BaseException as error:
-        raise _BuildError(f"raised {_describe(error)}") from error
+        raise ValueError(f"raised {_describe(error)}") from error
     if not callable(grader):
-        raise _BuildError(f"returned a {type(grader).__name__}, not a function.")
+        raise ValueError(f"returned a {type(grader).__name__}, not a function.")
     return grader
 
 
@@ -168,19 +154,19 @@ def _describe(error: BaseException) -> str:
     name = type(error).__name__
     try:
         return f"{name}: {error}"[:_MAX_DETAIL]
-    except BaseException:  # hostile text can get into the message, too
+    except BaseException:  # the message, too, can contain hostile text
         return name
 
 
-def _outlive_the_signals_of_the_run() -> None:
-    for number in SIGNALS_OF_THE_RUN:
+def _ignore_signals_of_the_run() -> None:
+    for number in RUN_SIGNALS:
         signal.signal(number, lambda *_: None)  # not SIG_IGN, which programs that a grader starts would inherit
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_OF_THE_RUN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, RUN_SIGNALS)
 
 
 def _limit_memory(megabytes: int) -> None:
-    """Lets the address space grow by `megabytes`, on systems that tell how large it is."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would take time, and space for each crash
+    """Lets the address space grow by `megabytes`, on systems that report its size."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would take time and disk space at each crash
     if sys.platform != "linux":
         return
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -190,10 +176,10 @@ def _limit_memory(megabytes: int) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Has the kernel kill this process when the parent ends, even by SIGKILL, and even if this one hangs in C."""
+    """Has the kernel kill this process when the parent ends, even by SIGKILL, and even if this process hangs in C."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-    if os.getppid() != parent:  # it ended before it was watched
+    if os.getppid() != parent:  # it ended before prctl was called
         os._exit(1)
 
 

@@ -1,8 +1,8 @@
 r"""LaTeX -> SymPy, without ever evaluating text as Python.
 
-math-verify's own `parse` hands plain expressions, and even the digits of LaTeX ones, to SymPy's `parse_expr`, which
-calls `eval`; here only LaTeX of listed commands and characters is parsed, and `_converter` makes numbers of digits
-itself. What is seen at once to be too much (deeply nested, with huge powers or factorials) is refused.
+math-verify's own `parse` passes plain expressions, and even the digits of LaTeX, to SymPy's `parse_expr`, which calls
+`eval`. Here only LaTeX of listed commands and characters is parsed, and `_converter` reads the digits itself. What is
+obviously too expensive (deeply nested, or with huge powers or factorials) is refused.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from importlib import import_module
 from typing import Any
 from zlib import crc32
 
-_MAX_DEPTH = 12  # of brackets: beyond, each can double the time that parsing takes
-_MAX_BITS = 20_000  # of any number that has to be written out to compare
+_MAX_DEPTH = 12  # of brackets: each one beyond can double the time of parsing
+_MAX_BITS = 20_000  # of any number that must be written out for a comparison
 
 _COMMANDS = set(
     "frac sqrt pi infty cdot times div pm mp cup cap setminus emptyset in mathbb leq geq neq sin cos tan csc sec cot"
@@ -29,7 +29,7 @@ _REFUSED = re.compile(
     r"[^A-Za-z0-9\s+*/^_=<>()\[\]{}|,;:.!&\\-]"  # quotes, for one
     r"|(?<!\\)\b[A-Za-z]{4,}"  # prose
     r"|\d_|(?<![_\d])\d+ \d"  # number bases; 1 2 would be read as 1 + 2
-    r"|\\sqrt\[(?![A-Za-z0-9+-]{1,8}\])"  # is worked out while parsing, before its size is known
+    r"|\\sqrt\[(?![A-Za-z0-9+-]{1,8}\])"  # is worked out during parsing, before its size is known
     r"|([\^_]) ?(?:\d+|[A-Za-z]|\{[^{}]*\}) ?\1"  # 2^3^4, in which order?
     r"|\\(?:text|begin|end|mathbb)\b"
 )
@@ -48,7 +48,7 @@ _REWRITTEN = [
 
 
 def _latex(text: str) -> str | None:
-    """What the parser may be given for simplified `text`; None if nothing."""
+    """Returns the LaTeX that the parser may read in place of simplified `text`; None if it must not read it."""
     for pattern, latex in _REWRITTEN:
         text = pattern.sub(latex, text)
     text = text.replace("°", r"^\circ " if any(name in text for name in ("sin", "cos", "tan")) else "")
@@ -65,7 +65,7 @@ def _latex(text: str) -> str | None:
 
 @lru_cache(1024)
 def parsed(text: str) -> Any:
-    """The SymPy object for simplified `text`; None if it is no mathematics, or too much of it."""
+    """Returns the SymPy object of simplified `text`; None if it is not mathematics, or too expensive."""
     latex = _latex(text)
     if latex is None:
         return None
@@ -82,10 +82,10 @@ def parsed(text: str) -> Any:
 
 @lru_cache(1024)
 def written(text: str) -> str | None:
-    """One way to write what `text` says: for an expression, its value, where each variable has a value of its own.
+    """Writes `text` in one way: an expression as its value, with a fixed number in place of each variable.
 
-    Values need no simplifying, so they come at once, even that of (x+1)^{500}, and are the same for (x+1)^2 and
-    x^2+2x+1. None if `text` cannot be read, or SymPy makes less of it than it says: of 1=2, 1/0 and the list 2,2,3.
+    Values need no simplification, so they are quick to compute, even for (x+1)^{500}, and equal for (x+1)^2 and
+    x^2+2x+1. Returns None if `text` cannot be read, or if SymPy loses a part of it: of 1=2, 1/0 and the list 2,2,3.
     """
     tree = parsed(text)
     items = getattr(tree, "_unsorted_args", ())
@@ -102,18 +102,20 @@ def written(text: str) -> str | None:
         return None if is_less else re.sub(r"(?<=\d)\.0+$", "", str(tree))
     except MemoryError:
         raise
-    except Exception:  # what SymPy cannot work out
+    except Exception:  # SymPy cannot work it out
         return None
 
 
 def _bits(tree: Any) -> float:
-    """Bound on the bits of the numbers in a SymPy object, once it is worked out: at least 1.
+    """Returns a bound, at least 1, on the bits of the numbers in a SymPy object once it is worked out.
 
-    Raises OverflowError if there may be too many, ValueError if the object has something in it that no answer has.
+    Raises:
+        OverflowError: if there may be too many.
+        ValueError: if the object contains something that no answer contains.
     """
     kind = type(tree).__name__
     if not _SYMBOL.fullmatch(str(getattr(tree, "name", kind if getattr(tree, "is_Function", False) else ""))):
-        raise ValueError("no name of a variable or function")
+        raise ValueError("not the name of a variable or function")
     parts = [_bits(part) for part in (tree.flat() if hasattr(tree, "flat") else getattr(tree, "args", ()))]
     bits = float(sum(parts, start=1))
     if getattr(tree, "is_Rational", False):
@@ -133,10 +135,10 @@ _SYMBOL = re.compile(r"[A-Za-z0-9_{}+,-]*")
 
 @lru_cache(1)
 def _converter() -> Any:
-    """latex2sympy, with numbers exact and made without `parse_expr`, and without its unusual readings."""
+    """Returns latex2sympy with exact numbers, without `parse_expr`, and without its unusual readings."""
     sympy = import_module("sympy")
     latex2sympy = import_module("latex2sympy2_extended.latex2sympy2")
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # warns of each process that has no time limit of its own
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # warns in each process without its time limit
 
     class Converter(latex2sympy._Latex2Sympy):  # type: ignore[name-defined]
         def parse(self, latex: str) -> Any:
@@ -144,11 +146,11 @@ def _converter() -> Any:
             for rule in ("set_relation", "set_elements", "set_elements_relation"):
                 if (part := getattr(tree, rule)()) is not None:
                     return getattr(self, f"convert_{rule}")(part)
-            raise ValueError("no mathematics")
+            raise ValueError("not mathematics")
 
         def parse_number(self, text: str) -> Any:
             if not re.fullmatch(r"(?=\.?\d)[\d,]*\.?\d*(?:E[+-]?\d{1,3})?", text, re.ASCII):
-                raise ValueError("no number")
+                raise ValueError("not a number")
             value = Fraction(text.replace(",", ""))
             return sympy.Rational(value.numerator, value.denominator)
 
@@ -160,7 +162,7 @@ def _converter() -> Any:
             return product
 
         def convert_interval(self, interval: Any) -> Any:
-            for end in interval.expr():  # they are compared, in whatever time that takes
+            for end in interval.expr():  # they are compared, however long that takes
                 _bits(self.convert_expr(end))
             return super().convert_interval(interval)
 

@@ -1,17 +1,19 @@
-"""The parent's side: grades items in child processes that can be killed, one outcome per item, in order, always."""
+"""The pool: it grades items in child processes that can be killed, one outcome per item, in order, always.
+
+Pebble's ProcessPool cannot replace it: its parent unpickles what workers write to a pipe that they share, so a worker
+taken over by hostile text runs code in the parent, and one that writes garbage stalls the pool (tried with 5.2).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import math
 import pickle
-import queue
 import threading
-import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from dapo_lightning.grading import child as protocol
@@ -21,36 +23,23 @@ from dapo_lightning.grading.process import Child, GradingError
 _MAX_CHUNK = 64
 
 
-@dataclass(frozen=True)
-class Pending:
-    """The outcomes of one submit, some of which may still be to come."""
-
-    _parts: list[Future[list[Outcome]]]
-
-    def result(self) -> list[Outcome]:
-        """Waits for all outcomes and returns them, in order, one per item.
-
-        Raises GradingError if the pool was closed before, or a killed child could not be replaced.
-        """
-        return [outcome for part in self._parts for outcome in part.result()]
-
-
 class GradingPool:
-    """Child processes that grade items with `factory(**options)`, and are replaced when an item takes one down.
+    """Child processes that grade items with `factory(**options)`, each replaced when an item takes it down.
 
-    An item that exceeds its time is a "timeout", and its child is killed with all that it started; one that needs too
-    much memory is a "memory"; one that ends the interpreter a "crash"; one on which the grader raises, or returns what
-    is not JSON or over a megabyte of it, an "error". Threads may share a pool.
+    The outcome is "timeout" for an item that exceeds its time (its child is killed with all that it started), "memory"
+    for one that needs too much memory, "crash" for one that ends the interpreter, and "error" for one on which the
+    grader raises or returns anything but at most a megabyte of JSON. Threads may share a pool.
 
     Args:
-        factory: dotted path of a callable; `factory(**options)` is called in each child and returns the grader, which
-            is called with one item and returns a JSON value.
+        factory: dotted path of a callable; each child calls `factory(**options)` to get the grader, which is called
+            with one item and returns a JSON value.
         options: keyword arguments of the factory. They and the items must be picklable.
-        num_workers: how many items are graded at once; one more child waits, to replace another.
+        num_workers: number of items graded at once; one more child waits, to replace another.
         seconds: wall-clock time limit of an item of size 1.
-        megabytes: by how much the address space of a child may grow beyond what the built grader takes (Linux only).
+        megabytes: growth allowed to the address space of a child, once its grader is built (Linux only).
 
-    Raises ValueError, naming the key, if a number makes no sense.
+    Raises:
+        ValueError: naming the key, if a number makes no sense.
     """
 
     def __init__(
@@ -61,155 +50,131 @@ class GradingPool:
                 raise ValueError(f"reward.{name}={number}: must be a whole number, at least 1.")
         if not 0 < seconds < math.inf:
             raise ValueError(f"reward.seconds={seconds}: must be a positive number of seconds.")
-        self._factory = factory
-        self._hello = pickle.dumps((factory, dict(options), megabytes))
-        self._num_workers = num_workers
-        self._seconds = seconds
-        self._chunks: queue.SimpleQueue[_Chunk | None] = queue.SimpleQueue()
-        self._workers: list[_Worker] = []
-        self._children: weakref.WeakSet[Child] = weakref.WeakSet()
-        self._spare: Child | None = None
+        self._factory, self._hello = factory, protocol.frame((factory, dict(options), megabytes))
+        self._num_workers, self._seconds = num_workers, seconds
+        self._lock = threading.Lock()  # of the next three; all else belongs to the thread of the event loop
         self._closed = False
-        self._starting = threading.Lock()
-        self._lock = threading.Lock()  # of the children, and of what may only happen while open
+        self._thread: threading.Thread | None = None
+        self._started: Future[None]
+        self._idle: asyncio.Queue[Child] = asyncio.Queue()
+        self._spare: Child | None = None
+        self._children: set[Child] = set()
+        self._closing = asyncio.Event()
 
     def start(self) -> None:
         """Starts the children and waits until each has built its grader; does nothing the second time.
 
-        Raises GradingError if the grader cannot be built, with the child's reason, or the pool is closed.
+        Raises:
+            GradingError: with the child's reason, if the grader cannot be built; or if the pool is closed.
         """
-        with self._starting:
+        with self._lock:
             self._check_open()
-            if not self._workers:
+            if self._thread is None:
                 atexit.register(self.close)
-                self._workers = [_Worker(self) for _ in range(self._num_workers)]
-                for worker in self._workers:
-                    worker.start()
-            try:
-                for worker in self._workers:
-                    worker.started.result()
-            except BaseException:
-                self.close()
-                raise
+                self._loop = asyncio.new_event_loop()
+                self._started = self._run(self._start_children())
+                # The kernel kills the children when this thread ends. It is a daemon, because `close` ends it.
+                self._thread = threading.Thread(
+                    target=self._loop.run_until_complete, args=[self._serve()], name="grading", daemon=True
+                )
+                self._thread.start()
+        try:
+            self._started.result()
+        except BaseException:
+            self.close()
+            raise
 
-    def submit(self, items: Sequence[Any], sizes: Sequence[int] | None = None) -> Pending:
-        """Queues items, starting the pool if need be; `sizes` multiply the time limit of each (default 1).
+    def submit(self, items: Sequence[Any], sizes: Sequence[int] | None = None) -> Future[list[Outcome]]:
+        """Queues items, starting the pool if necessary, and returns their outcomes to come, one per item, in order.
 
-        Raises ValueError if `sizes` are not as many positive numbers as there are items, GradingError as `start` does.
+        They raise GradingError if the pool is closed before, or a killed child cannot be replaced.
+
+        Args:
+            sizes: factors of the time limit, one per item (default 1).
+
+        Raises:
+            ValueError: unless `sizes` are as many positive numbers as there are items.
+            GradingError: as `start` does.
         """
         sizes = [1] * len(items) if sizes is None else sizes
         if len(sizes) != len(items) or any(size <= 0 for size in sizes):
             raise ValueError(f"{len(items)} items need as many positive sizes, not {list(sizes)!r:.200}.")
         self.start()
-        limits = [self._seconds * size for size in sizes]
-        requests = [protocol.frame(pickle.dumps(item)) for item in items]
-        step = min(_MAX_CHUNK, max(1, math.ceil(len(items) / (4 * self._num_workers))))
-        parts = [slice(start, start + step) for start in range(0, len(items), step)]
-        chunks = [_Chunk(requests[part], limits[part]) for part in parts]
+        pickles, limits = [pickle.dumps(item) for item in items], [self._seconds * size for size in sizes]
         with self._lock:
             self._check_open()
-            for chunk in chunks:
-                self._chunks.put(chunk)
-        return Pending([chunk.outcomes for chunk in chunks])
+            return self._run(self._grade_all(pickles, limits))
 
     def close(self) -> None:
-        """Kills the children; results still to come raise GradingError. Also done when the interpreter exits."""
+        """Kills the children; outcomes not yet known raise GradingError. The interpreter's exit does this, too."""
         with self._lock:
+            if self._thread is not None and not self._closed:
+                self._loop.call_soon_threadsafe(self._closing.set)
             self._closed = True
-            for child in self._children:
-                child.kill()  # their workers see it, and put them away
-            for _ in self._workers:
-                self._chunks.put(None)
-        for worker in filter(threading.Thread.is_alive, self._workers):
-            worker.join()
-        if self._spare is not None:
-            self._spare.end()
-        atexit.unregister(self.close)
+        if self._thread is not None:
+            self._thread.join()
+            self._loop.close()
+            atexit.unregister(self.close)
 
     def _check_open(self) -> None:
         if self._closed:
             raise GradingError("the grading pool is closed.")
 
-    def _take(self) -> Child:
-        """A child that has built its grader, mostly the spare one; the next spare is started.
+    def _run(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
+        return asyncio.run_coroutine_threadsafe(_until_closed(work), self._loop)
 
-        Only for the pool's own threads: the kernel kills a child when the thread that started it ends.
-        """
-        with self._lock:
-            child, self._spare = self._spare or self._spawn(), None
-        try:
-            child.wait_until_ready(self._factory)
-        except GradingError:
+    async def _serve(self) -> None:
+        await self._closing.wait()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for child in self._children:
             child.end()
-            self._check_open()  # or close is the reason
-            raise
-        with self._lock, suppress(GradingError):  # without a spare, the next one who needs it waits
-            self._spare = self._spare or self._spawn()
-        return child
 
-    def _spawn(self) -> Child:
-        self._check_open()
-        child = Child(self._hello)
-        self._children.add(child)
-        return child
+    async def _start_children(self) -> None:
+        for child in await asyncio.gather(*(self._take() for _ in range(self._num_workers))):
+            self._idle.put_nowait(child)
 
+    async def _grade_all(self, items: Sequence[bytes], limits: Sequence[float]) -> list[Outcome]:
+        step = min(_MAX_CHUNK, max(1, math.ceil(len(items) / (4 * self._num_workers))))
+        parts = [slice(start, start + step) for start in range(0, len(items), step)]
+        chunks = await asyncio.gather(*(self._grade(items[part], limits[part]) for part in parts))
+        return [outcome for chunk in chunks for outcome in chunk]
 
-@dataclass(frozen=True)
-class _Chunk:
-    """Consecutive items of one submit, as frames, with their time limits."""
-
-    requests: list[bytes]
-    limits: list[float]
-    outcomes: Future[list[Outcome]] = field(default_factory=Future)
-
-
-class _Worker(threading.Thread):
-    """Grades chunk after chunk with one child at a time, replaced when an item has taken it down."""
-
-    def __init__(self, pool: GradingPool) -> None:
-        super().__init__(name="grading", daemon=True)  # the interpreter closes the pool before it ends
-        self.started: Future[None] = Future()
-        self._pool = pool
-        self._child: Child | None = None
-
-    def run(self) -> None:
-        try:
-            self._child_at_hand()
-        except Exception as error:
-            self.started.set_exception(error)
-            return
-        self.started.set_result(None)
-        for chunk in iter(self._pool._chunks.get, None):
-            try:
-                chunk.outcomes.set_result(self._grade(chunk))
-            except Exception as error:  # whatever it is, nobody must wait forever
-                chunk.outcomes.set_exception(error)
-                self._drop()
-        self._drop()
-
-    def _grade(self, chunk: _Chunk) -> list[Outcome]:
+    async def _grade(self, items: Sequence[bytes], limits: Sequence[float]) -> list[Outcome]:
+        child = await self._idle.get()
         outcomes: list[Outcome] = []
-        while len(outcomes) < len(chunk.requests):
-            child = self._child_at_hand()
-            child.send(chunk.requests[len(outcomes) :])
-            while len(outcomes) < len(chunk.requests) and not child.ended:
-                is_fresh = child.num_answers == 0
-                outcome = child.outcome(chunk.limits[len(outcomes)])
-                # What earlier items left in memory is not this one's fault: it has another try in a fresh child.
-                if outcome.failure != "memory" or is_fresh:
-                    outcomes.append(outcome)
-            self._pool._check_open()  # or the last outcome may be of close's doing
+        try:
+            while (done := len(outcomes)) < len(items):
+                if child.is_disturbed():
+                    child.end()
+                    child = await self._take()
+                outcomes += await child.grade(items[done:], limits[done:])
+        finally:
+            self._idle.put_nowait(child)
         return outcomes
 
-    def _child_at_hand(self) -> Child:
+    async def _take(self) -> Child:
+        """Returns a child that is ready, usually the spare one, and starts the next spare one."""
         for _ in range(3):
-            if self._child is not None and not self._child.is_disturbed():
-                return self._child
-            self._drop()
-            self._child = self._pool._take()
-        raise GradingError(f"grader {self._pool._factory}: its processes end before they are given anything to grade.")
+            child, self._spare = self._spare or self._spawn(), None
+            await child.wait_until_ready(self._factory)
+            with suppress(GradingError):  # without a spare child, the next replacement takes longer
+                self._spare = self._spare or self._spawn()
+            if not child.is_disturbed():
+                return child
+            child.end()
+        raise GradingError(f"grader {self._factory}: its processes end before they receive an item.")
 
-    def _drop(self) -> None:
-        if self._child is not None:
-            self._child.end()
-            self._child = None
+    def _spawn(self) -> Child:
+        child = Child(self._hello)
+        self._children = {child, *(other for other in self._children if not other.ended)}
+        return child
+
+
+async def _until_closed(work: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return await work
+    except asyncio.CancelledError:
+        raise GradingError("the grading pool is closed.") from None

@@ -11,7 +11,8 @@ from dapo_lightning.types import Grade, Prompt
 
 @dataclass(frozen=True)
 class Exact(Reward):
-    """correct iff the text after the last `marker` equals the prompt's answer, white space at the ends aside.
+    """A completion is correct iff the text after its last `marker` equals the prompt's answer, apart from white space
+    around both.
 
     Scores are the paper's rule-based reward (Eq. 7): 1 if correct, -1 if not.
     """
@@ -25,7 +26,7 @@ class Exact(Reward):
             raise ValueError(f"reward.correct={self.correct} must exceed reward.wrong={self.wrong}.")
 
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
-        """Graded on the spot: comparing strings cannot hang."""
+        """Grades at once: comparing strings cannot hang."""
         grades = [self._grade(prompt, text) for prompt, text in zip(prompts, completions, strict=True)]
         return lambda: grades
 

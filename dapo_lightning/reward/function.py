@@ -1,4 +1,4 @@
-"""The user's own reward: a Python function named by its dotted path."""
+"""The user's own reward: a Python function, named by its dotted path."""
 
 from __future__ import annotations
 
@@ -6,26 +6,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dapo_lightning.grading.pool import Outcome
-from dapo_lightning.reward import PendingGrades, PooledReward, RewardError
+from dapo_lightning.grading.child import Outcome
+from dapo_lightning.reward import PendingGrades, RewardError
+from dapo_lightning.reward.pooled import PooledReward
 from dapo_lightning.types import Grade, Prompt
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Function(PooledReward):
-    """Calls `function(completions=[...], prompts=[...], answers=[...], **columns)`, every argument a list with one
-    entry per completion, and expects a list of as many numbers. The function may be async.
+    """Calls a function with lists, one entry per completion, and expects a list of as many numbers.
 
-    It runs in a child process. If a call takes too long or takes the process down, it is made again for each
-    completion alone; the one to blame then counts as wrong, with score `failed`.
+    The function takes by name what it needs of `completions`, `prompts`, `answers` (also under the name of their
+    column), and all other columns of the data. A function written for TRL works as it is, and so does an async one, a
+    class with `__call__`, or an instance; `grading.function_caller` has the details.
+
+    It runs in a child process. If a call takes too long or ends the process, it is repeated for each completion alone;
+    a completion that fails again counts as wrong, with score `failed`.
 
     Args:
         path: dotted path, `my_package.my_module.my_function`.
+        answer_column: column of the data that holds the answer.
         correct_above: a completion is correct, for accuracy and the keep rule, iff its score exceeds this.
         failed: score of a completion that could not be graded.
     """
 
     path: str
+    answer_column: str = "answer"
     correct_above: float = 0.0
     failed: float = 0.0
 
@@ -33,50 +39,48 @@ class Function(PooledReward):
         if self.failed > self.correct_above:
             raise ValueError(f"reward.failed={self.failed} would count as correct: set it to at most "
                              f"reward.correct_above={self.correct_above}.")  # fmt: skip
-        self._use("dapo_lightning.grading.function.Caller", path=self.path)
+        self.use("dapo_lightning.grading.function_caller.FunctionCaller", {"path": self.path})
 
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
-        """One call for all of them.
+        """Makes one call for all completions.
 
-        Raises (when waited for):
+        Raises (when the grades are waited for):
             RewardError: if the function raises or returns anything but one number per completion.
         """
-        pending = self._pool.submit([_arguments(prompts, completions)], [len(completions)])
+        pending = self.pool.submit([self._arguments(prompts, completions)], [len(completions)])
 
         def wait() -> list[Grade]:
             (outcome,) = pending.result()
-            if outcome.failure is None:
-                return [self._grade(score) for score in outcome.value]
-            if outcome.failure == "error":
-                raise self._error(outcome, prompts[0])
-            return self._one_by_one(prompts, completions)
+            if outcome.failure in (None, "error"):
+                return [self._read(score) for score in self._scores(outcome, prompts[0])]
+            calls = [self._arguments([prompt], [text]) for prompt, text in zip(prompts, completions, strict=True)]
+            return [
+                Grade(self.failed, correct=False, failure=outcome.failure)
+                if outcome.failure not in (None, "error")
+                else self._read(*self._scores(outcome, prompt))
+                for prompt, outcome in zip(prompts, self.pool.submit(calls).result(), strict=True)
+            ]
 
         return wait
 
-    def _one_by_one(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Grade]:
-        calls = [_arguments([prompt], [text]) for prompt, text in zip(prompts, completions, strict=True)]
-        grades = []
-        for prompt, outcome in zip(prompts, self._pool.submit(calls).result(), strict=True):
-            if outcome.failure == "error":
-                raise self._error(outcome, prompt)
-            failed = Grade(self.failed, correct=False, failure=outcome.failure)
-            grades.append(self._grade(outcome.value[0]) if outcome.failure is None else failed)
-        return grades
-
-    def _grade(self, score: float) -> Grade:
+    def _read(self, score: float) -> Grade:
         return Grade(score=score, correct=score > self.correct_above)
 
-    def _error(self, outcome: Outcome, prompt: Prompt) -> RewardError:
-        return RewardError(
-            f"reward function {self.path} on {prompt.source} ({prompt.text[:60]!r}): {outcome.detail}. "
-            "Try it on that row by itself."
+    def _arguments(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Mapping[str, list[Any]]:
+        answers = [prompt.answer for prompt in prompts]
+        columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in prompts[0].columns}
+        return {
+            self.answer_column: answers,
+            **columns,
+            "completions": list(completions),
+            "prompts": [list(prompt.messages) or prompt.text for prompt in prompts],
+            "answers": answers,
+        }
+
+    def _scores(self, outcome: Outcome, prompt: Prompt) -> list[float]:
+        if outcome.failure is None:
+            return outcome.value
+        raise RewardError(
+            f"reward.path={self.path} on {prompt.source} ({prompt.text[:60]!r}): {outcome.detail}. "
+            "Call the function on that row by itself to find the cause."
         )
-
-
-def _arguments(prompts: Sequence[Prompt], completions: Sequence[str]) -> Mapping[str, list[Any]]:
-    columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in prompts[0].columns}
-    return columns | {
-        "completions": list(completions),
-        "prompts": [list(prompt.messages) or prompt.text for prompt in prompts],
-        "answers": [prompt.answer for prompt in prompts],
-    }

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dapo_lightning.reward import PendingGrades, PooledReward, graded
+from dapo_lightning.reward import PendingGrades
+from dapo_lightning.reward.pooled import PooledReward
 from dapo_lightning.types import Grade, Prompt
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Math(PooledReward):
-    """correct iff the final answer equals the prompt's answer: as a normalised string, or as an exact number, or
-    symbolically (math-verify). Scores are the paper's rule-based reward (Eq. 7): 1 if correct, -1 if not.
+    """A completion is correct iff its final answer equals the prompt's answer: as a normalised string, or as an exact
+    number, or symbolically (math-verify). Scores are the paper's rule-based reward (Eq. 7): 1 if correct, -1 if not.
 
     Args:
         pattern: regular expression; the group of its last match is the answer. None: the last `\\boxed{}`, `Answer:`
@@ -26,13 +27,13 @@ class Math(PooledReward):
     def __post_init__(self) -> None:
         if self.correct <= self.wrong:
             raise ValueError(f"reward.correct={self.correct} must exceed reward.wrong={self.wrong}.")
-        self._use("dapo_lightning.grading.math.MathGrader", pattern=self.pattern)
+        self.use("dapo_lightning.grading.math_grader.MathGrader", {"pattern": self.pattern})
 
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
         """Each completion is an item of its own."""
         items = [(prompt.answer, text) for prompt, text in zip(prompts, completions, strict=True)]
-        return graded(self._pool.submit(items), self._read, self.wrong)
+        return self.grade(items, self._read, self.wrong)
 
-    def _read(self, value: tuple[bool, str | None, str, str | None]) -> Grade:
-        correct, answer, _, vote = value  # an answer that is no mathematics is wrong like any other
+    def _read(self, verdict: tuple[bool, str | None, str, str | None]) -> Grade:
+        correct, answer, _, vote = verdict  # an answer that cannot be read as mathematics is wrong like any other
         return Grade(self.correct if correct else self.wrong, correct, answer, vote)

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dapo_lightning.reward import PendingGrades, PooledReward, graded
+from dapo_lightning.reward import PendingGrades
+from dapo_lightning.reward.pooled import PooledReward
 from dapo_lightning.types import Grade, Prompt
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ReasoningGym(PooledReward):
     """The task's score, from 0 to 1; many tasks give part of it for an answer that is nearly right.
 
-    Nothing that a completion says is evaluated, though some of the scorers would: see `grading.reasoning_gym.Scorer`.
+    Nothing in a completion is evaluated, although some of the scorers would do so: see `grading.gym_scorer`.
 
     Args:
         task, options: those of the data.
@@ -29,12 +30,12 @@ class ReasoningGym(PooledReward):
 
     def __post_init__(self) -> None:
         options = {"task": self.task, "options": dict(self.options or {}), "pattern": self.pattern}
-        self._use("dapo_lightning.grading.reasoning_gym.Scorer", **options)
+        self.use("dapo_lightning.grading.gym_scorer.GymScorer", options)
 
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
         """Each completion is an item of its own."""
         items = [(dict(prompt.columns), text) for prompt, text in zip(prompts, completions, strict=True)]
-        return graded(self._pool.submit(items), self._read, wrong=0.0)
+        return self.grade(items, self._read, wrong=0.0)
 
     def _read(self, value: tuple[float, str | None]) -> Grade:
         score, answer = value

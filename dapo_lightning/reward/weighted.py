@@ -9,11 +9,12 @@ from dapo_lightning.types import Grade, Prompt
 
 
 class Weighted(Reward):
-    """sum of weight * score over the parts; each part's mean score is logged as `reward/<name>`.
+    """The sum of weight * score over the parts; each part's mean score is logged as `reward/<name>`.
 
     Args:
-        weights: of the parts, by name.
-        correctness: the part that says what is correct, for accuracy and the keep rule, and what the answer is.
+        weights: weight of each part, by name.
+        correctness: name of the part that decides what is correct, for accuracy and the keep rule, and that reads the
+            answer.
         parts: rewards by name.
 
     Raises:
@@ -23,8 +24,8 @@ class Weighted(Reward):
     def __init__(self, weights: Mapping[str, float], correctness: str, **parts: Reward):
         if set(parts) != set(weights):
             raise ValueError(
-                f"reward.weights are given for {sorted(weights)}, but the rewards are {sorted(parts)}: "
-                "give each of them its weight."
+                f"reward.weights has weights for {sorted(weights)}, but the rewards are {sorted(parts)}: "
+                "give each of them a weight."
             )
         if correctness not in parts:
             raise ValueError(f"reward.correctness={correctness}: name one of the rewards, {sorted(parts)}.")
@@ -36,21 +37,21 @@ class Weighted(Reward):
             part.start()
 
     def close(self) -> None:
-        """Ends every part."""
+        """Closes every part."""
         for part in self.parts.values():
             part.close()
 
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
-        """Every part grades at the same time."""
+        """All parts grade at the same time."""
         pending = {name: part.submit(prompts, completions) for name, part in self.parts.items()}
 
         def wait() -> list[Grade]:
-            grades = {name: grades() for name, grades in pending.items()}
-            return [self._added({name: grades[name][index] for name in grades}) for index in range(len(completions))]
+            by_part = [grades() for grades in pending.values()]
+            return [self._sum(dict(zip(pending, grades, strict=True))) for grades in zip(*by_part, strict=True)]
 
         return wait
 
-    def _added(self, grades: Mapping[str, Grade]) -> Grade:
+    def _sum(self, grades: Mapping[str, Grade]) -> Grade:
         judge = grades[self.correctness]
         failures = [judge.failure, *(grade.failure for grade in grades.values())]
         return Grade(

@@ -20,6 +20,7 @@ from dapo_lightning.run.command import (
     as_config_error,
     as_dict,
     can_resume,
+    check_launcher,
     compose_run,
     in_sweep,
     load_run_config,
@@ -79,6 +80,7 @@ def run_job(config: DictConfig) -> float:
 def execute(config: DictConfig) -> float:
     """Trains, evaluates or plans. A job of a sweep may be finished already, or continue where it was interrupted."""
     with as_config_error():
+        check_launcher()
         if config.resume or config.checkpoint:
             config = load_run_config(config)
         if can_resume() and not config.resume:

@@ -188,6 +188,20 @@ def in_sweep() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+def check_launcher() -> None:
+    """Refuses a launcher without `-m`, which Hydra ignores: the run would start on this machine.
+
+    Raises:
+        ConfigError: with the remedy.
+    """
+    launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
+    if launcher != "basic" and not in_sweep():
+        raise ConfigError(
+            f"hydra/launcher={launcher} has no effect without -m, and the run would start on this machine. Add -m: "
+            f"python train.py -m hydra/launcher={launcher} ..."
+        )
+
+
 def can_resume() -> bool:
     """Whether the folder may hold an earlier part of this run: a sweep can be repeated, a SLURM job requeued."""
     return in_sweep() or slurm.is_restarted()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,8 @@ def train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule,
     Raises:
         Stopped: if a signal ended it; the steps that were done are saved.
     """
-    stop = Stop(Path(config["run_folder"]) / "checkpoints")
-    trainer.callbacks.insert(0, stop)  # type: ignore[attr-defined]
-    with stop.listening():
+    stop = next((callback for callback in trainer.callbacks if isinstance(callback, Stop)), None)  # type: ignore[attr-defined]
+    with stop.listening() if stop else nullcontext():
         return _train(config, module, data, trainer)
 
 

@@ -1,1 +1,1 @@
-"""Jobs on a SLURM cluster."""
+"""Runs inside a SLURM job: what the job is, how it stops, and how it is requeued."""

@@ -1,4 +1,4 @@
-"""What a process can ask of SLURM about the job that it is part of."""
+"""Facts about the SLURM job that this process belongs to."""
 
 from __future__ import annotations
 
@@ -6,48 +6,51 @@ import os
 import subprocess
 import time
 
-_INTERACTIVE = ("bash", "interactive")  # names of jobs whose one process launches the others itself, as for Lightning
+_INTERACTIVE = ("bash", "interactive")  # job names for which Lightning, too, starts further processes itself
 
 
 def in_job() -> bool:
-    """Whether SLURM started this process as a task of a job."""
+    """Whether SLURM started this process as a task of a batch job."""
     return "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in _INTERACTIVE
 
 
 def is_restarted() -> bool:
-    """Whether this job was requeued before."""
+    """Whether this job has been requeued before."""
     return in_job() and int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
 
 
 def is_first_task() -> bool:
+    """Whether this process speaks for the job."""
     return os.environ.get("SLURM_PROCID", "0") == "0"
 
 
 def tasks() -> tuple[int, int]:
-    """Tasks per node and nodes of this job."""
+    """Returns the tasks per node and the nodes of this job."""
     nodes = int(os.environ.get("SLURM_NNODES", 1))
     return int(os.environ.get("SLURM_NTASKS_PER_NODE", int(os.environ["SLURM_NTASKS"]) // nodes)), nodes
 
 
-def job() -> str:
-    """The id of this job alone: the plain id of one task of an array is also that of the whole array."""
+def job_id() -> str:
+    """Returns an id of this job only: the plain id of an array's last job is also that of the whole array."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
 def is_cancelled() -> bool:
-    """Whether this job is ending, as by scancel. One that only has to make room for another runs on for a while.
-    Also if SLURM does not tell: it must not be revived then."""
+    """Whether this job is ending, for example after scancel. A job that must make room for another one still runs.
+
+    True also if SLURM does not answer: in doubt, a job is not requeued.
+    """
     return _squeue("%T") in ("COMPLETING", "")
 
 
 def seconds_left() -> float | None:
-    """Until this job's time limit; None if there is none, or SLURM cannot tell."""
-    return seconds(_squeue("%L"))
+    """Returns the seconds until this job's time limit; None if it has none, or if SLURM does not answer."""
+    return parse_seconds(_squeue("%L"))
 
 
-def seconds(text: str) -> float | None:
-    """SLURM's `[days-][[hours:]minutes:]seconds`; None for INVALID, UNLIMITED and the like."""
+def parse_seconds(text: str) -> float | None:
+    """Parses SLURM's `[days-][[hours:]minutes:]seconds`; returns None for UNLIMITED, INVALID and the like."""
     days, _, clock = text.rpartition("-")
     try:
         parts = [int(part) for part in clock.split(":")]
@@ -57,21 +60,17 @@ def seconds(text: str) -> float | None:
 
 
 def requeue() -> str | None:
-    """Has this job end now and start again, with the same id, when there is room.
-
-    Returns:
-        None, or why that cannot be.
-    """
-    answer = _ask("scontrol", "requeue", job())
+    """Ends this job and starts it again under the same id once there is room; returns the reason if SLURM refuses."""
+    answer = _run("scontrol", "requeue", job_id())
     return None if answer.returncode == 0 else (answer.stderr or answer.stdout).strip()
 
 
 def _squeue(format: str) -> str:
-    return _ask("squeue", "--noheader", f"--format={format}", f"--jobs={job()}").stdout.strip()
+    return _run("squeue", "--noheader", f"--format={format}", f"--jobs={job_id()}").stdout.strip()
 
 
-def _ask(*command: str) -> subprocess.CompletedProcess[str]:
-    """Asks again, as a controller that is busy or restarting answers late."""
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Tries three times, because a busy or restarting controller answers late."""
     for pause in (1.0, 4.0, None):
         try:
             answer = subprocess.run(command, capture_output=True, text=True, timeout=60)

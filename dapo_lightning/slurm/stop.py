@@ -1,4 +1,4 @@
-"""A run that is told to stop does so between two DAPO steps; under SLURM its job starts again."""
+"""Stops a run between two DAPO steps when a signal asks for it; under SLURM its job is then requeued."""
 
 from __future__ import annotations
 
@@ -10,120 +10,122 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
 
-from dapo_lightning.callbacks.checkpoint import Stopped, latest
+from dapo_lightning.callbacks.checkpoint import Stopped
 from dapo_lightning.slurm import job as slurm
+from dapo_lightning.utils.checkpoints import latest
 
 log = logging.getLogger(__name__)
 
-TIME_IS_UP = signal.SIGUSR1  # what `sbatch --signal=USR1@seconds` sends, that long before a job's time limit
-SIGNALS = (signal.SIGTERM, TIME_IS_UP)
-SECONDS_TO_SPARE = 15.0
+TIME_LIMIT = signal.SIGUSR1  # `sbatch --signal=USR1@seconds` sends it that long before the time limit
+SIGNALS = (signal.SIGTERM, TIME_LIMIT)
+SPARE_SECONDS = 15.0
 
 
 class Stop(L.Callback):
-    """Ends the run before the next DAPO step once any rank is told to, by SIGTERM or SLURM's warning.
+    """Ends training before the next DAPO step once any rank has received SIGTERM or SLURM's warning.
 
-    Lightning's own handlers are replaced: they start a collective inside the handler, wherever each rank is then, and
-    save a checkpoint in the middle of a step.
+    It acts only within `listening`. There it replaces Lightning's handlers, which start a collective inside the signal
+    handler, wherever each rank is at that moment, and save a checkpoint in the middle of a step.
 
     Args:
-        checkpoints: the folder that the run saves them to.
+        checkpoints: folder of the run's checkpoints.
     """
 
-    def __init__(self, checkpoints: Path):
-        self.checkpoints = checkpoints
-        self.told: list[signal.Signals] = []
-        self._began_with: Path | None = None
-        self._job_ends_at: float | None = None  # by the monotonic clock, as is the next
+    def __init__(self, checkpoints: str | Path):
+        self.checkpoints = Path(checkpoints)
+        self.received: list[signal.Signals] = []
+        self._is_listening = False
+        self._first_checkpoint: Path | None = None  # the newest one at the start
+        self._job_ends_at: float | None = None  # on the monotonic clock, like the next one
         self._last_step_began: float | None = None
-        self._longest_step = 0.0  # seconds, with the evaluation that came after it
+        self._longest_step = 0.0  # seconds, including the evaluation after the step
         self._is_over = threading.Event()
         self._is_requeued = False
-        self._is_first = True  # rank
+        self._is_first_rank = True
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Heeds signals for the block. A SLURM job that is not cancelled (its time is up, or another job needs the
-        room) is requeued: once the run has stopped, or, if its step takes too long, just before the time limit."""
-        self._began_with = latest(self.checkpoints)
+        """Handles signals in the block. A SLURM job that reaches its time limit or must make room for another one is
+        requeued after the run has stopped or, if its step takes too long, just before the limit."""
+        self._first_checkpoint = latest(self.checkpoints)
         if slurm.in_job() and slurm.is_first_task():
             threading.Thread(target=self._watch_time, daemon=True).start()
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-        self._listen()
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        self._is_listening = True
+        self._install_handlers()
         try:
             yield
         except Stopped:
-            if not self._is_first:
-                sys.exit(0)  # a process that ends badly may take the first with it, be it started by Lightning or SLURM
+            if not self._is_first_rank:
+                sys.exit(0)  # Lightning or SLURM may end the first rank if another process fails
             if slurm.in_job() and not slurm.is_cancelled():
                 self._requeue()
             raise
         finally:
+            self._is_listening = False
             self._is_over.set()
-            for number, handler in before.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._listen()  # Lightning has put its own in place
+        """Replaces the handlers that Lightning has just installed."""
+        self._install_handlers()
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._listen()
+    on_validation_start = on_train_start
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self._is_first = trainer.is_global_zero
-        self._look_at_time()
-        if trainer.strategy.reduce_boolean_decision(bool(self.told), all=False):
-            told = self.told[0] if self.told else signal.SIGTERM
-            log.warning("stopped by %s after DAPO step %d", told.name, pl_module.history.dapo_steps)
-            raise Stopped(told)
+        """Stops all ranks together."""
+        self._is_first_rank = trainer.is_global_zero
+        self._check_time()
+        if trainer.strategy.reduce_boolean_decision(bool(self.received), all=False):
+            received = self.received[0] if self.received else signal.SIGTERM
+            log.warning("stopped by %s after DAPO step %d", received.name, pl_module.history.dapo_steps)
+            raise Stopped(received)
 
-    def _listen(self) -> None:
-        for number in SIGNALS:
-            signal.signal(number, self._tell)
+    def _install_handlers(self) -> None:
+        if self._is_listening:
+            for number in SIGNALS:
+                signal.signal(number, lambda number, _: self.received.append(signal.Signals(number)))
 
-    def _tell(self, number: int, _: FrameType | None) -> None:
-        self.told.append(signal.Signals(number))
-
-    def _look_at_time(self) -> None:
-        """Stops before a step that would not end in time, if it took as long as the longest so far: it saves then."""
+    def _check_time(self) -> None:
+        """Stops, and so saves, before a step that would exceed the time limit if it took as long as the longest yet."""
         now = time.monotonic()
         if self._last_step_began is not None:
             self._longest_step = max(self._longest_step, now - self._last_step_began)
         self._last_step_began = now
-        if self._job_ends_at is not None and now + self._longest_step > self._job_ends_at - SECONDS_TO_SPARE:
-            log.warning("no time for a DAPO step like the longest so far (%.0f s)", self._longest_step)
-            self.told.append(TIME_IS_UP)
+        if self._job_ends_at is not None and now + self._longest_step > self._job_ends_at - SPARE_SECONDS:
+            log.warning("not enough time for another DAPO step like the longest so far (%.0f s)", self._longest_step)
+            self.received.append(TIME_LIMIT)
 
     def _watch_time(self) -> None:
-        """In a thread, as this process may be waiting for other ranks, deaf to signals, when the time is up."""
+        """Runs in a thread, since at the time limit this process may be waiting for other ranks, deaf to signals."""
         while (left := slurm.seconds_left()) is not None:
             self._job_ends_at = time.monotonic() + left
-            if left <= SECONDS_TO_SPARE:
-                log.warning("the time is up before the DAPO step or evaluation is done: it will be done again")
+            if left <= SPARE_SECONDS:
+                log.warning(
+                    "the time limit comes before the end of the DAPO step or evaluation, which will be repeated"
+                )
                 self._requeue()
                 return
-            if self._is_over.wait(left - SECONDS_TO_SPARE):
+            if self._is_over.wait(left - SPARE_SECONDS):
                 return
 
     def _requeue(self) -> None:
+        makes_room = signal.SIGTERM in self.received  # for another job, perhaps long before the time limit
         if self._is_requeued:
             return
-        makes_room = signal.SIGTERM in self.told  # for another job: that says nothing of the time that it had
-        if latest(self.checkpoints) == self._began_with and not makes_room:
+        if latest(self.checkpoints) == self._first_checkpoint and not makes_room:
             log.error(
-                "not requeued: no checkpoint was saved in the time that this job had. Give it more time "
-                "(hydra.launcher.timeout_min) or save more often (callbacks.checkpoint.every), and start the sweep "
-                "again: it goes on where it stopped."
+                "not requeued: no checkpoint was saved within the time limit of this job. Raise it with "
+                "hydra.launcher.timeout_min or save more often (callbacks.checkpoint.every), and start the sweep again."
             )
             return
-        why_not = slurm.requeue()
-        if why_not:
-            log.error("not requeued: %s. Start the sweep again: it goes on where it stopped.", why_not)
-        else:
-            self._is_requeued = True
-            log.warning("requeued: the run goes on from %s", latest(self.checkpoints))
+        if refusal := slurm.requeue():
+            log.error("not requeued: %s. Start the sweep again: it continues where it stopped.", refusal)
+            return
+        self._is_requeued = True
+        log.warning("requeued: the run will continue from %s", latest(self.checkpoints))

@@ -12,7 +12,6 @@ from tqdm import tqdm
 from dapo_lightning.study.anomalies import describe_runs, describe_variants
 from dapo_lightning.study.figures import FIGURES, describe_missing, sweeps
 from dapo_lightning.study.ladder import in_order, shown_in_figures
-from dapo_lightning.study.panels import draw, draw_sweep, styles
 from dapo_lightning.study.report import as_markdown, results_table
 from dapo_lightning.study.runs import WHAT_A_RUN_IS, NoRunsError, describe_failed_starts, find_runs, read_run
 from dapo_lightning.study.variants import Variant, group_by_settings
@@ -58,6 +57,7 @@ def study(sweep: Path, output: Path) -> None:
         NoRunsError: if there is no training run.
     """
     found = [read_run(folder, sweep) for folder in tqdm(find_runs(sweep), "reading runs", delay=2, leave=False)]
+    evaluations = [run for run in found if run.settings.get("mode") == "evaluate"]
     runs = [run for run in found if run.settings.get("mode") != "evaluate"]
     if not runs:
         raise NoRunsError(f"{sweep} contains evaluations only, no training run.\n{WHAT_A_RUN_IS}")
@@ -65,7 +65,7 @@ def study(sweep: Path, output: Path) -> None:
     variants = in_order(variants)
     drawn = draw_all(variants, output / "figures")
 
-    notes = [f"{run.name}: left out, because it is an evaluation (mode=evaluate)." for run in found if run not in runs]
+    notes = [f"{run.name}: left out, because it is an evaluation (mode=evaluate)." for run in evaluations]
     notes += [*describe_failed_starts(sweep), *on_grouping, *describe_runs(runs)]
     notes += [*describe_variants(variants), *describe_missing(variants)]
     results = results_table(variants)
@@ -80,6 +80,8 @@ def study(sweep: Path, output: Path) -> None:
 
 def draw_all(variants: Sequence[Variant], folder: Path) -> list[Path]:
     """Draws the paper's figures and those of swept numbers, as far as their variants were run."""
+    from dapo_lightning.study.panels import draw, draw_sweep, styles  # matplotlib takes a second to import
+
     shown, style = shown_in_figures(variants), styles(variants)
     chosen = [(figure, found) for figure in FIGURES if (found := figure.choose(shown))]
     drawn = [draw(figure, found, style, folder) for figure, found in tqdm(chosen, "drawing", delay=2, leave=False)]

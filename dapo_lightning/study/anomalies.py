@@ -28,9 +28,9 @@ def describe_runs(runs: Sequence[Run]) -> list[str]:
 
 def describe_variants(variants: Sequence[Variant]) -> list[str]:
     """Returns which seeds are missing."""
-    seeds = {variant.name: {run.seed for run in variant.runs} for variant in variants}
-    expected = set[int | None]().union(*seeds.values())
-    missing = {name: " or ".join(map(str, sorted(expected - found))) for name, found in seeds.items()}  # type: ignore[type-var]
+    seeds: dict[str, set[Any]] = {variant.name: {run.seed for run in variant.runs} for variant in variants}
+    expected = set[Any]().union(*seeds.values())
+    missing = {name: " or ".join(map(str, sorted(expected - found))) for name, found in seeds.items()}
     return [f"{name}: no run of seed {seed}, which other variants have." for name, seed in missing.items() if seed]
 
 

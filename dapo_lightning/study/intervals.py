@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pandas as pd  # type: ignore[import-untyped]
-from scipy.stats import t  # type: ignore[import-untyped]
 
 
 def intervals(values: pd.DataFrame) -> pd.DataFrame:
@@ -11,6 +10,8 @@ def intervals(values: pd.DataFrame) -> pd.DataFrame:
 
     half_width is t s / sqrt(n), s with n - 1, which a single seed lacks. Missing values are left out.
     """
+    from scipy.stats import t  # type: ignore[import-untyped]  # takes a second to import
+
     count = values.count(axis=1)
     half_width = t.ppf(0.975, count.clip(lower=2) - 1) * values.sem(axis=1)
     return pd.DataFrame({"mean": values.mean(axis=1), "half_width": half_width, "count": count})

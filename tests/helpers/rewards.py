@@ -103,3 +103,48 @@ def hangs_sometimes(completions, **_):
 
 
 NOT_A_FUNCTION = 3
+
+
+def ends_on_solution(prompts, completions, solution, **kwargs):
+    """Written for TRL, which gives the completions of chats as messages."""
+    assert len(prompts) == len(completions) and "answers" in kwargs
+    texts = [completion if isinstance(completion, str) else completion[0]["content"] for completion in completions]
+    return [1.0 if text.endswith(right) else 0.0 for text, right in zip(texts, solution, strict=True)]
+
+
+def last_message_is_from_the_assistant(completions, **kwargs):
+    return [float(completion[-1]["role"] == "assistant") for completion in completions]
+
+
+def takes_two(completions, answers):
+    return [float(completion == answer) for completion, answer in zip(completions, answers, strict=True)]
+
+
+def says_it_reads_text(completions: list[str], level: list[int] | None = None) -> list[float]:
+    return [float(completion.isdigit()) for completion in completions]
+
+
+def expects_text(completions, **kwargs):
+    return [float(len(completion.strip())) for completion in completions]
+
+
+class Judge:
+    def __init__(self, scale: float = 2.0):
+        self.scale = scale
+
+    def __call__(self, completions, **kwargs):
+        return [self.scale * len(completion) for completion in completions]
+
+
+class AsyncJudge(Judge):
+    async def __call__(self, completions, **kwargs):
+        await asyncio.sleep(0)
+        return super().__call__(completions)
+
+
+class NeedsScale:
+    def __init__(self, scale):
+        self.scale = scale
+
+
+triple = Judge(3.0)

@@ -43,7 +43,7 @@ def write_run(
     commit: str | None = "c0ffee" * 6 + "c0de",
     **curves: Curve,
 ) -> Path:
-    """A run that has done `steps_done` of its steps, with a summary if that is all of them.
+    """Writes a run that has done `steps_done` of its steps, with a summary if that is all of them.
 
     `curves` replaces the made-up numbers: `accuracy` and `pass_` (held-out) and any metric with "/" written "__".
     """
@@ -69,7 +69,7 @@ def write_run(
 
 
 def write_ladder(sweep: Path, seeds: Sequence[int] = (0, 1, 2), **options: object) -> Path:
-    """All rungs and leave-one-outs but those that are the same."""
+    """Writes all steps of the ladder and leave-one-outs, once if two are the same."""
     for experiment in TECHNIQUES:
         if experiment not in ("dapo", "dapo_minus_dynamic_sampling", "grpo", "ppo_clip"):
             for seed in seeds:

@@ -30,15 +30,15 @@ def difference(one, other):
 
 def test_each_rung_adds_exactly_its_technique():
     """Table 1 of the paper, from naive GRPO to DAPO."""
-    rungs = [composed(f"experiment={name}") for name, _, _ in LADDER]
-    for (_, group, _), below, rung in zip(LADDER[1:], rungs[:-1], rungs[1:], strict=True):
-        assert difference(below, rung) == {group}
-    assert rungs[0] == composed("experiment=grpo")
-    assert rungs[-1] == composed("experiment=dapo")
+    steps = [composed(f"experiment={name}") for name, _, _ in LADDER]
+    for (_, group, _), below, above in zip(LADDER[1:], steps[:-1], steps[1:], strict=True):
+        assert difference(below, above) == {group}
+    assert steps[0] == composed("experiment=grpo")
+    assert steps[-1] == composed("experiment=dapo")
 
 
 @pytest.mark.parametrize(("name", "group", "options"), LADDER)
-def test_rungs_are_what_the_paper_says(name, group, options):
+def test_steps_are_what_the_paper_says(name, group, options):
     clip, loss, overlong, sampling = options.split()
     picked = (f"clip={clip}", f"loss={loss}", f"overlong={overlong}", f"sampling={sampling}")
     assert composed(f"experiment={name}") == composed(*picked)

@@ -72,7 +72,7 @@ def test_jobs_that_time_out_or_make_room_go_on_where_they_were(cluster, straight
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
     for folder, run in ((timed, "0"), (timed, "1"), (preempted, "run"), (ranks, "run")):
-        assert "requeued: the run goes on from" in logs(folder)
+        assert "requeued: the run will continue from" in logs(folder)
         assert steps(folder / run) == list(range(151))
     assert_same_weights(straight(), timed / "0")
     assert_same_weights(straight(), preempted / "run")
@@ -90,7 +90,7 @@ def test_a_step_that_takes_longer_than_there_is_time_is_done_again(cluster, tmp_
     finish(command(tmp_path / "fast", *run, "reward.path=rewards.even_length"))
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
-    assert "the time is up before the DAPO step" in logs(tmp_path / "slow")
+    assert "the time limit comes before the end of the DAPO step" in logs(tmp_path / "slow")
     assert steps(tmp_path / "slow/run") == [0, 1, 2]
     assert_same_weights(tmp_path / "fast", tmp_path / "slow/run")
 

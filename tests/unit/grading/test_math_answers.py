@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dapo_lightning.grading import latex as reading
-from dapo_lightning.grading import math as grading
-from dapo_lightning.grading.extract import final_answer
-from dapo_lightning.grading.math import MathGrader
+from dapo_lightning.grading import math_grader as grading
+from dapo_lightning.grading.final_answer import final_answer
+from dapo_lightning.grading.math_grader import MathGrader
 
 ROWS = [json.loads(line) for line in (Path(__file__).parents[2] / "data/math_answers.jsonl").read_text().splitlines()]
 
@@ -33,6 +33,9 @@ FALSE_NEGATIVES = {
 }
 # Wrong answers that are taken for right: a number in a base for one without, and what differs beyond 200 digits.
 FALSE_POSITIVES = {("10", r"Hence $\boxed{10_2}$."), (r"\pi+10^{-300}", r"Hence $\boxed{\pi}$.")}
+
+
+PARTS = ".final_answer", ".latex", ".math_grader", ".quantities", ".spelling"  # modules of the grader
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +215,7 @@ sys.path.insert(0, "TESTS")
 import sympy.physics.units  # makes its own symbols with parse_expr
 import latex2sympy2_extended.latex2sympy2, math_verify.parser, sympy.parsing, sympy.parsing.sympy_parser
 from test_math_answers import CODE, PLACES, REFERENCES, ROWS, verdicts
-from dapo_lightning.grading.math import MathGrader
+from dapo_lightning.grading.math_grader import MathGrader
 
 reached = []
 for module in (latex2sympy2_extended.latex2sympy2, math_verify.parser, sympy.parsing, sympy.parsing.sympy_parser):
@@ -269,7 +272,7 @@ def run(script, timeout):
 def test_what_is_left_to_the_pool_can_be_killed(reference, answer):
     item = (reference, rf"\boxed{{{answer}}}")
     with pytest.raises(subprocess.TimeoutExpired):
-        run(f"from dapo_lightning.grading.math import MathGrader; MathGrader()({item!r})", timeout=5)
+        run(f"from dapo_lightning.grading.math_grader import MathGrader; MathGrader()({item!r})", timeout=5)
 
 
 def test_the_grader_imports_all_it_needs_before_the_first_item():
@@ -277,7 +280,7 @@ def test_the_grader_imports_all_it_needs_before_the_first_item():
     items = [(row["answer"], row["completion"]) for row in ROWS if row["kind"] in ("polynomial", "matrix", "equation")]
     items += [("x+1", r"\boxed{1+x}"), ("x>1", r"\boxed{1<x}"), (r"\{1,2\}", r"\boxed{\{2,1\}}")]
     done = run(
-        "import sys; from dapo_lightning.grading.math import MathGrader; early = set(sys.modules);"
+        "import sys; from dapo_lightning.grading.math_grader import MathGrader; early = set(sys.modules);"
         f"grade = MathGrader(); built = set(sys.modules); print([grade(item)[2] for item in {items!r}]);"
         "print(*early); print(*set(sys.modules) - built)",
         timeout=60,
@@ -287,7 +290,7 @@ def test_the_grader_imports_all_it_needs_before_the_first_item():
     assert len(late.split()) < 8 and all(module.startswith("sympy.") for module in late.split())  # small parts of it
     assert not {"math_verify", "sympy", "latex2sympy2_extended", "torch", "transformers"} & set(early.split())
     ours = {module for module in early.split() if module.startswith("dapo_lightning.")}
-    assert ours == {f"dapo_lightning.grading{part}" for part in ("", ".extract", ".latex", ".math", ".pattern")}
+    assert ours == {f"dapo_lightning.grading{part}" for part in ("", *PARTS)}
 
 
 def test_the_training_process_imports_no_mathematics():

@@ -11,7 +11,7 @@ from reasoning_gym import create_dataset
 from reasoning_gym.factory import DATASETS
 
 from dapo_lightning.data.reasoning_gym import ReasoningGym as Data
-from dapo_lightning.grading.reasoning_gym import EVALUATED, REFUSED, Scorer
+from dapo_lightning.grading.gym_scorer import EVALUATED, REFUSED, GymScorer
 from dapo_lightning.reward.reasoning_gym import ReasoningGym
 
 EVALUATORS = {
@@ -70,7 +70,7 @@ PLACES = ["{}", " {} ", "[{}]", "{}+1", "1+({})", "['{}']", "{right}+{}", "{righ
 @pytest.mark.parametrize("task", TASKS)
 def test_payloads_are_wrong_answers_that_reach_no_evaluator(task, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    scorer, item = Scorer(task, {}, None), create_dataset(task, seed=1, size=1)[0]
+    scorer, item = GymScorer(task, {}, None), create_dataset(task, seed=1, size=1)[0]
     reached, evaluate = [], eval
     monkeypatch.setattr(builtins, "eval", lambda text, *scopes: reached.append(text) or evaluate(text, *scopes))
     for payload in PAYLOADS:
@@ -81,7 +81,7 @@ def test_payloads_are_wrong_answers_that_reach_no_evaluator(task, tmp_path, monk
 
 @pytest.mark.parametrize("task", TASKS)
 def test_right_answers_score_as_the_package_scores_them(task):
-    scorer, dataset = Scorer(task, {}, None), create_dataset(task, seed=1, size=8)
+    scorer, dataset = GymScorer(task, {}, None), create_dataset(task, seed=1, size=8)
     scores = [scorer((item, item["answer"]))[0] for item in dataset]
     assert scores == [dataset.score_answer(item["answer"].strip(), item) for item in dataset]
     assert max(scores) == 1.0
@@ -101,7 +101,7 @@ def test_right_answers_score_as_the_package_scores_them(task):
 )
 def test_what_is_evaluated_and_harmless_still_is(task, spelt, score):
     item = create_dataset(task, seed=1, size=1)[0]
-    assert Scorer(task, {}, None)((item, spelt(item["answer"])))[0] == score
+    assert GymScorer(task, {}, None)((item, spelt(item["answer"])))[0] == score
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_what_is_evaluated_and_harmless_still_is(task, spelt, score):
 def test_no_other_scorer_can_turn_text_into_code(evaluate, tmp_path, monkeypatch):
     """As a later version of the package may try."""
     monkeypatch.chdir(tmp_path)
-    scorer = Scorer("chain_sum", {}, None)
+    scorer = GymScorer("chain_sum", {}, None)
     monkeypatch.setattr(scorer._dataset, "score_answer", lambda answer, entry: evaluate(answer) or 1.0)
     with pytest.raises(RuntimeError, match="tried to evaluate"):
         scorer(({}, "open('X','w')"))
@@ -123,7 +123,9 @@ def test_the_other_scorers_need_no_code():
     for task in sorted(DATASETS.keys() - EVALUATED.keys() - REFUSED.keys() - {"codeio"}):  # which writes 100 MB first
         dataset = create_dataset(task, seed=1, size=1)
         answer = dataset[0]["answer"] or "[]"
-        assert Scorer(task, {}, None)((dataset[0], answer))[0] == dataset.score_answer(answer.strip(), dataset[0]), task
+        assert GymScorer(task, {}, None)((dataset[0], answer))[0] == dataset.score_answer(answer.strip(), dataset[0]), (
+            task
+        )
 
 
 def test_what_cannot_be_told_from_hostile_text_is_refused_at_start():

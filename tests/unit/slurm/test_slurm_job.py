@@ -1,10 +1,15 @@
 """What a process concludes from SLURM's answers (the real ones: tests/slow/slurm)."""
 
+import signal
 from types import SimpleNamespace
 
 import pytest
+from runs import config
 
 from dapo_lightning.callbacks.checkpoint import Stopped
+from dapo_lightning.run.build import build_trainer
+from dapo_lightning.run.checks import ConfigError
+from dapo_lightning.run.command import check_launcher
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.slurm.stop import Stop
 
@@ -14,7 +19,7 @@ from dapo_lightning.slurm.stop import Stop
     [("0:07", 7), ("9:58", 598), ("2:03:04", 7384), ("1-02:03:04", 93_784), ("UNLIMITED", None), ("", None)],
 )
 def test_slurm_s_way_to_write_times(time, seconds):
-    assert slurm.seconds(time) == seconds
+    assert slurm.parse_seconds(time) == seconds
 
 
 def test_only_tasks_of_a_batch_job_are_in_one(monkeypatch):
@@ -40,10 +45,10 @@ def test_slurm_that_does_not_answer_is_no_error_and_revives_nothing(monkeypatch,
 def test_a_task_of_an_array_does_not_speak_for_the_others(monkeypatch):
     """The last task of an array has the id of the whole array."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert slurm.job() == "7"
+    assert slurm.job_id() == "7"
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
-    assert slurm.job() == "7_2"
+    assert slurm.job_id() == "7_2"
 
 
 class Trainer:
@@ -74,4 +79,31 @@ def test_a_step_that_would_end_in_time_is_begun(monkeypatch, tmp_path):
         begin_step(stop, monkeypatch, at)
     stop._job_ends_at = 246.0
     begin_step(stop, monkeypatch, 130.0)
-    assert not stop.told
+    assert not stop.received
+
+
+def test_signals_are_handled_only_while_listening(monkeypatch, tmp_path):
+    """Lightning replaces handlers when training and validation begin; an evaluation keeps those that it finds."""
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    stop = Stop(tmp_path)
+    stop.on_validation_start(Trainer(), None)
+    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(Stopped) as stopped, stop.listening():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        stop.on_train_start(Trainer(), None)
+        signal.raise_signal(signal.SIGTERM)
+        begin_step(stop, monkeypatch, 0.0)
+    assert stopped.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_trainer_stops_before_any_other_callback_begins_a_step(tmp_path):
+    trainer = build_trainer(config(f"run_folder={tmp_path}"), checkpoint=None)
+    assert isinstance(trainer.callbacks[0], Stop) and trainer.callbacks[0].checkpoints == tmp_path / "checkpoints"
+
+
+@pytest.mark.parametrize("launcher", ["slurm", "cores"])
+def test_a_launcher_without_a_sweep_is_refused(launcher):
+    config(f"hydra/launcher={launcher}", "run_folder=x")
+    with pytest.raises(ConfigError, match=rf"hydra/launcher={launcher} has no effect without -m.*Add -m"):
+        check_launcher()

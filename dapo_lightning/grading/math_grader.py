@@ -1,34 +1,35 @@
-r"""Whether the final answer of a completion is the reference: as a string, else as a number, else as mathematics.
+r"""Whether the final answer of a completion equals the reference: as a string, else as a number, else symbolically.
 
-No text is ever evaluated as Python. Time and memory are not bounded, but what is seen at once to be too much (long, or
-refused by `latex`) is not worked out. The rest, `(x+y+z)^{999}` to be expanded say, is for the calling process to bear,
-and for its parent to kill.
+No text is ever evaluated as Python. What is obviously too expensive (long, or refused by `latex`) is not worked out.
+Otherwise time and memory have no bound, as `(x+y+z)^{999}` shows: grade in a process that can be killed.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
-from dapo_lightning.grading.extract import final_answer, measured, number, simplified, unassigned
+from dapo_lightning.grading.final_answer import answer_pattern, final_answer
 from dapo_lightning.grading.latex import parsed, written
-from dapo_lightning.grading.pattern import compiled
+from dapo_lightning.grading.quantities import measured, number, unassigned
+from dapo_lightning.grading.spelling import simplified
 
-_DIGITS = 200  # to which expressions that cannot be simplified to the same must agree
+_MAX_CHARACTERS = 500  # a longer answer is right only if it is the reference, character for character
+_DIGITS = 200  # that must agree, of expressions that cannot be simplified to the same
 
 
-@dataclass(frozen=True)
-class MathVerdict:
-    """Whether an answer is right, the answer as found (its beginning, if it is too long), the stage that decided, and
-    its vote: what stands for all spellings of this answer when completions of one prompt are counted.
+class MathVerdict(NamedTuple):
+    """The verdict on one completion.
 
-    Stages: "none" (the completion has no answer), "string", "number", "symbolic", "too_long" (for more than comparing
-    it as it stands), "unparsed" (it, or the reference, cannot be read as mathematics).
+    Args:
+        answer: as found (its beginning, if it is too long); None if there is none.
+        stage: what decided. "none" (the completion has no answer), "string", "number", "symbolic", "too_long" (only
+            compared as it stands), or "unparsed" (the answer or the reference cannot be read as mathematics).
+        vote: one representative of all spellings of this answer, for majority voting.
     """
 
     correct: bool
@@ -38,43 +39,46 @@ class MathVerdict:
 
 
 class MathGrader:
-    """Grades (reference answer, completion) -> (correct, answer, stage, vote), the fields of a `MathVerdict`.
+    """Grades (reference answer, completion).
+
+    It imports SymPy and builds the parser when it is made, because that takes seconds, more than an item's time limit.
 
     Args:
         pattern: regular expression with one group; its last match is the answer. None: see `final_answer`.
-        max_answer_characters: longer answers are right only if they are the reference, character for character.
 
-    Imports SymPy and builds the parser, seconds of work that no item's time limit has to cover.
-
-    Raises ValueError if `pattern` is no such expression.
+    Raises:
+        ValueError: if `pattern` is unfit, or a package is missing.
     """
 
-    def __init__(self, pattern: str | None = None, max_answer_characters: int = 500):
-        self._pattern = None if pattern is None else compiled(pattern)
-        self._max_characters = max_answer_characters
-        _same_mathematics("x+1", "1+2x")
+    def __init__(self, pattern: str | None = None):
+        self._pattern = answer_pattern(pattern)
+        try:
+            _same_mathematics("x+1", "1+2x")
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f'reward=math needs the package {error.name}: pip install "dapo-lightning[math]", or choose another '
+                "reward=..."
+            ) from error
 
-    def __call__(self, item: tuple[str, str]) -> tuple[bool, str | None, str, str | None]:
-        """The verdict on a completion. Raises nothing but MemoryError; may take long, see above."""
-        verdict = self._verdict(*item)
-        return verdict.correct, verdict.answer, verdict.stage, verdict.vote
-
-    def _verdict(self, reference: str, completion: str) -> MathVerdict:
+    def __call__(self, item: tuple[str, str]) -> MathVerdict:
+        """Returns the verdict on a completion. It raises nothing but MemoryError, and may take long."""
+        reference, completion = item
         answer = final_answer(completion, self._pattern)
         if answer is None:
             return MathVerdict(False, None, "none", None)
-        if max(len(answer), len(reference)) > self._max_characters:
-            correct, start = answer == reference.strip(), answer[: self._max_characters]
-            return MathVerdict(correct, start, "string" if correct else "too_long", start)
+        is_same = answer == reference.strip()
+        if max(len(answer), len(reference)) > _MAX_CHARACTERS:
+            start = answer[:_MAX_CHARACTERS]
+            return MathVerdict(is_same, start, "string" if is_same else "too_long", start)
         gold, found = _reference(reference), simplified(answer)
-        correct, stage = (answer != "", "string") if answer == reference.strip() else _compared(gold, found)
+        correct, stage = (answer != "", "string") if is_same else _compare(gold, found)
         return MathVerdict(correct, answer, stage, _vote(gold, found))
 
 
-_reference = lru_cache(4096)(simplified)  # many completions share one
+_reference = lru_cache(4096)(simplified)  # many completions share a reference
 
 
-def _compared(gold: str, found: str) -> tuple[bool, str]:
+def _compare(gold: str, found: str) -> tuple[bool, str]:
     gold, found = unassigned(gold, found)
     same = _same_string(gold, found)
     if same is not None:
@@ -93,9 +97,9 @@ def _compared(gold: str, found: str) -> tuple[bool, str]:
 
 
 def _vote(gold: str, found: str) -> str:
-    """One spelling of what `found` says, which `gold` says how to read, but does not otherwise bear on.
+    """Returns one spelling of `found`. The reference only shows how to read it: as a choice, or with units.
 
-    Units count only if `gold` has some, as they do for correctness; an answer without is then meant in those of `gold`.
+    Units count only if `gold` has some, as they do for correctness; an answer without units then has those of `gold`.
     """
     if _CHOICE.fullmatch(_plain(gold)) and (chosen := _CHOICE.match(_plain(found))):
         return chosen[1].upper()
@@ -111,7 +115,7 @@ def _vote(gold: str, found: str) -> str:
 
 _CHOICE = re.compile(r"(?:(?:option|choice) )?\(?([A-J])(?:\)|[.:](?:\s|$)|$)", re.IGNORECASE)
 _WORDS = re.compile(r"[A-Za-z]{2,}(?:[ .']+[A-Za-z]+)*")
-_PRODUCT = re.compile(r"[a-df-hj-np-tv-z]{2,3}|[A-Z]{2}")  # of variables, more likely than a word
+_PRODUCT = re.compile(r"[a-df-hj-np-tv-z]{2,3}|[A-Z]{2}")  # a product of variables, more likely than a word
 _BASED = re.compile(r"(\d[\dA-F]*)_(?:\w|\{\d+\})")
 
 
@@ -124,7 +128,7 @@ def _tight(text: str) -> str:
 
 
 def _same_string(gold: str, found: str) -> bool | None:
-    """None if strings cannot tell."""
+    """Returns None if the strings do not decide."""
     gold, found = _plain(gold), _plain(found)
     left, right = _tight(gold), _tight(found)
     if not right or left == right:
@@ -134,14 +138,14 @@ def _same_string(gold: str, found: str) -> bool | None:
         return choice[1] == chosen[1].upper()
     based, rebased = _BASED.fullmatch(left), _BASED.fullmatch(right)
     if (based and not rebased and based[1] == right) or (rebased and not based and rebased[1] == left):
-        return True  # whoever asks for it in a base knows in which
+        return True  # the question names the base
     if any(_WORDS.fullmatch(text) and not _PRODUCT.fullmatch(text) for text in (gold, found)):
         return left.casefold() == right.casefold()
     return None
 
 
 def _same_mathematics(gold: str, found: str) -> bool | None:
-    """None if one of them cannot be read."""
+    """Returns None if one of them cannot be read."""
     left, right = parsed(gold), parsed(found)
     if left is None or right is None:
         return None
@@ -152,17 +156,18 @@ def _same_mathematics(gold: str, found: str) -> bool | None:
             left, right = (side.xreplace({x: x.func(x.name) for x in side.free_symbols}) for side in (left, right))
         same = _same_equation(left, right)
         if same is None and not _differ(gold, found, left, right):
-            # Its own time limit would need the main thread, and this process can be killed.
+            # Without its own time limit, which needs the main thread: this process can be killed.
             same = verify(left, right, timeout_seconds=None, **options)
         return bool(same)
     except MemoryError:
         raise
-    except Exception:  # what SymPy cannot compare is not the same
+    except Exception:  # what SymPy cannot compare counts as different
         return False
 
 
 def _same_equation(left: Any, right: Any) -> bool | None:
-    """None if math-verify is to find out. It takes equations without solutions for the same, and 1 for x+y=1."""
+    """Decides what math-verify gets wrong: it takes equations without solutions to be equal, and 1 to equal x+y=1.
+    Returns None for the rest."""
     kinds = type(left).__name__, type(right).__name__
     if kinds != ("Equality", "Equality"):
         is_settled = "BooleanTrue" in kinds or "BooleanFalse" in kinds  # as |x|=-1 is
@@ -174,7 +179,7 @@ def _same_equation(left: Any, right: Any) -> bool | None:
 
 
 def _differ(gold: str, found: str, left: Any, right: Any) -> bool:
-    """Whether these are things that math-verify takes for the same: {1,2} and (1,2), or the lists 2,2,3 and 2,3."""
+    """Finds differences that math-verify does not see: between {1,2} and (1,2), or the lists 2,2,3 and 2,3."""
     braces = [text.startswith((r"\{", "{")) and text.endswith("}") for text in (gold, found)]
     if braces[0] != braces[1]:
         other = found if braces[0] else gold
