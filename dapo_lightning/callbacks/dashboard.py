@@ -1,9 +1,10 @@
-"""TensorBoard laid out after the paper: its figures as custom scalars, a run as a row of the HPARAMS tab."""
+"""TensorBoard arranged like the paper: its figures as custom scalars, and each run as a row of the HPARAMS tab."""
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning as L
@@ -11,8 +12,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2  # type: ignore[import-untyped]
 
-# Category -> chart -> tag, a regular expression. One tag a chart: TensorBoard gives all lines of a run one colour.
-# The same for all runs, as TensorBoard merges the layouts it finds.
+# Category -> chart -> tag, a regular expression. One tag per chart: TensorBoard gives all lines of a run one colour.
+# TensorBoard merges the layouts of all runs.
 FIGURES: dict[str, dict[str, str]] = {
     "Held-out accuracy (Table 1, Fig. 1, Fig. 6)": {
         "avg@k": r"validation/avg@\d+$",
@@ -69,55 +70,58 @@ FIGURES: dict[str, dict[str, str]] = {
     },
 }
 
-SHOWN = ("clip.upper", "experiment", "optimizer.lr", "policy", "seed")  # the tab shows five unasked
-# TensorBoard takes the columns from one run: each must also name what only the options of others have.
-NUMBERS_OF_OPTIONS = (
-    "advantage.epsilon",
-    "clip.lower",
-    "clip.upper",
-    "correction.cap",
-    "kl.coefficient",
-    "loss.token_weight",
-    "overlong.cache_tokens",
-    "overlong.max_tokens",
-    "sampling.max_oversampling",
-    "sampling.max_rounds",
-)
-CHANGED_BY_RESUMING = ("num_steps",)  # TensorBoard keeps the first value it reads: steps/dapo tells how far a run is
+SHOWN = ("clip.upper", "experiment", "optimizer.lr", "policy", "seed")  # the tab shows five columns at first
+CHANGED_BY_RESUMING = ("num_steps",)  # TensorBoard keeps the first value it reads; steps/dapo shows the progress
 METRICS = ("avg@", "pass@", "maj@", "entropy", "truncated", "length")  # of an evaluation, in the order of the columns
 
 
 class Dashboard(L.Callback):
-    """Writes the layout and the run's row, whose metrics are the latest scalars, after the first evaluation of each
-    process; and after that of the last step, that the run is done. (Not before, should it fail: TensorBoard keeps the
-    first it reads, and a failed run may be resumed.)
+    """Writes the run's row of the HPARAMS tab after the first evaluation of each process, the layout of the charts
+    after its first DAPO step, and that the run is complete after the evaluation of the last step. (Not before, in case
+    that
+    fails: TensorBoard keeps what it reads first, and a failed run may be resumed.)
+
+    Args:
+        numbers: hyperparameters with numbers that the options of all runs may have. TensorBoard reads the columns from
+            one run, so every run declares all of them.
     """
 
-    def __init__(self) -> None:
-        self._begun = self._ended = False
+    def __init__(self, numbers: Sequence[str] = ()) -> None:
+        self.numbers = tuple(numbers)
+        self._has_row = self._has_layout = self._is_complete = False
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
+        if not self._has_layout:
+            for writer in _writers(trainer):
+                writer.add_custom_scalars(_layout(outputs["step"].metrics))
+        self._has_layout = True
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if not trainer.is_global_zero:
-            return
         steps, evaluations = pl_module.history.dapo_steps, pl_module.history.evaluations
-        begins, ends = not self._begun, not self._ended and steps == pl_module.hparams.get("num_steps")
+        is_last = not self._is_complete and steps == pl_module.hparams.get("num_steps")
         values = {name: value for name, value in pl_module.hparams.items() if name not in CHANGED_BY_RESUMING}
-        summaries = [_columns(values, _metric_tags(evaluations[steps])), _start(values)] if begins else []
-        summaries += [_end()] if ends else []
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                if begins:
-                    logger.experiment.add_custom_scalars(_layout())
-                for summary in summaries:  # SummaryWriter.add_hparams would make a run of its own
-                    logger.experiment._get_file_writer().add_summary(summary, 0)  # a step that resuming never purges
-                logger.experiment.flush()
-        self._begun, self._ended = True, self._ended or ends
+        row = [_columns(values, self.numbers, _metric_tags(evaluations[steps])), _start(values)]
+        for writer in _writers(trainer):
+            for summary in [*(row if not self._has_row else []), *([_end()] if is_last else [])]:
+                # SummaryWriter.add_hparams would make a run of its own; a resumed run never purges step 0
+                writer._get_file_writer().add_summary(summary, 0)
+            writer.flush()
+        self._has_row, self._is_complete = True, self._is_complete or is_last
 
 
-def _layout() -> dict[str, dict[str, list[Any]]]:
-    """As SummaryWriter takes it."""
+def _writers(trainer: L.Trainer) -> list[Any]:
+    """The SummaryWriters of this process."""
+    loggers = trainer.loggers if trainer.is_global_zero else []
+    return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def _layout(metrics: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
+    """The figures, and a chart of its own for each metric that no figure shows, as SummaryWriter takes them."""
+    shown = [tag for charts in FIGURES.values() for tag in charts.values()]
+    others = {name: f"{re.escape(name)}$" for name in sorted(metrics) if not any(re.match(tag, name) for tag in shown)}
     return {
-        category: {chart: ["Multiline", [tag]] for chart, tag in charts.items()} for category, charts in FIGURES.items()
+        category: {chart: ["Multiline", [tag]] for chart, tag in charts.items()}
+        for category, charts in {**FIGURES, "Other metrics": others}.items()
     }
 
 
@@ -128,16 +132,16 @@ def _metric_tags(evaluation: Iterable[str]) -> list[str]:
     return [f"validation/{name}" for name in found if name not in passes[:-1]] + ["steps/dapo"]
 
 
-def _columns(values: dict[str, Any], tags: Iterable[str]) -> Summary:
-    """The columns of the HPARAMS tab; those that are said to differ are shown unasked."""
-    numbers = {name for name, value in values.items() if _is_number(value)}.union(NUMBERS_OF_OPTIONS)
+def _columns(values: dict[str, Any], numbers_of_options: Iterable[str], tags: Iterable[str]) -> Summary:
+    """The columns of the HPARAMS tab; TensorBoard shows those at first that are said to differ."""
+    numbers = {name for name, value in values.items() if _is_number(value)}.union(numbers_of_options)
     infos = [
         api_pb2.HParamInfo(
             name=name,
             type=api_pb2.DATA_TYPE_FLOAT64 if name in numbers else api_pb2.DATA_TYPE_STRING,
             differs=name in SHOWN,
         )
-        for name in sorted({*values, *NUMBERS_OF_OPTIONS})
+        for name in sorted(numbers.union(values))
     ]
     metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in tags]
     experiment = api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics)
@@ -145,7 +149,7 @@ def _columns(values: dict[str, Any], tags: Iterable[str]) -> Summary:
 
 
 def _start(values: dict[str, Any]) -> Summary:
-    """The row of a run, with its hyperparameters; options that are not chosen stay empty."""
+    """The row of a run with its hyperparameters; columns of options that it did not choose stay empty."""
     start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
     for name, value in values.items():
         if _is_number(value):

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dapo_lightning.run.checks import ConfigError
 from dapo_lightning.run.folder import checkpoint_in, folder_name, read_config
+from dapo_lightning.run.numbers import numbers_of_options
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.utils.checkpoints import latest, steps_done
 from dapo_lightning.utils.overrides import override_key
@@ -44,6 +45,7 @@ def run_folder(resume: str | None, mode: str, experiment: str | None) -> str:
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
 OmegaConf.register_new_resolver("folder_name", folder_name)
+OmegaConf.register_new_resolver("numbers_of_options", numbers_of_options, use_cache=True)
 OmegaConf.register_new_resolver("fifth", lambda number: max(1, number // 5))
 
 

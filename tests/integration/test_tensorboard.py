@@ -20,6 +20,7 @@ from tensorboard.plugin_util import markdown_to_safe_html
 from dapo_lightning.callbacks import completions, dashboard
 from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.run.build import TECHNIQUES
+from dapo_lightning.run.numbers import numbers_of_options
 from dapo_lightning.step.module import DAPOModule
 
 # A learning rate at which ratios leave the clip range: some tags are there only if tokens are clipped.
@@ -135,8 +136,10 @@ def test_layout_shows_what_is_logged(server):
         category["title"]: {chart["title"]: chart["multiline"]["tag"] for chart in category["chart"]}
         for category in layout
     }
+    others = shown.pop("Other metrics")
     assert shown == {title: {chart: [tag] for chart, tag in charts.items()}
                      for title, charts in dashboard.FIGURES.items()}  # fmt: skip
+    assert others["length/min"] == ["length/min$"] and "clip/upper_fraction" not in others
 
     logged = server.get("plugin/scalars/tags")
 
@@ -181,7 +184,7 @@ def test_columns_of_every_option_whichever_run_names_them(server):
     columns = server.post("plugin/hparams/experiment", experimentName="", includeMetrics=True)
     names = [column["name"] for column in columns["hparamInfos"]]
     assert tuple(names[:5]) == dashboard.SHOWN
-    assert {*dashboard.NUMBERS_OF_OPTIONS, "clip", "overlong", "num_completions_per_prompt"} <= set(names)
+    assert {*numbers_of_options(), "clip", "overlong", "num_completions_per_prompt"} <= set(names)
     assert "hp_metric" not in json.dumps(columns)
 
 
@@ -190,7 +193,7 @@ def test_numbers_of_all_options_are_named():
         for file in (ROOT / "conf" / group).glob("*.yaml"):
             values = yaml.safe_load(file.read_text())
             numbers = {name for name, value in values.items() if isinstance(value, int | float) or "${" in value}
-            assert {f"{group}.{name}" for name in numbers} <= set(dashboard.NUMBERS_OF_OPTIONS), file
+            assert {f"{group}.{name}" for name in numbers} <= set(numbers_of_options()), file
 
 
 @pytest.mark.parametrize("name", ["straight", "resumed"])
