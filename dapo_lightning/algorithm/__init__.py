@@ -113,6 +113,28 @@ class Algorithm:
     kl: KLOption
     correction: CorrectionOption
 
+    @staticmethod
+    def dapo(max_tokens: int, cache_tokens: int) -> Algorithm:
+        """DAPO with the paper's values: Clip-Higher (0.8, 1.28), dynamic sampling, token-level loss, group-normalised
+        advantages and soft overlong punishment; `dataclasses.replace` exchanges single options.
+
+        Args:
+            max_tokens: length from which the punishment is -1; usually that of the longest completion.
+            cache_tokens: number of tokens before it over which the punishment grows.
+        """
+        from dapo_lightning.algorithm import advantage, clip, correction, kl, loss, overlong, ratio, sampling
+
+        return Algorithm(
+            ratio=ratio.TokenRatio(),
+            clip=clip.Clip(lower=0.8, upper=1.28),
+            loss=loss.TokenLevel(),
+            overlong=overlong.Punish(max_tokens, cache_tokens),
+            sampling=sampling.Dynamic(max_rounds=6, at_cap="train_partial"),
+            advantage=advantage.GroupNormalized(),
+            kl=kl.NoKL(),
+            correction=correction.NoCorrection(),
+        )
+
     @property
     def needs_entropies(self) -> bool:
         """Whether an option of the objective wants the entropies of the policy that is being trained."""

@@ -45,8 +45,8 @@ class PromptDataModule(L.LightningDataModule):
         length_limit: LengthLimit,
         num_prompts_per_step: int,
         num_steps: int,
-        num_validation_prompts: int | None,
-        seed: int,
+        num_validation_prompts: int | None = None,
+        seed: int = 0,
         num_prompts_per_batch: int = 64,
     ):
         super().__init__()

@@ -32,7 +32,7 @@ class LengthLimit:
 
     max_prompt_tokens: int | None
     max_new_tokens: int
-    max_positions: int | None
+    max_positions: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_prompt_tokens is not None and self.max_prompt_tokens < 1:

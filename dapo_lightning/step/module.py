@@ -48,7 +48,7 @@ class DAPOModule(L.LightningModule):
         algorithm: one option for each technique.
         optimizer: parameters -> optimizer.
         generation: how completions are sampled in training.
-        evaluation: how completions of held-out prompts are sampled.
+        evaluation: how completions of held-out prompts are sampled; None: as in training.
         num_completions: completions per prompt in training (G).
         num_evaluation_completions: completions per held-out prompt.
         num_gradient_steps: mini-batches per rollout.
@@ -64,14 +64,14 @@ class DAPOModule(L.LightningModule):
         algorithm: Algorithm,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         generation: Generation,
-        evaluation: Generation,
-        num_completions: int,
-        num_evaluation_completions: int,
-        num_gradient_steps: int,
-        micro_batch_tokens: int,
-        max_gradient_norm: float,
-        num_warmup_steps: int,
-        logps_are_exact: bool,
+        evaluation: Generation | None = None,
+        num_completions: int = 16,
+        num_evaluation_completions: int = 8,
+        num_gradient_steps: int = 4,
+        micro_batch_tokens: int = 4096,
+        max_gradient_norm: float = 1.0,
+        num_warmup_steps: int = 10,
+        logps_are_exact: bool = False,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -80,7 +80,7 @@ class DAPOModule(L.LightningModule):
         self.worker, self.algorithm, self.clock = worker, algorithm, worker.clock
         self.host = PolicyHost(worker.policy, generation.temperature, micro_batch_tokens, logps_are_exact)
         self.generation, self.num_completions = generation, num_completions
-        self.evaluation, self.num_evaluation_completions = evaluation, num_evaluation_completions
+        self.evaluation, self.num_evaluation_completions = evaluation or generation, num_evaluation_completions
         self.num_gradient_steps, self.max_gradient_norm = num_gradient_steps, max_gradient_norm
         self._optimizer, self._num_warmup_steps = optimizer, num_warmup_steps
         self.history = History()
