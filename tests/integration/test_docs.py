@@ -10,10 +10,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize
 from omegaconf import OmegaConf
 from runs import ROOT
 
+from dapo_lightning.algorithm import Algorithm
+from dapo_lightning.algorithm.advantage import GroupNormalized
+from dapo_lightning.algorithm.overlong import Punish
 from docs.figures import draw_figures
 from docs.pages import DOCS, expanded, source_of
 from docs.quotes import QUOTE
@@ -59,6 +63,33 @@ def test_relative_links_outside_the_site_lead_somewhere():
     for page in PAGES[:2]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_files_and_extras_that_pages_name_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for page in PAGES:
+        text = page.read_text()
+        for path in re.findall(r"`((?:dapo_lightning|conf|tests|benchmarks|docs)/[\w./-]+)`", text):
+            assert (ROOT / path).exists(), f"{_name(page)} names {path}"
+        for named in re.findall(r'"(?:\.|dapo-lightning)\[([\w,-]+)\]"', text):
+            assert set(named.split(",")) <= set(extras), f"{_name(page)} names the extra {named}"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "use/configuration.md"], ids=_name)
+def test_tables_of_techniques_list_every_option(page):
+    rows = dict(re.findall(r"^\| \[`(\w+)`\]\([^)]*\) \| ([^|]*) \|", page.read_text(), re.MULTILINE))
+    assert set(rows) == set(Algorithm.__dataclass_fields__)
+    for group, options in rows.items():
+        assert set(re.findall(r"`(\w+)`", options)) == {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+
+
+def test_the_example_of_the_step_is_worked_out_correctly():
+    penalties = Punish(max_tokens=12, cache_tokens=4).penalty(torch.tensor([[6, 3, 9, 12]]))
+    rewards_PG = torch.tensor([[1.0, -1.0, 1.0, -1.0]]) + penalties
+    advantages = GroupNormalized()(rewards_PG, [])[0, :, 0].tolist()
+    text = " ".join((DOCS / "learn/dapo-step.md").read_text().split())
+    assert "the rewards are {:g}, {:g}, {:g} and {:g}".format(*rewards_PG[0].tolist()) in text
+    assert "are about {:.2f}, {:.2f}, {:.2f} and {:.2f}".format(*advantages) in text
 
 
 def test_figures_are_drawn_from_the_code(tmp_path):
