@@ -96,10 +96,8 @@ class PackedLayout:
     def position_ids(self) -> Tensor:
         """[1, N]."""
         of_prompts = [torch.arange(len(prompt)) for prompt in self.prompts]
-        of_completions = [
-            len(self.prompts[prompt]) + torch.arange(length)
-            for prompt, length in zip(self.prompt_of, self.lengths, strict=True)
-        ]
+        starts = [len(self.prompts[prompt]) for prompt in self.prompt_of]
+        of_completions = [start + torch.arange(n) for start, n in zip(starts, self.lengths, strict=True)]
         return torch.cat([*of_prompts, *of_completions])[None]
 
     def last_of_prompts(self) -> list[int]:

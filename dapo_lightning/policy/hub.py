@@ -109,11 +109,13 @@ class HubPolicy:
             if (folder / "adapter_config.json").is_file():
                 hint = " It holds adapters without their model: a run with policy.lora.save=merged saves both."
             raise PolicyError(f"policy.name={self.name}: is no folder with a config.json.{hint}")
-        remedy = (
-            "Check the name, or download it where there is a network "
-            f"(`hf download {self.name} --local-dir DIR`) and set policy.name=DIR."
-        )
-        with self._explaining("there is no such folder, and the hub does not provide it", remedy):
+        problem, remedy = "its config.json cannot be loaded", ""
+        if not folder.is_dir():
+            problem = "there is no such folder, and the hub does not provide it"
+            remedy = (
+                f"Check the name, or download it (`hf download {self.name} --local-dir DIR`) and set policy.name=DIR."
+            )
+        with self._explaining(problem, remedy):
             return AutoConfig.from_pretrained(self.name, revision=self.revision).get_text_config()
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:

@@ -50,15 +50,14 @@ class ExpandedCache:
         self._model = model
         self._cache = DynamicCache(config=model.config)
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # adapters hide its arguments
-        arguments = [
-            name for name in ("cache", "past_key_values") if name in inspect.signature(inner.forward).parameters
-        ]
-        if not arguments or any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self._cache.layers):
+        known = inspect.signature(inner.forward).parameters
+        self._name = "cache" if "cache" in known else "past_key_values"  # as older releases of transformers call it
+        recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self._cache.layers)
+        if recurrent or self._name not in known:
             raise ValueError(
                 f"rollout=decode: {type(inner).__name__} has a state other than keys and values, which decoding cannot "
                 "share among completions. Use rollout=transformers."
             )
-        self._argument = arguments[0]  # "past_key_values" in older releases of transformers
 
     def read_prompts(self, prompts: Sequence[Sequence[int]], num_completions: int, device: torch.device) -> Tensor:
         prompt_PS, mask_PS = left_pad(prompts, device)
@@ -82,7 +81,7 @@ class ExpandedCache:
             position_ids=position_ids,
             use_cache=True,
             logits_to_keep=1,
-            **{self._argument: self._cache},
+            **{self._name: self._cache},
         ).logits[:, -1]
 
 
