@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dapo_lightning.forward.layout import forward, shares_prompts
-from dapo_lightning.forward.packed import Packed
+from dapo_lightning.forward.layout import forward, is_switched
+from dapo_lightning.forward.packed_layout import PackedLayout
 
 
 def left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -57,7 +57,7 @@ def completion_logps(
     """
     device = model.get_input_embeddings().weight.device
     mask_BT = right_pad([torch.ones(len(c), dtype=torch.bool) for c in completions], device)
-    logits_of = _packed_logits if shares_prompts(model) else _padded_logits
+    logits_of = _packed_logits if is_switched(model) else _padded_logits
     logits_NV, ids_N = logits_of(model, prompts, completions, mask_BT)
     logits_NV = logits_NV.float()
     if temperature != 1:  # the division would copy [N, V] numbers
@@ -78,7 +78,7 @@ def _packed_logits(
 
     The last token of a completion is not fed, because nothing is predicted from it.
     """
-    layout = Packed(prompts, [len(completion) - 1 for completion in completions], mask_BT.device)
+    layout = PackedLayout(prompts, [len(completion) - 1 for completion in completions], mask_BT.device)
     fed = [torch.tensor(prompt) for prompt in layout.prompts] + [completions[row][:-1] for row in layout.order]
     starts = dict(zip(layout.order, accumulate(layout.lengths, initial=layout.block.stop), strict=False))
     last_of_prompt = dict(zip(layout.order, map(layout.last_of_prompts().__getitem__, layout.prompt_of), strict=True))

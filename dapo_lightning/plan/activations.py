@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from dapo_lightning.forward.layout import SHARED_PROMPT, forward
-from dapo_lightning.forward.packed import Packed
+from dapo_lightning.forward.packed_layout import PackedLayout
 from dapo_lightning.plan.model import build
 
 
@@ -101,7 +101,7 @@ def _saved_by(text: str, num_layers: int, dtype: torch.dtype, autocast: bool) ->
     """Bytes that a model of so many layers saves for each of the small micro-batches."""
     prompts = [[tuple(range(small.prompt_tokens))] * int(small.num_rows) for small in _SMALL]
     layouts = [  # outside of the mode, since they compute with data
-        Packed(prompt, [small.new_tokens - 1] * len(prompt), torch.device("cpu"))
+        PackedLayout(prompt, [small.new_tokens - 1] * len(prompt), torch.device("cpu"))
         for prompt, small in zip(prompts, _SMALL, strict=True)
     ]
     positions = [layout.position_ids() for layout in layouts]

@@ -1,10 +1,10 @@
-"""The policy: a Hugging Face causal LM, the codec of its texts, and where both come from."""
+"""The policy: a Hugging Face causal LM, the codec that translates its texts, and the sources of both."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,21 +20,21 @@ Reference = Callable[[], AbstractContextManager[PreTrainedModel]]
 
 
 class PolicyError(ValueError):
-    """A policy cannot be had as asked for; the message names the key and the remedy."""
+    """A policy is unavailable as configured; the message names the key and the remedy."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Model and codec, as one.
+    """A model with its codec.
 
-    The model is always in eval mode: dropout would make the ratio differ from 1 where nothing has changed.
+    The model is always in eval mode: with dropout, the ratio would differ from 1 although no weight has changed.
     """
 
     model: PreTrainedModel
     codec: Codec
 
     def reference(self) -> Reference:
-        """The policy as it is now, frozen: call for a context in which it can be run."""
+        """A frozen copy of the current model; call the result for a context in which the copy can be run."""
         frozen = copy.deepcopy(self.model).eval().requires_grad_(False)
 
         def reference() -> AbstractContextManager[PreTrainedModel]:
@@ -44,31 +44,30 @@ class Policy:
 
     @contextmanager
     def recomputing_activations(self) -> Iterator[None]:
-        """Gradient checkpointing, if the model was loaded with it, for the block; outside of it the cache works.
+        """Turns gradient checkpointing on for the block, if the model was loaded with it.
 
-        Hugging Face asks for layers in training mode. They are, but not while they compute: dropout stays off.
+        Hugging Face checkpoints only layers in training mode. They are set to it but run in eval mode, so that dropout
+        stays off. There is no public name for the function that each layer calls to be checkpointed; without the
+        private one, `policy.gradient_checkpointing=true` fails in the first gradient step.
         """
-        layers = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
-        layers = [layer for layer in layers if layer.gradient_checkpointing]
-        recompute = [layer._gradient_checkpointing_func for layer in layers]
-        try:
-            for layer in layers:
-                layer._gradient_checkpointing_func = _in_eval_mode(layer, layer._gradient_checkpointing_func)
-                layer.training = True
+        with ExitStack() as undo:
+            for layer in self.model.modules():
+                if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
+                    recompute = layer._gradient_checkpointing_func
+                    undo.callback(setattr, layer, "_gradient_checkpointing_func", recompute)
+                    undo.callback(setattr, layer, "training", False)
+                    layer._gradient_checkpointing_func = _in_eval_mode(layer, recompute)
+                    layer.training = True
             yield
-        finally:
-            for layer, function in zip(layers, recompute, strict=True):
-                layer._gradient_checkpointing_func = function
-                layer.training = False
 
     def save(self, folder: Path, weights: dict[str, Any] | None = None) -> None:
-        """Writes what `AutoModelForCausalLM` and `AutoTokenizer` load; `weights` are the model's, if it is sharded."""
+        """Writes a folder that transformers loads; `weights` are the gathered weights of a sharded model."""
         self.model.save_pretrained(folder, state_dict=weights)
         self.codec.tokenizer.save_pretrained(folder)
 
 
 def _in_eval_mode(layer: nn.Module, recompute: Callable[..., Any]) -> Callable[..., Any]:
-    """The checkpoint function of a layer, for whose forward pass, first or again, the layer is in eval mode."""
+    """Wraps the checkpoint function of a layer so that each forward pass, first or repeated, runs in eval mode."""
 
     def recompute_in_eval_mode(forward: Callable[..., Any], *args: Any) -> Any:
         def forward_in_eval_mode(*args: Any) -> Any:
@@ -84,14 +83,14 @@ def _in_eval_mode(layer: nn.Module, recompute: Callable[..., Any]) -> Callable[.
 
 
 class PolicySource(Protocol):
-    """Where a policy comes from. The codec comes first: prompts can be checked before any weights are loaded.
+    """Loads a policy. The codec comes first, so that prompts can be checked before any weights are loaded.
 
-    `dtype`: of the weights, frozen ones included.
+    `dtype`: that of the weights, frozen ones included.
     """
 
     @property
     def dtype(self) -> str: ...
     def codec(self) -> Codec: ...
     def load(self, codec: Codec, dataset: Dataset, cache: Path) -> Policy:
-        """The policy; a dataset with worked examples may serve a warm start, which is kept under `cache`."""
+        """The policy; a warm start takes worked examples from the dataset, and its result is stored under `cache`."""
         ...

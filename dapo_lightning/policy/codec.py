@@ -1,4 +1,4 @@
-"""Text to tokens and back, as one model wants it."""
+"""Text to tokens and back, in the format of one model."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from dapo_lightning.types import Prompt
 
 @dataclass(frozen=True)
 class Chat:
-    """Prompts go through the tokenizer's chat template.
+    """Turns prompts into chats for the tokenizer's chat template.
 
     Args:
-        system_prompt: put before every prompt; None leaves it to the template, which may have one of its own.
-        template_kwargs: for the template, such as `{enable_thinking: false}`.
+        system_prompt: precedes every prompt; None leaves it to the template, which may have its own.
+        template_kwargs: arguments of the template, such as `{enable_thinking: false}`.
     """
 
     system_prompt: str | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def messages(self, prompt: Prompt) -> list[Mapping[str, str]]:
-        """The chat of a prompt; plain text is what the user says.
+        """The chat of a prompt; plain text becomes a message of the user.
 
         Raises:
             DataError: if both the row and the configuration hold a system prompt.
@@ -37,7 +37,7 @@ class Chat:
             return chat
         if chat[0]["role"] == "system":
             raise DataError(
-                f"{prompt.source}: holds a system message of its own, and policy.system_prompt is set: "
+                f"{prompt.source}: the row has a system message of its own, and policy.system_prompt is set: "
                 "remove one of them."
             )
         return [{"role": "system", "content": self.system_prompt}, *chat]
@@ -45,12 +45,12 @@ class Chat:
 
 @dataclass(frozen=True)
 class Codec:
-    """All that can be known of a policy's texts without its weights.
+    """Translates between text and tokens; it needs no weights.
 
     Args:
         end_tokens: every token that ends a completion.
-        max_positions: tokens of prompt and completion that the model can hold; None if it states no limit.
-        chat: how prompts become chats; None gives them to the model as they are.
+        max_positions: the limit on tokens of prompt and completion together; None if the model states none.
+        chat: turns prompts into chats; None feeds their plain text.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -59,17 +59,17 @@ class Codec:
     chat: Chat | None = None
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """Token ids, with whatever the tokenizer or the chat template puts around the text.
+        """Token ids, including those that the tokenizer or the chat template puts around the text.
 
         Raises:
             DataError: naming the row, if it holds a chat but the policy takes plain text, if the chat template refuses
-                it, or if nothing is left of it.
+                it, or if it has no tokens.
         """
         if self.chat is None:
             if prompt.messages:
                 raise DataError(
-                    f"{prompt.source}: holds chat messages, but this policy takes plain text: set policy.chat=true "
-                    "(the tokenizer needs a chat template), or give rows whose prompt is text."
+                    f"{prompt.source}: the row is a chat, but this policy takes plain text: set policy.chat=true (the "
+                    "tokenizer needs a chat template), or use rows whose prompt is text."
                 )
             tokens = self.tokenizer(prompt.text)["input_ids"]
         else:
@@ -88,20 +88,20 @@ class Codec:
             roles = ", ".join(message["role"] for message in messages)
             raise DataError(
                 f"{prompt.source}: the policy's chat template refuses the messages of this row (roles: {roles}): "
-                f"{error}. Mend the row or remove it, or change policy.system_prompt or policy.template_kwargs."
+                f"{error}. Fix the row or remove it, or change policy.system_prompt or policy.template_kwargs."
             ) from None
 
     def encode_text(self, text: str) -> tuple[int, ...]:
-        """Token ids of the text alone: nothing is put around it."""
+        """Token ids of the text alone, without special tokens."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, tokens: Tensor) -> str:
-        """Token ids -> text, special tokens left out, nothing tidied up."""
+        """Token ids -> text, without special tokens and with spaces as they are."""
         return self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def all_end_tokens(tokenizer: PreTrainedTokenizerBase, configured: int | Sequence[int] | None) -> tuple[int, ...]:
-    """Every token that ends a completion: the tokenizer's, and those of the generation config.
+    """Every token that ends a completion: the tokenizer's end token and those of the generation config.
 
     Raises:
         ValueError: if there is none.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from transformers import (
 )
 
 from dapo_lightning.data import Dataset
-from dapo_lightning.forward.probe import share_prompts
+from dapo_lightning.forward.probe import try_shared_prompts
 from dapo_lightning.policy import Policy, PolicyError
 from dapo_lightning.policy.codec import Chat, Codec, all_end_tokens
 from dapo_lightning.policy.lora import Lora
@@ -32,20 +33,20 @@ class HubPolicy:
     """A pretrained model with its own tokenizer.
 
     Args:
-        name: an id on the hub, or a folder with config.json, weights and tokenizer.
+        name: a folder with config.json, weights and tokenizer, or else an id on the hub.
         revision: branch, tag or commit on the hub.
-        dtype: of the weights. Weights that are trained must be float32 (compute in bf16 with
-            `trainer.precision=bf16-mixed`): at a learning rate of 1e-6 a step of Adam is far below the spacing of
-            bfloat16 numbers and would be lost. With LoRA the frozen weights may be bfloat16.
-        attention: "auto": sdpa, with prompts shared by the completions of a group where the model allows it (see
-            `dapo_lightning.forward`); or Hugging Face's `attn_implementation`: sdpa, eager, flash_attention_2, ...
+        dtype: that of the weights. Trained weights must be float32 (compute in bf16 with
+            `trainer.precision=bf16-mixed`): at a learning rate of 1e-6, an update by Adam is far below the spacing of
+            bfloat16 numbers and would be lost. With LoRA, the frozen weights may be bfloat16.
+        attention: "auto" is sdpa, with shared prompts where the model allows them (see `dapo_lightning.forward`); any
+            other value is Hugging Face's `attn_implementation`: sdpa, eager, flash_attention_2, ...
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
-        chat: whether prompts go through the tokenizer's chat template.
+        chat: pass prompts through the tokenizer's chat template.
         system_prompt, template_kwargs: see `Chat`.
         lora: train low-rank adapters instead of the weights.
 
     Raises:
-        PolicyError: for options without meaning, and for a model or tokenizer that cannot be had.
+        PolicyError: for options that contradict each other, and if the model or its tokenizer is unavailable.
     """
 
     name: str
@@ -63,26 +64,26 @@ class HubPolicy:
             raise PolicyError(f"policy.dtype={self.dtype}: choose one of {', '.join(DTYPES)}.")
         if self.dtype != "float32" and self.lora is None:
             raise PolicyError(
-                f"policy.dtype={self.dtype}: weights that are trained must be float32, or most updates would be "
-                "rounded away. Set policy.dtype=float32 with trainer.precision=bf16-mixed, or use policy=lora."
+                f"policy.dtype={self.dtype}: trained weights must be float32, because most updates would be lost to "
+                "rounding. Set policy.dtype=float32 with trainer.precision=bf16-mixed, or use policy=lora."
             )
         if not self.chat and (self.system_prompt is not None or self.template_kwargs):
             raise PolicyError(
-                "policy.system_prompt and policy.template_kwargs belong to the chat template: set policy.chat=true, "
-                "or leave them out."
+                "policy.system_prompt and policy.template_kwargs are for the chat template: set policy.chat=true, "
+                "or remove them."
             )
 
     def codec(self) -> Codec:
-        """Tokenizer, chat template, end tokens and length limit: everything but the weights."""
+        """Tokenizer, chat template, end tokens and length limit: everything except the weights."""
         config, tokenizer = self.config(), self._tokenizer()
         if self.chat and tokenizer.chat_template is None:
             raise PolicyError(
-                f"policy.name={self.name}: its tokenizer has no chat template. Set policy.chat=false to give it "
-                "prompts as plain text."
+                f"policy.name={self.name}: its tokenizer has no chat template. For prompts as plain text, set "
+                "policy.chat=false."
             )
         try:
             configured = GenerationConfig.from_pretrained(self.name, revision=self.revision).eos_token_id
-        except OSError:  # many models have none
+        except OSError:  # many models have no generation config
             configured = getattr(config, "eos_token_id", None)
         try:
             end_tokens = all_end_tokens(tokenizer, configured)
@@ -92,46 +93,47 @@ class HubPolicy:
         return Codec(tokenizer, end_tokens, getattr(config, "max_position_embeddings", None), chat)
 
     def load(self, codec: Codec, dataset: Dataset, cache: Path) -> Policy:
-        """The model in eval mode, with adapters if asked for."""
+        """The model in eval mode, with adapters if `lora` is set."""
         model = self._model().eval()
-        if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.gradient_checkpointing:  # under its new name or, in older releases, its old one
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         if self.attention == "auto":
-            share_prompts(model)
+            try_shared_prompts(model)
         return self.lora.attach(model, codec) if self.lora else Policy(model, codec)
 
     def config(self) -> PreTrainedConfig:
-        """Its shape."""
-        if self.name.startswith((".", "/", "~")) and not (Path(self.name) / "config.json").is_file():
-            hint = " `make smollm2` makes it." if Path(self.name).name == "smollm2" else ""
+        """The configuration of the model."""
+        folder = Path(self.name)
+        if (folder.is_dir() or self.name.startswith((".", "/", "~"))) and not (folder / "config.json").is_file():
+            hint = " `make smollm2` creates it." if folder.name == "smollm2" else ""
+            if (folder / "adapter_config.json").is_file():
+                hint = " It holds adapters without their model: a run with policy.lora.save=merged saves both."
             raise PolicyError(f"policy.name={self.name}: is no folder with a config.json.{hint}")
-        try:
+        problem, remedy = "its config.json cannot be loaded", ""
+        if not folder.is_dir():
+            problem = "there is no such folder, and the hub does not provide it"
+            remedy = (
+                f"Check the name, or download it (`hf download {self.name} --local-dir DIR`) and set policy.name=DIR."
+            )
+        with self._explaining(problem, remedy):
             return AutoConfig.from_pretrained(self.name, revision=self.revision).get_text_config()
-        except (OSError, ValueError) as error:
-            raise PolicyError(
-                f"policy.name={self.name}: is neither a folder with a config.json nor to be had from the hub "
-                f"({_first_sentence(error)}). Check the name, or download it where there is a network (`hf download "
-                f"{self.name} --local-dir DIR`) and set policy.name=DIR."
-            ) from None
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        try:
+        remedy = "The folder needs tokenizer.json and tokenizer_config.json beside the weights."
+        with self._explaining("its tokenizer cannot be loaded", remedy):
             return AutoTokenizer.from_pretrained(self.name, revision=self.revision)
-        except (OSError, ValueError) as error:
-            raise PolicyError(
-                f"policy.name={self.name}: its tokenizer cannot be loaded ({_first_sentence(error)}). "
-                "The folder needs tokenizer.json and tokenizer_config.json beside the weights."
-            ) from None
 
     def _model(self) -> PreTrainedModel:
         attention = "sdpa" if self.attention == "auto" else self.attention
-        try:
+        with self._explaining("cannot be loaded"):
             return AutoModelForCausalLM.from_pretrained(
                 self.name, revision=self.revision, dtype=DTYPES[self.dtype], attn_implementation=attention
             )
+
+    @contextmanager
+    def _explaining(self, problem: str, remedy: str = "") -> Iterator[None]:
+        try:
+            yield
         except (OSError, ValueError, ImportError) as error:
-            raise PolicyError(f"policy.name={self.name}: cannot be loaded ({_first_sentence(error)}).") from None
-
-
-def _first_sentence(error: Exception) -> str:
-    return " ".join(str(error).split()).split(". ")[0].rstrip(".")
+            reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+            raise PolicyError(f"policy.name={self.name}: {problem} ({reason}). {remedy}".rstrip()) from None

@@ -1,8 +1,9 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft: few weights to train, and the reference policy for free."""
+"""Low-rank adapters (LoRA, arXiv 2106.09685) with peft: few trained weights, and a reference policy without a copy."""
 
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +21,13 @@ class Lora:
     """W + (alpha / rank) B A, with B A trained and W frozen.
 
     Args:
-        rank: of B A.
+        rank: that of B A.
         alpha: scale.
-        target_modules: which linear layers get adapters; "all-linear" is all but the LM head.
-        save: "merged" writes one plain model, "adapter" only what was trained.
+        target_modules: the linear layers that get adapters; "all-linear" means all except the LM head.
+        save: "merged" saves one plain model, "adapter" only the trained weights.
+
+    Raises:
+        PolicyError: if peft is not installed, and for values that are not allowed.
     """
 
     rank: int = 16
@@ -32,14 +36,19 @@ class Lora:
     save: str = "merged"
 
     def __post_init__(self) -> None:
+        if importlib.util.find_spec("peft") is None:
+            raise PolicyError(
+                'policy=lora needs the package peft: pip install "dapo-lightning[lora]", or train all weights '
+                "(policy=hub)."
+            )
         if self.rank < 1:
             raise PolicyError(f"policy.lora.rank={self.rank}: must be at least 1.")
         if self.save not in ("merged", "adapter"):
             raise PolicyError(f"policy.lora.save={self.save}: choose merged or adapter.")
 
     def attach(self, model: PreTrainedModel, codec: Codec) -> Policy:
-        """Puts fresh adapters, which change nothing yet, on the model."""
-        import peft  # takes seconds, and most runs do without
+        """Adds new adapters to the model; they do not change its output yet."""
+        import peft  # slow to import
 
         targets = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
         settings = peft.LoraConfig(
@@ -49,19 +58,19 @@ class Lora:
             adapted = peft.get_peft_model(model, settings)
         except ValueError as error:
             raise PolicyError(f"policy.lora.target_modules={targets}: {error}") from None
-        if any(layer.gradient_checkpointing for layer in model.modules() if hasattr(layer, "gradient_checkpointing")):
-            adapted.enable_input_require_grads()  # or the frozen embeddings would end the recomputed graph
+        if any(getattr(layer, "gradient_checkpointing", False) for layer in model.modules()):
+            adapted.enable_input_require_grads()  # frozen embeddings would cut the recomputed graph
         return LoraPolicy(adapted.eval(), codec, merged=self.save == "merged")
 
 
 @dataclass(frozen=True)
 class LoraPolicy(Policy):
-    """A policy whose adapters alone are trained."""
+    """A policy that trains only its adapters."""
 
     merged: bool = True
 
     def reference(self) -> Reference:
-        """The same model with its adapters switched off: the weights that training started from."""
+        """The same model with its adapters switched off, that is, with the weights from which training started."""
 
         @contextmanager
         def reference() -> Iterator[PreTrainedModel]:
@@ -71,8 +80,8 @@ class LoraPolicy(Policy):
         return reference
 
     def save(self, folder: Path, weights: dict[str, Any] | None = None) -> None:
-        """One plain model with the adapters merged in, or the adapters alone (`peft.PeftModel.from_pretrained`).
-        Never sharded, so its weights are its own."""
+        """Saves one plain model with the adapters merged in, or the adapters only (for `PeftModel.from_pretrained`).
+        Such a model is never sharded, so `weights` is not needed."""
         if self.merged:
             copy.deepcopy(self.model).merge_and_unload().save_pretrained(folder)
         else:

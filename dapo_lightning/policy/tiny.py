@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from dapo_lightning.data import Dataset
-from dapo_lightning.forward.probe import share_prompts
+from dapo_lightning.forward.probe import try_shared_prompts
 from dapo_lightning.policy import Policy, PolicyError
 from dapo_lightning.policy.codec import Codec
 
@@ -29,12 +29,12 @@ WarmStartFunction = Callable[[Policy, Dataset, str, Path], None]
 
 @dataclass(frozen=True)
 class TinyPolicy:
-    """A Llama of a few million parameters that reads numbers and characters: it learns on two
-    CPU cores, and is to the rest of the code what a 32B model is.
+    """A Llama of a few million parameters that reads numbers and characters. It learns on two CPU cores, and the rest
+    of the code treats it like a 32B model.
 
     Args:
-        warm_start: how it becomes able to answer at all: a supervised warm start, the folder of a policy to take
-            the weights from, or None for random weights.
+        warm_start: a supervised warm start that teaches it to answer at all, the folder of a policy from which to copy
+            the weights, or None for random weights.
     """
 
     dtype: ClassVar[str] = "float32"
@@ -53,18 +53,18 @@ class TinyPolicy:
         return Codec(tokenizer, (tokenizer.eos_token_id,), self.max_positions)
 
     def load(self, codec: Codec, dataset: Dataset, cache: Path) -> Policy:
-        """Builds the policy and gives it its first skills; a warm start is kept under `cache`."""
+        """Builds the policy and starts it warm; the result of a warm start is stored under `cache`."""
         policy = Policy(self._model(), codec)
         if isinstance(self.warm_start, str):
             _copy_weights(self.warm_start, policy.model)
         elif self.warm_start is not None:
             self.warm_start(policy, dataset, repr(self), cache)
         policy.model.eval()
-        share_prompts(policy.model)
+        try_shared_prompts(policy.model)
         return policy
 
     def config(self) -> PreTrainedConfig:
-        """Its shape."""
+        """The configuration of the model."""
         tokenizer = tiny_tokenizer()
         return LlamaConfig(
             vocab_size=len(tokenizer),
@@ -107,7 +107,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def _copy_weights(folder: str, model: PreTrainedModel) -> None:
     if not (Path(folder) / "config.json").is_file():
         raise PolicyError(
-            f"policy.warm_start={folder}: holds no config.json. Give the policy/ folder of a finished run, "
+            f"policy.warm_start={folder}: there is no config.json in it. Set the policy/ folder of a finished run, "
             "or null for random weights."
         )
     source = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -115,6 +115,6 @@ def _copy_weights(folder: str, model: PreTrainedModel) -> None:
         model.load_state_dict(source.state_dict())
     except RuntimeError as error:
         raise PolicyError(
-            f"policy.warm_start={folder}: its weights do not fit the policy as configured ({error}). "
-            "Give both the same policy.* sizes."
+            f"policy.warm_start={folder}: its weights do not fit the configured policy ({error}). "
+            "Use the same policy.* sizes for both."
         ) from None

@@ -1,4 +1,4 @@
-"""The supervised warm start: worked examples -> the SFT model that DAPO starts from."""
+"""The supervised warm start: worked examples -> the SFT model from which DAPO starts."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from tqdm import tqdm
 
 from dapo_lightning.data import Dataset, WorkedExample
 from dapo_lightning.forward.logprobs import completion_logps
-from dapo_lightning.forward.packing import micro_batches
+from dapo_lightning.forward.micro_batches import micro_batches
 from dapo_lightning.policy import Policy, tiny
 from dapo_lightning.utils.atomic import replacing
 
-_MICRO_BATCH_TOKENS = 1024  # padded; small, because padding costs more than a short pass does
+_MICRO_BATCH_TOKENS = 1024  # with padding, which costs more than additional short passes
 
 
 @runtime_checkable
 class Teacher(Protocol):
-    """A dataset that can also show worked examples."""
+    """A dataset that also has worked examples."""
 
     def worked_examples(self, count: int, seed: int) -> list[WorkedExample]: ...
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Next-token training on worked examples, loss on the solution only; linear warm-up over a tenth of the steps,
-    then linear decay to zero.
+    """Next-token training on worked examples with a loss on the solution only; the learning rate rises linearly over a
+    tenth of the steps, then falls linearly to zero.
 
     Args:
         num_steps: gradient steps.
-        batch_size: worked examples per step; none is shown twice.
-        learning_rate: the highest, reached after warm-up.
-        max_solution_tokens: longer solutions are cut there, without an end token, as sampling would cut them.
-        seed: which worked examples.
+        batch_size: worked examples per step; no example is used twice.
+        learning_rate: the highest value, reached after warm-up.
+        max_solution_tokens: longer solutions are truncated, without an end token, as sampling would truncate them.
+        seed: selects the worked examples.
     """
 
     num_steps: int
@@ -52,10 +52,10 @@ class WarmStart:
     seed: int
 
     def __call__(self, policy: Policy, dataset: Dataset, description: str, cache: Path) -> None:
-        """Trains the policy in place, or loads what an earlier call with the same settings left under `cache`.
+        """Trains the policy in place, or loads the result of an earlier call with the same settings from `cache`.
 
         Args:
-            description: everything about the policy that decides the outcome, as text.
+            description: all settings of the policy that determine the result, as text.
 
         Raises:
             ValueError: if the dataset has no worked examples.
@@ -67,7 +67,7 @@ class WarmStart:
             )
         path = cache / f"{self._key(description, dataset)}.safetensors"
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):  # several ranks or sweep jobs may want it at once
+        with FileLock(f"{path}.lock"):  # several ranks or sweep jobs may need it at once
             if not path.exists():
                 self._train(policy, dataset)
                 with replacing(path) as partial:
@@ -75,7 +75,7 @@ class WarmStart:
         load_model(policy.model, str(path))
 
     def _key(self, description: str, dataset: Dataset) -> str:
-        """A hash of all that determines the result: settings, and the code that makes and shows the examples."""
+        """A hash of everything that determines the result: settings, and the code of examples, policy and training."""
         names = (__name__, tiny.__name__, completion_logps.__module__, type(dataset).__module__)
         code = "".join(inspect.getsource(sys.modules[name]) for name in names)
         versions = f"{torch.__version__} {transformers.__version__}"
@@ -89,14 +89,9 @@ class WarmStart:
             optimizer, lambda step: min((step + 1) / rises, (self.num_steps - step) / (self.num_steps - rises + 1))
         )
         examples = teacher.worked_examples(self.num_steps * self.batch_size, self.seed)
-        end = torch.tensor([policy.codec.tokenizer.eos_token_id])
-        rows = [
-            (
-                policy.codec.encode_text(e.prompt),
-                torch.cat([torch.tensor(policy.codec.encode_text(e.solution)), end])[: self.max_solution_tokens],
-            )
-            for e in examples
-        ]
+        encode, end = policy.codec.encode_text, policy.codec.tokenizer.eos_token_id
+        solutions_T = [torch.tensor([*encode(e.solution), end])[: self.max_solution_tokens] for e in examples]
+        rows = [(encode(e.prompt), solution_T) for e, solution_T in zip(examples, solutions_T, strict=True)]
         bar = tqdm(range(self.num_steps), desc="warm start", unit="step")
         for step in bar:
             batch = rows[step * self.batch_size : (step + 1) * self.batch_size]

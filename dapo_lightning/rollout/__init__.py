@@ -13,7 +13,7 @@ from dapo_lightning.types import Completion, Generation
 
 
 class Memory(Enum):
-    """What a rollout keeps in memory beside the policy; `plan/memory.py` counts it."""
+    """The memory that a rollout needs besides the policy; `plan/memory.py` counts it."""
 
     DECODE = auto()
     """Weights prepared for decoding, and keys and values of each prompt once for all its completions."""
@@ -26,10 +26,8 @@ class Memory(Enum):
 class Rollout(Protocol):
     """Samples G completions for each of P prompts with the current weights of the model.
 
-    `exact_logps`: whether the log-probs recorded in float32 equal those of a forward pass of the model, up to rounding
-        in
-    the last digits.
-    `memory`: optional, what it keeps in memory; without it a plan assumes `Memory.GENERATE`.
+    `exact_logps`: whether log-probs recorded in float32 equal those of a forward pass of the model, up to rounding.
+    `memory`: optional, the kind of memory it needs; a plan assumes `Memory.GENERATE` if it is missing.
     """
 
     exact_logps: ClassVar[bool]

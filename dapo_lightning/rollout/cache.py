@@ -1,10 +1,11 @@
-"""Keys and values of the tokens so far, for rows that share prompts, and leave when they end.
+"""Keys and values of the tokens so far, for rows that share prompts and leave the batch when they end.
 
-Two caches do the same: `SharedPromptCache` for models that take a layout, `ExpandedCache`, slower, for all others.
+`SharedPromptCache` serves models that take a layout; `ExpandedCache`, which is slower, serves all others.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,39 +13,51 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
-from dapo_lightning.forward.layout import forward, shares_prompts
+from dapo_lightning.forward.layout import forward, is_switched
 from dapo_lightning.forward.logprobs import left_pad, positions
-from dapo_lightning.forward.packed import Packed
+from dapo_lightning.forward.packed_layout import PackedLayout
+
+FIRST_CAPACITY = 64  # tokens
 
 
 class Cache(Protocol):
-    """What the model has read of B rows."""
+    """The state of the model after the tokens that B rows have fed."""
 
     def step(self, tokens_B: Tensor) -> Tensor:
-        """Reads a token in each row; logits for the next one, [B, V]."""
+        """Feeds one token per row and returns the logits for the next one, [B, V]."""
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Goes on with these rows, in this order: row i is what was row rows[i] >= i."""
+        """Continues with these rows: the new row i is the old row rows[i] >= i."""
         ...
 
 
 def read_prompts(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], num_completions: int, device: torch.device
 ) -> tuple[Cache, Tensor]:
-    """Reads P prompts, each once; the cache of B = P * G rows and the logits for their first tokens, [B, V]."""
-    kind = SharedPromptCache if shares_prompts(model) else ExpandedCache
+    """Feeds P prompts, each once; the cache of B = P * G rows and the logits for their first tokens, [B, V]."""
+    kind = SharedPromptCache if is_switched(model) else ExpandedCache
     cache = kind(model)
     return cache, cache.read_prompts(prompts, num_completions, device)
 
 
 class ExpandedCache:
-    """Hugging Face's own cache, with the prompt copied to each of its completions."""
+    """Hugging Face's own cache, in which each completion holds a copy of its prompt."""
 
     def __init__(self, model: PreTrainedModel):
         self._model = model
         self._cache = DynamicCache(config=model.config)
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # adapters hide its arguments
+        known = inspect.signature(inner.forward).parameters
+        self._name = "cache" if "cache" in known else "past_key_values"  # as older releases of transformers call it
+        recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self._cache.layers)
+        if recurrent or self._name not in known:
+            raise ValueError(
+                f"rollout=decode: {type(inner).__name__} has a state other than keys and values, which decoding cannot "
+                "share among completions. Use rollout=transformers."
+            )
 
     def read_prompts(self, prompts: Sequence[Sequence[int]], num_completions: int, device: torch.device) -> Tensor:
         prompt_PS, mask_PS = left_pad(prompts, device)
@@ -66,27 +79,27 @@ class ExpandedCache:
             input_ids=tokens,
             attention_mask=mask,
             position_ids=position_ids,
-            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._name: self._cache},
         ).logits[:, -1]
 
 
 class SharedPromptCache:
-    """Each prompt's keys and values once; those of completions in place, in memory that grows by doubling.
+    """Holds keys and values once per prompt, and those of completions in place, in memory that grows by doubling.
 
-    A step thus reads every key and value once per prompt, or once per row, and writes only the new ones.
-    It is a `Layout`: the model's layers store into it and attend through it.
+    A step thus reads every key and value once per prompt or once per row, and writes only the new ones. The cache is a
+    `Layout`: the model's layers store into it and attend through it.
     """
 
     def __init__(self, model: PreTrainedModel):
         self._model = model
         self._prompts: dict[int, tuple[Tensor, Tensor]] = {}  # of each layer, [P, K, S, D]
         self._own: defaultdict[int, tuple[_Tokens, _Tokens]] = defaultdict(lambda: (_Tokens(), _Tokens()))
-        self._layout: Packed | None = None  # while prompts are read
+        self._layout: PackedLayout | None = None  # while prompts are read
 
     def read_prompts(self, prompts: Sequence[Sequence[int]], num_completions: int, device: torch.device) -> Tensor:
-        layout = self._layout = Packed(prompts, [0] * len(prompts), device)
+        layout = self._layout = PackedLayout(prompts, [0] * len(prompts), device)
         tokens_N = torch.tensor([token for prompt in layout.prompts for token in prompt], device=device)
         last = torch.tensor(layout.last_of_prompts(), device=device)
         logits_PV = forward(self._model, tokens_N[None], layout.position_ids().to(device), self, keep=last)[0]
@@ -114,7 +127,7 @@ class SharedPromptCache:
         self._seat(self._forget_prompts(self._prompt_B[rows]))
 
     def _forget_prompts(self, prompt_B: Tensor) -> Tensor:
-        """Drops prompts that no row needs any more, once they are the half of all; the prompts' new numbers."""
+        """Drops prompts that no row needs any more, once they are half of all; the new prompt number of each row."""
         needed = prompt_B.unique()
         if 2 * len(needed) > self._num_prompts:
             return prompt_B
@@ -124,7 +137,7 @@ class SharedPromptCache:
         return torch.searchsorted(needed, prompt_B)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """See `Layout`. Softmax over the prompt's scores and the row's own, in one."""
+        """See `Layout`. One softmax covers the scores of the prompt's tokens and of the row's own."""
         if self._layout is not None:
             self._prompts[layer] = tuple(  # type: ignore[assignment]
                 self._layout.block.pad(x[0].transpose(0, 1)).transpose(1, 2).contiguous() for x in (key, value)
@@ -144,7 +157,7 @@ class SharedPromptCache:
         return out.reshape(num_rows, 1, num_keys * repeats, size)
 
     def _seat(self, prompt_B: Tensor) -> None:
-        """Notes which rows belong to which prompt; as a block [P, seats], so that each prompt is read once for all."""
+        """Assigns rows to the seats of their prompts, [P, seats], so that each prompt is read once for all its rows."""
         self._prompt_B = prompt_B
         order = prompt_B.argsort(stable=True)
         counts_P = prompt_B.bincount(minlength=self._num_prompts)
@@ -158,7 +171,7 @@ class SharedPromptCache:
         self._padding_B = None if padding is None else padding[prompt_B][:, None, None]
 
     def _to_prompts(self, rows: Tensor) -> Tensor:
-        """[B, K, r, n] -> [P, K, seats * r, n]: the rows of a prompt side by side, 0 in empty seats."""
+        """[B, K, r, n] -> [P, K, seats * r, n]: the rows of a prompt side by side, with 0 in empty seats."""
         if self._place_B is not None:
             seats = rows.new_zeros(self._num_prompts * self._num_seats, *rows.shape[1:])
             rows = seats.index_copy_(0, self._place_B, rows)
@@ -171,14 +184,14 @@ class SharedPromptCache:
 
 
 class _Tokens:
-    """Keys or values of one layer, [rows at first, K, capacity, D], of which the first rows and tokens are in use."""
+    """Keys or values of one layer, [first number of rows, K, capacity, D]; the leading rows and tokens are in use."""
 
     def __init__(self) -> None:
         self._memory: Tensor | None = None
         self._length = 0
 
     def append(self, newest: Tensor) -> Tensor:
-        """Takes [B, K, 1, D]; returns all tokens of the B rows, [B, K, n, D]."""
+        """Adds [B, K, 1, D] and returns all tokens of the B rows, [B, K, n, D]."""
         num_rows, length = newest.shape[0], self._length
         if self._memory is None or self._memory.shape[2] == length:
             capacity = max(FIRST_CAPACITY, 2 * length)
@@ -190,10 +203,7 @@ class _Tokens:
         self._length += 1
         return self._memory[:num_rows, :, : self._length]
 
-    def move(self, come_from: Tensor, to: Tensor) -> None:
-        """Copies rows into the places of others."""
+    def move(self, source: Tensor, to: Tensor) -> None:
+        """Copies rows to the places of others."""
         if self._memory is not None:
-            self._memory[to, :, : self._length] = self._memory[come_from, :, : self._length]
-
-
-FIRST_CAPACITY = 64  # tokens
+            self._memory[to, :, : self._length] = self._memory[source, :, : self._length]

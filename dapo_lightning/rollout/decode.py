@@ -16,15 +16,17 @@ from dapo_lightning.rollout.sample import sample_tokens
 from dapo_lightning.rollout.weights import prepared_weights
 from dapo_lightning.types import Completion, Generation
 
+_COMPACT_BELOW = 0.95  # share of rows still alive at which finished rows leave the batch
+
 
 @dataclass(frozen=True)
 class Decode:
     """The default rollout.
 
-    Log-probs and entropies are recorded while sampling, from the same logits: no further forward pass.
+    Log-probs and entropies are recorded while sampling, from the same logits, without a further forward pass.
 
     Args:
-        max_rows: completions decoded at once, but never less than one prompt's; bounds the memory of the KV cache.
+        max_rows: completions decoded at once, at least those of one prompt; bounds the memory of the KV cache.
     """
 
     max_rows: int = 512
@@ -61,7 +63,7 @@ def _decode(
     generation: Generation,
     end_tokens: Sequence[int],
 ) -> list[Completion]:
-    """Rows are in prompt order, B = P * G."""
+    """The B = P * G completions, in the order of the prompts."""
     device = model.get_input_embeddings().weight.device
     num_completions, max_tokens = noise_PGT.shape[1:]
     noise_BT = noise_PGT.flatten(0, 1).to(device)
@@ -89,11 +91,8 @@ def _decode(
     return out.completions()
 
 
-_COMPACT_BELOW = 0.95  # share of rows still alive at which finished rows leave the batch
-
-
 def _survivors(alive_B: Tensor, num_alive: int) -> Tensor:
-    """The rows alive, most of them where they are: the last ones take the places of those that have ended."""
+    """The rows alive. Most stay where they are; the last ones move to the places of rows that have ended."""
     keep = torch.arange(num_alive, device=alive_B.device)
     free = (~alive_B[:num_alive]).nonzero().squeeze(1)
     keep[free] = num_alive + alive_B[num_alive:].nonzero().squeeze(1)
@@ -101,7 +100,7 @@ def _survivors(alive_B: Tensor, num_alive: int) -> Tensor:
 
 
 class _Recorder:
-    """What was sampled, [B, T], filled column by column."""
+    """The sampled tokens with their log-probs and entropies, [B, T], filled column by column."""
 
     def __init__(self, num_rows: int, max_tokens: int, device: torch.device):
         self.tokens_BT = torch.zeros(num_rows, max_tokens, dtype=torch.long, device=device)
@@ -118,14 +117,8 @@ class _Recorder:
 
     def completions(self) -> list[Completion]:
         tokens_BT, logps_BT, entropies_BT = self.tokens_BT.cpu(), self.logps_BT.cpu(), self.entropies_BT.cpu()
+        ends = zip(self.num_tokens_B.tolist(), self.truncated_B.tolist(), strict=True)
         return [
-            Completion(
-                tokens_T=tokens_BT[row, :length].clone(),
-                logps_T=logps_BT[row, :length].clone(),
-                entropies_T=entropies_BT[row, :length].clone(),
-                truncated=truncated,
-            )
-            for row, (length, truncated) in enumerate(
-                zip(self.num_tokens_B.tolist(), self.truncated_B.tolist(), strict=True)
-            )
+            Completion(tokens_BT[row, :n].clone(), logps_BT[row, :n].clone(), entropies_BT[row, :n].clone(), truncated)
+            for row, (n, truncated) in enumerate(ends)
         ]

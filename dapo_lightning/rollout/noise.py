@@ -1,8 +1,8 @@
-"""Sampling noise keyed by what is sampled, not by when or where.
+"""Sampling noise that depends on the prompt's number, not on when or where it is sampled.
 
-Every draw has its own random numbers, made from (seed, stream, draw number).  So the completions of a draw
-do not depend on the batch it is in, the rank it falls to, or what was sampled before; evaluation cannot
-disturb training; and resuming needs no random state at all.
+Each numbered prompt has random numbers of its own, generated from (seed, stream, number). Its completions therefore do
+not depend on the batch, on the rank, or on what was sampled before; evaluation cannot disturb training; and resuming
+needs no random state.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def uniform_noise(seed: int, stream: str, numbers: Sequence[int], num_completion
     """One number in [0, 1) for each token that may be sampled, [P, G, T].
 
     Args:
-        stream: what the draws are for ("train", "validation"): streams are independent of each other.
-        numbers: the P draw numbers.
+        stream: the purpose of the prompts ("train", "validation"); streams are independent of each other.
+        numbers: the numbers of the P prompts.
     """
     key = zlib.crc32(stream.encode())
     shape = (num_completions, num_tokens)

@@ -1,4 +1,4 @@
-"""Logits -> one token per row, its log-prob, and the entropy of the policy there."""
+"""Logits -> one token per row, its log-prob, and the entropy of the policy at that position."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 def sample_tokens(
     logits_BV: Tensor, noise_B: Tensor, temperature: float, top_p: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Inverse-CDF sampling from softmax(logits / temperature), narrowed to its nucleus if top_p < 1.
+    """Inverse-CDF sampling from softmax(logits / temperature), restricted to its nucleus if top_p < 1.
 
     Returns:
-        tokens_B, logps_B and entropies_B in fp32; log-prob and entropy are those of the policy before narrowing.
+        tokens_B, logps_B and entropies_B in fp32; log-prob and entropy are those of the unrestricted policy.
     """
     logps_BV = (logits_BV.float() / temperature).log_softmax(dim=1)
     probabilities_BV = logps_BV.exp()
@@ -21,13 +21,13 @@ def sample_tokens(
     cumulative_BV = drawn_BV.cumsum(dim=1)
     total_B1 = cumulative_BV[:, -1:].contiguous()
     tokens_B1 = torch.searchsorted(cumulative_BV, noise_B[:, None] * total_B1, right=True)
-    # Rounding may push noise * total up to total itself: the last token with any mass is then the answer.
+    # Rounding may raise noise * total to total itself: then the last token with any probability is drawn.
     tokens_B1 = torch.minimum(tokens_B1, torch.searchsorted(cumulative_BV, total_B1))
     return tokens_B1.squeeze(1), logps_BV.gather(1, tokens_B1).squeeze(1), entropies_B
 
 
 def _nucleus(probabilities_BV: Tensor, top_p: float) -> Tensor:
-    """Zeroes all but the most probable tokens: the smallest set whose mass reaches top_p."""
+    """Sets all probabilities to 0 except the largest ones: the smallest set whose sum reaches top_p."""
     sorted_BV, order_BV = probabilities_BV.sort(dim=1, descending=True)
     before_BV = sorted_BV.cumsum(dim=1) - sorted_BV
     return probabilities_BV.scatter(1, order_BV, sorted_BV.where(before_BV < top_p, 0.0))

@@ -1,4 +1,4 @@
-"""Weights in the form that decoding reads fastest, for as long as a rollout lasts."""
+"""Weights in the form that decoding reads fastest, for the duration of a rollout."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from transformers import PreTrainedModel
 
 @contextmanager
 def prepared_weights(model: PreTrainedModel) -> Iterator[None]:
-    """Prepares once, for the block, what would be prepared anew at every token, as weights do not change in it.
+    """Prepares the weights once for the block, in which they do not change, rather than at every token.
 
-    Under autocast weights are cast to its type once. On a CPU, linear layers moreover get their weights in the blocks
-    that oneDNN computes with: torch would hand them to MKL, which arranges them anew at each call, and for the few rows
-    of a decoding step that is half of the work or more. Costs the memory of a copy of the weights.
+    Under autocast, they are cast to its dtype once. On a CPU, linear layers also receive their weights in the memory
+    layout that oneDNN computes with: torch would otherwise call MKL, which rearranges them at each call, at least half
+    of the work for the few rows of a decoding step. This takes the memory of one copy of the weights.
     """
     device_type = model.device.type
     casts = torch.is_autocast_enabled(device_type)
     dtype = torch.get_autocast_dtype(device_type) if casts else model.dtype
     with ExitStack() as stack:
         if casts:
-            stack.callback(torch.clear_autocast_cache)  # or it would last as long as Lightning's autocast around us
+            stack.callback(torch.clear_autocast_cache)  # otherwise it lives as long as the autocast of Lightning
             stack.enter_context(torch.autocast(device_type, dtype, cache_enabled=True))
         if device_type == "cpu" and torch.backends.mkldnn.is_available():
             for layer in model.modules():
@@ -34,6 +34,7 @@ def prepared_weights(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _with_blocked_weight(layer: nn.Linear, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    # Only these operators, which torch.compile uses, take such a weight. If they vanish, decoding on a CPU raises.
     weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype), None)
     bias = None if layer.bias is None else layer.bias.detach().to(dtype)
 

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.distributed.sharding import FSDP2, exchanging_gradients, is_sharded, shard
 from dapo_lightning.draws.fill import Batch
-from dapo_lightning.forward.layout import shares_prompts
+from dapo_lightning.forward.layout import is_switched
 from dapo_lightning.forward.logprobs import completion_logps
-from dapo_lightning.forward.packing import micro_batches, packed_micro_batches
+from dapo_lightning.forward.micro_batches import micro_batches, packed_micro_batches
 from dapo_lightning.policy import Policy, Reference
 from dapo_lightning.step.experience import Row, placeholder
 from dapo_lightning.types import Group
@@ -92,7 +92,7 @@ class PolicyHost:
     def micro_batches(self, rows: Sequence[Row], model: PreTrainedModel | None = None) -> list[list[Row]]:
         """The rows in parts of at most `micro_batch_tokens` tokens. Every rank gets the same number of parts, because
         forward and backward passes may be collectives; parts without rows hold a placeholder."""
-        if shares_prompts(model or self.policy.model):
+        if is_switched(model or self.policy.model):
             parts = packed_micro_batches(
                 rows, lambda row: row.prompt_tokens, lambda row: len(row.trajectory.tokens_T), self.micro_batch_tokens
             )

@@ -36,8 +36,8 @@ def test_it_is_the_real_model_in_float32(policy):
     noise = torch.full((1, 1, 12), 0.5)
     prompt = policy.codec.encode(Prompt("What is the capital of France?", "Paris", "x"))
     likely = Generation(12, temperature=0.1)
-    ((completion,),) = Decode()(policy.model, [prompt], noise, likely, policy.codec.end_tokens)
-    assert "Paris" in policy.codec.decode(completion.tokens)
+    (((completion,),),) = Decode()(policy.model, [prompt], noise, likely, policy.codec.end_tokens)
+    assert "Paris" in policy.codec.decode(completion.tokens_T)
 
 
 def test_a_dapo_step_on_a_reasoning_gym_task(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from dapo_lightning.draws.worker import RolloutWorker
 from dapo_lightning.reward import Reward, RewardError
 from dapo_lightning.rollout.decode import Decode
-from dapo_lightning.rollout.hf_generate import Transformers
+from dapo_lightning.rollout.hf_generate import HFGenerate
 from dapo_lightning.types import Completion, Generation, Grade, NumberedPrompt, Prompt
 
 PROMPTS = [NumberedPrompt(number, Prompt(f"{number}+1=", str(number + 1), f"test:{number}")) for number in range(3)]
@@ -58,7 +58,7 @@ def test_nothing_is_generated_before_it_is_asked_for(policy):
 
 
 @pytest.mark.parametrize(
-    ("rollout", "sizes"), [(Decode(max_rows=4), [2, 1]), (Decode(max_rows=1), [1, 1, 1]), (Transformers(), [3])]
+    ("rollout", "sizes"), [(Decode(max_rows=4), [2, 1]), (Decode(max_rows=1), [1, 1, 1]), (HFGenerate(), [3])]
 )
 def test_what_the_rollout_generates_at_once_comes_at_once(policy, rollout, sizes):
     script = Script()

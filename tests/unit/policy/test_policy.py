@@ -9,7 +9,7 @@ import torch
 import transformers
 from conftest import tiny
 from peft import PeftModel
-from runs import SMALL, assert_same_weights, config, run, weights
+from runs import SMALL, assert_same_weights, config, resume, run, weights
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
@@ -24,7 +24,7 @@ from dapo_lightning.forward.logprobs import completion_logps
 from dapo_lightning.policy import PolicyError
 from dapo_lightning.policy.hub import HubPolicy
 from dapo_lightning.policy.lora import Lora
-from dapo_lightning.rollout.hf_generate import Transformers
+from dapo_lightning.rollout.hf_generate import HFGenerate
 from dapo_lightning.run.build import build, set_up
 from dapo_lightning.run.checks import ConfigError
 from dapo_lightning.run.command import as_dict
@@ -86,7 +86,7 @@ def test_a_row_that_the_chat_template_refuses_is_named(folder, tmp_path):
     codec.tokenizer.chat_template = TEMPLATE.replace("{% endfor %}", refused + "{% endfor %}")
     said = {"role": "user", "content": "b"}
     assert codec.encode(Prompt("b", "2", "test:0", messages=(said,)))
-    with pytest.raises(DataError, match=r"rows\.jsonl:7: .*\(roles: user, user\).*must alternate\. Mend the row"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:7: .*\(roles: user, user\).*must alternate\. Fix the row"):
         codec.encode(Prompt("b", "2", "rows.jsonl:7", messages=(said, said)))
 
 
@@ -180,7 +180,7 @@ def test_lora_settings_without_meaning_are_refused(settings, says):
 def test_end_tokens_outlive_generation(folder, tmp_path, lora):
     source = HubPolicy(str(folder), lora=lora)
     policy = source.load(source.codec(), None, tmp_path)
-    list(Transformers()(policy.model, PROMPTS, torch.rand(2, 1, 3), Generation(3), policy.codec.end_tokens))
+    list(HFGenerate()(policy.model, PROMPTS, torch.rand(2, 1, 3), Generation(3), policy.codec.end_tokens))
     policy.save(tmp_path / "saved")
     assert GenerationConfig.from_pretrained(tmp_path / "saved").eos_token_id == [1, *range(20, 60)]
 
@@ -219,8 +219,6 @@ def test_lora_runs_resume_and_checkpoints_hold_the_adapters_only(folder, tmp_pat
     state = torch.load(latest(straight / "checkpoints"), weights_only=False)["state_dict"]
     assert state and all("lora_" in name for name in state)
     hub_run(tmp_path / "resumed", folder, *lora, "num_steps=2")
-    from test_run import resume
-
     resume(tmp_path / "resumed", "num_steps=4")
     assert_same_weights(straight, tmp_path / "resumed")
 
@@ -304,3 +302,18 @@ def test_chats_from_a_file_graded_as_mathematics(folder, tmp_path):
     }  # fmt: skip
     evaluated = [json.loads(line) for line in (target / "evaluation.jsonl").read_text().splitlines()]
     assert evaluated[2]["prompt"] == rows[2]["prompt"] and evaluated[2]["answer"] == "3"
+
+
+def test_a_folder_is_one_without_a_dot_before_it(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert HubPolicy(folder.name).codec().max_positions == 512
+    (folder.parent / "adapter").mkdir()
+    (folder.parent / "adapter/adapter_config.json").touch()
+    with pytest.raises(PolicyError, match=r"name=adapter: is no folder with a config\.json.*policy\.lora\.save=merged"):
+        HubPolicy("adapter").codec()
+
+
+def test_without_peft_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(PolicyError, match=r'peft: pip install "dapo-lightning\[lora\]"'):
+        Lora()

@@ -3,7 +3,7 @@ import torch
 
 from dapo_lightning.forward.logprobs import completion_logps
 from dapo_lightning.rollout.decode import Decode
-from dapo_lightning.rollout.hf_generate import Transformers
+from dapo_lightning.rollout.hf_generate import HFGenerate
 from dapo_lightning.rollout.noise import uniform_noise
 from dapo_lightning.rollout.sample import sample_tokens
 from dapo_lightning.rollout.weights import prepared_weights
@@ -14,16 +14,16 @@ NOISE = uniform_noise(0, "test", [0, 1, 2], num_completions=8, num_tokens=20)
 ENDS = (1, 40, 41, 42, 43)  # several, so that rows end at different times
 
 
-def flat(groups):
-    return [completion for group in groups for completion in group]
+def flat(batches):
+    return [completion for batch in batches for group in batch for completion in group]
 
 
 @pytest.mark.parametrize("generation", [Generation(20), Generation(20, 0.7), Generation(20, 1.3, 0.6)], ids=repr)
 def test_decode_samples_what_generate_samples(policy, generation):
     ours = flat(Decode()(policy.model, PROMPTS, NOISE, generation, ENDS))
-    theirs = flat(Transformers()(policy.model, PROMPTS, NOISE, generation, ENDS))
+    theirs = flat(HFGenerate()(policy.model, PROMPTS, NOISE, generation, ENDS))
     assert len(ours) == len(theirs) == 24
-    assert len({completion.num_tokens for completion in ours}) > 3
+    assert len({len(completion.tokens_T) for completion in ours}) > 3
     for one, other in zip(ours, theirs, strict=True):
         assert one.tokens_T.tolist() == other.tokens_T.tolist()
         assert one.truncated == other.truncated
@@ -33,13 +33,14 @@ def test_decode_samples_what_generate_samples(policy, generation):
 
 @pytest.mark.parametrize("generation", [Generation(20), Generation(20, 0.7), Generation(20, 1.3, 0.6)], ids=repr)
 def test_recorded_logps_are_those_of_a_forward_pass(policy, generation):
-    groups = list(Decode()(policy.model, PROMPTS, NOISE, generation, ENDS))
+    completions = flat(Decode()(policy.model, PROMPTS, NOISE, generation, ENDS))
     prompts = [prompt for prompt in PROMPTS for _ in range(8)]
     with torch.no_grad():
-        logps, mask = completion_logps(policy.model, prompts, [c.tokens for c in flat(groups)], generation.temperature)
-    for row, completion in enumerate(flat(groups)):
-        assert mask[row].sum() == completion.num_tokens
-        torch.testing.assert_close(logps[row, : completion.num_tokens], completion.logps_T, atol=1e-4, rtol=1e-4)
+        logps, _ = completion_logps(policy.model, prompts, [c.tokens_T for c in completions], generation.temperature)
+    for row, completion in enumerate(completions):
+        length = len(completion.tokens_T)
+        torch.testing.assert_close(logps[row, :length], completion.logps_T, atol=1e-4, rtol=1e-4)
+        assert not logps[row, length:].any()
 
 
 def test_logps_match_a_slow_loop_one_token_at_a_time(policy):
@@ -56,25 +57,25 @@ def test_logps_match_a_slow_loop_one_token_at_a_time(policy):
 
 
 def test_completions_do_not_depend_on_the_batch_they_are_in(policy):
-    together = list(Decode()(policy.model, PROMPTS, NOISE, Generation(20), ENDS))
+    (together,) = Decode()(policy.model, PROMPTS, NOISE, Generation(20), ENDS)
     for index, prompt in enumerate(PROMPTS):
-        (alone,) = Decode(max_rows=1)(policy.model, [prompt], NOISE[index : index + 1], Generation(20), ENDS)
-        assert [c.tokens.tolist() for c in alone] == [c.tokens.tolist() for c in together[index]]
+        ((alone,),) = Decode(max_rows=1)(policy.model, [prompt], NOISE[index : index + 1], Generation(20), ENDS)
+        assert [c.tokens_T.tolist() for c in alone] == [c.tokens_T.tolist() for c in together[index]]
 
 
 def test_truncated_means_the_budget_was_hit_without_an_end_token(policy):
-    for rollout in (Decode(), Transformers()):
+    for rollout in (Decode(), HFGenerate()):
         for completion in flat(rollout(policy.model, PROMPTS, NOISE, Generation(20), ENDS)):
             ended = completion.tokens_T[-1].item() in ENDS
             assert completion.truncated == (not ended)
-            assert ended or completion.num_tokens == 20
+            assert ended or len(completion.tokens_T) == 20
             assert not set(completion.tokens_T[:-1].tolist()) & set(ENDS)
 
 
 def test_end_token_in_the_last_place_is_not_truncation(policy):
     one_token = NOISE[:, :, :1]
     for completion in flat(Decode()(policy.model, PROMPTS, one_token, Generation(1), tuple(range(300)))):
-        assert completion.num_tokens == 1 and not completion.truncated
+        assert len(completion.tokens_T) == 1 and not completion.truncated
 
 
 def test_sampled_frequencies_and_entropy():

@@ -147,8 +147,8 @@ def vllm(monkeypatch):
 
 
 def sample(rollout, model, prompts=PROMPTS, noise=NOISE, ends=ENDS):
-    groups = rollout(model, prompts, noise, Generation(20), ends)
-    return [completion for group in groups for completion in group]
+    batches = rollout(model, prompts, noise, Generation(20), ends)
+    return [completion for batch in batches for group in batch for completion in group]
 
 
 def test_what_is_asked_of_vllm(policy, vllm):
@@ -188,16 +188,16 @@ def test_completions_are_what_vllm_answers(policy, vllm):
 
 def test_an_end_token_in_the_last_place_is_not_truncation(policy):
     for completion in sample(Vllm(), policy.model, noise=NOISE[:, :, :1], ends=range(50)):
-        assert completion.num_tokens == 1 and not completion.truncated
+        assert len(completion.tokens_T) == 1 and not completion.truncated
 
 
 def test_a_completion_does_not_depend_on_its_batch(policy):
     together = sample(Vllm(), policy.model)
     backwards = sample(Vllm(), policy.model, PROMPTS[::-1], NOISE.flip(0))
     alone = sample(Vllm(), policy.model, PROMPTS[1:2], NOISE[1:2])
-    tokens = [c.tokens.tolist() for c in together]
-    assert [c.tokens.tolist() for c in alone] == tokens[4:8]
-    assert [c.tokens.tolist() for c in backwards] == tokens[8:] + tokens[4:8] + tokens[:4]
+    tokens = [c.tokens_T.tolist() for c in together]
+    assert [c.tokens_T.tolist() for c in alone] == tokens[4:8]
+    assert [c.tokens_T.tolist() for c in backwards] == tokens[8:] + tokens[4:8] + tokens[:4]
 
 
 def test_weights_are_handed_over_once_per_change(policy, vllm):

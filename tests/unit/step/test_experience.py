@@ -10,7 +10,7 @@ from dapo_lightning.algorithm.kl import K3
 from dapo_lightning.algorithm.loss import Blend, SampleLevel, TokenLevel, TokenLevelPerPrompt
 from dapo_lightning.algorithm.overlong import Filter, Punish, PunishAndFilter
 from dapo_lightning.distributed.ranks import Ranks
-from dapo_lightning.forward.packing import micro_batches
+from dapo_lightning.forward.micro_batches import micro_batches
 from dapo_lightning.step.experience import placeholder
 from dapo_lightning.step.objective import summed, surrogate_loss
 

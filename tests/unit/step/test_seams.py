@@ -14,7 +14,7 @@ from dapo_lightning.algorithm.overlong import Punish
 from dapo_lightning.algorithm.tokens import CountedTokens, Mean, PerToken, Tokens
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.draws.record import GroupRecord
-from dapo_lightning.forward.packing import micro_batches
+from dapo_lightning.forward.micro_batches import micro_batches
 from dapo_lightning.step.host import PolicyHost, StaleTrajectoryError
 from dapo_lightning.step.objective import summed, surrogate_loss
 

@@ -26,10 +26,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from dapo_lightning.forward.layout import SHARED_PROMPT, shares_prompts
+from dapo_lightning.forward.layout import SHARED_PROMPT, is_switched
 from dapo_lightning.forward.logprobs import completion_logps
-from dapo_lightning.forward.packing import packed_micro_batches
-from dapo_lightning.forward.probe import share_prompts
+from dapo_lightning.forward.micro_batches import packed_micro_batches
+from dapo_lightning.forward.probe import try_shared_prompts
 from dapo_lightning.rollout.decode import Decode
 from dapo_lightning.rollout.noise import uniform_noise
 from dapo_lightning.step.objective import surrogate_loss
@@ -65,13 +65,14 @@ def test_log_probs_and_gradients_are_those_of_rows_on_their_own(kind, config):
     model = kind(config).eval()
     found = []
     for shared in (False, True):
-        assert share_prompts(model) if shared else not shares_prompts(model)
-        logps, mask = completion_logps(model, PROMPTS, COMPLETIONS, temperature=0.7)
+        assert try_shared_prompts(model) if shared else not is_switched(model)
+        logps, _ = completion_logps(model, PROMPTS, COMPLETIONS, temperature=0.7)
         model.zero_grad()
         (logps * torch.linspace(-1, 1, logps.numel()).view_as(logps)).sum().backward()
-        found.append((logps.detach(), mask, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
-    (apart, mask, gradients), (packed, other_mask, other_gradients) = found
-    assert torch.equal(mask, other_mask) and not packed[~mask].any()
+        found.append((logps.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+    (apart, gradients), (packed, other_gradients) = found
+    padding = torch.arange(apart.shape[1]) >= torch.tensor([len(c) for c in COMPLETIONS])[:, None]
+    assert not packed[padding].any() and not apart[padding].any()
     torch.testing.assert_close(packed, apart, atol=1e-4, rtol=1e-4)
     for one, other in zip(other_gradients, gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3 * float(other.abs().max()), rtol=0)
@@ -92,9 +93,16 @@ def test_a_model_that_attends_in_a_way_of_its_own_is_left_as_it_was(kind, config
     model = kind(config).eval()
     before = model.config._attn_implementation
     logps = completion_logps(model, PROMPTS, COMPLETIONS, 1.0)[0]
-    assert not share_prompts(model) and not shares_prompts(model)
+    assert not try_shared_prompts(model) and not is_switched(model)
     assert model.config._attn_implementation == before
     assert torch.equal(completion_logps(model, PROMPTS, COMPLETIONS, 1.0)[0], logps)
+
+
+def test_decode_refuses_models_with_a_recurrent_state():
+    """Generic decoding would be wrong: Mamba, for one, must not get a mask after its prompt."""
+    model = MambaForCausalLM(MambaConfig(vocab_size=90, hidden_size=32, num_hidden_layers=2)).eval()
+    with pytest.raises(ValueError, match=r"MambaForCausalLM has a state.*rollout=transformers"):
+        list(Decode()(model, [(5, 6)], uniform_noise(0, "test", [0], 2, 4), Generation(4), (1,)))
 
 
 @pytest.mark.parametrize("sizes", [{}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1}], ids=str)
@@ -103,10 +111,10 @@ def test_decode_samples_the_same_with_prompts_shared_and_not(sizes):
     prompts = [(5, 6, 7, 8), (9, 10), (5, 6, 7, 8), (30,) * 9]  # one of them twice
     noise = uniform_noise(0, "test", range(4), num_completions=6, num_tokens=90)  # more than the first capacity
     ends = (40, 41)
-    apart = list(Decode()(model, prompts, noise, Generation(90), ends))
-    assert share_prompts(model)
-    shared = list(Decode()(model, prompts, noise, Generation(90), ends))
-    lengths = {c.num_tokens for group in shared for c in group}
+    (apart,) = Decode()(model, prompts, noise, Generation(90), ends)
+    assert try_shared_prompts(model)
+    (shared,) = Decode()(model, prompts, noise, Generation(90), ends)
+    lengths = {len(c.tokens_T) for group in shared for c in group}
     assert len(lengths) > 8 and max(lengths) > 70
     for one, other in zip([c for g in shared for c in g], [c for g in apart for c in g], strict=True):
         assert one.tokens_T.tolist() == other.tokens_T.tolist() and one.truncated == other.truncated
@@ -116,7 +124,7 @@ def test_decode_samples_the_same_with_prompts_shared_and_not(sizes):
 def test_gradients_with_recomputed_activations():
     """The layout must reach the recomputation too."""
     model = qwen()
-    share_prompts(model)
+    try_shared_prompts(model)
     gradients = []
     for recompute in (False, True):
         if recompute:
@@ -131,7 +139,7 @@ def test_gradients_with_recomputed_activations():
 def test_bf16_compute():
     model = qwen(initializer_range=0.1)
     exact = completion_logps(model, PROMPTS, COMPLETIONS, 1.0)[0]
-    share_prompts(model)
+    try_shared_prompts(model)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = completion_logps(model, PROMPTS, COMPLETIONS, 1.0)[0]
     torch.testing.assert_close(rounded, exact, atol=0.05, rtol=0.05)
@@ -139,7 +147,7 @@ def test_bf16_compute():
 
 def test_the_saved_model_knows_nothing_of_it(tmp_path):
     model = qwen()
-    share_prompts(model)
+    try_shared_prompts(model)
     model.save_pretrained(tmp_path)
     again = Qwen2ForCausalLM.from_pretrained(tmp_path)
     assert again.config._attn_implementation != SHARED_PROMPT

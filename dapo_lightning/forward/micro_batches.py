@@ -1,4 +1,4 @@
-"""Rows of unequal length -> micro-batches within a budget of tokens."""
+"""Cuts rows of unequal length into micro-batches that respect a budget of tokens."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ T = TypeVar("T")
 
 
 def micro_batches(rows: Sequence[T], num_tokens: Callable[[T], int], max_tokens: int) -> list[list[T]]:
-    """Rows sorted by length, longest first, and cut so that each part, padded to its longest row, holds at most
-    `max_tokens` tokens (or is a single row)."""
+    """Micro-batches for padded rows: long rows come first, and each micro-batch, padded to its longest row, holds at
+    most `max_tokens` tokens (or a single row)."""
     parts: list[list[T]] = []
     for row in sorted(rows, key=num_tokens, reverse=True):
         if parts and (len(parts[-1]) + 1) * num_tokens(parts[-1][0]) <= max_tokens:
@@ -26,15 +26,16 @@ def packed_micro_batches(
     num_completion_tokens: Callable[[T], int],
     max_tokens: int,
 ) -> list[list[T]]:
-    """Rows in their order, those of a prompt together, and cut so that each part holds at most `max_tokens` tokens (or
-    is a single row). A prompt counts once in each part that it is in, padding not at all."""
+    """Micro-batches for a `PackedLayout`: rows keep their order, except that rows with the same prompt come together,
+    and each micro-batch holds at most `max_tokens` tokens (or a single row). A prompt counts once in each micro-batch
+    that contains it; there is no padding to count."""
     groups: dict[Sequence[Hashable], list[T]] = {}
     for row in rows:
         groups.setdefault(prompt(row), []).append(row)
     parts: list[list[T]] = []
     room = 0
     for tokens, group in groups.items():
-        is_new = True  # to the last part
+        is_new = True  # the last micro-batch does not contain this prompt yet
         for row in group:
             size = num_completion_tokens(row)
             if not parts or size + is_new * len(tokens) > room:
