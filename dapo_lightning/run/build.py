@@ -84,7 +84,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
         dataset=dataset,
         encode=codec.encode,
         length_limit=LengthLimit(config.max_prompt_tokens, longest, codec.max_positions),
-        **({} if config.mode == "train" else {"num_steps": 0}),
+        num_steps=config.num_steps if config.mode == "train" else 0,  # a resumed run may be given more
     )
     reward = instantiate(config.reward)
     reward.start()

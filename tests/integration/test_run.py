@@ -19,7 +19,7 @@ from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.policy.tiny import TinyPolicy
 from dapo_lightning.reward import RewardError
 from dapo_lightning.run import build
-from dapo_lightning.step import reporter as reporting
+from dapo_lightning.step import module
 from dapo_lightning.step.guard import NotFiniteError
 from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.utils.checkpoints import latest
@@ -88,8 +88,8 @@ def test_every_metric_is_logged_to_csv_and_tensorboard(finished):
 
 def test_what_a_step_does_not_measure_is_not_repeated_from_the_step_before(tmp_path, monkeypatch):
     measured = iter([{"sometimes": 1.0}, {}, {"sometimes": 3.0}, {}])
-    original = reporting.step_metrics
-    monkeypatch.setattr(reporting, "step_metrics", lambda *given: original(*given) | next(measured))
+    original = module.step_metrics
+    monkeypatch.setattr(module, "step_metrics", lambda *given: original(*given) | next(measured))
     found = rows(run(tmp_path / "run"))
     assert [(row["step"], row["sometimes"]) for row in found if row["sometimes"]] == [("1", "1.0"), ("3", "3.0")]
 
@@ -243,8 +243,6 @@ def test_too_many_skipped_steps_end_the_run_with_a_message(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_skipped_and_weights_stay_finite(tmp_path, monkeypatch):
-    import dapo_lightning.step.module as module
-
     original, calls = module.surrogate_loss, []
 
     def poisoned(*arguments):
