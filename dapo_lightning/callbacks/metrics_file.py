@@ -1,4 +1,4 @@
-"""metrics.csv: one row for each DAPO step, those of earlier sessions included."""
+"""metrics.csv: one row per DAPO step, kept whole when a run is resumed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from dapo_lightning.utils.atomic import replacing
 
 
 class MetricsFile(Logger):
-    """A logger that writes a CSV file with a `step` column and a column for each metric. Cells of metrics that were not
-    measured at a step are empty.
+    """A CSV file with a `step` column and a column per metric; cells of metrics not measured at a step are empty.
 
-    (Lightning's CSVLogger deletes the file of an earlier session, and a resumed run must not lose it.) Rows of steps
-    that are repeated replace the old ones. The file is rewritten as a whole and renamed into place, so that a kill
-    leaves the previous one.
+    (Lightning's CSVLogger deletes an earlier file of the same run; resuming must not lose what was measured.)
+    Rows of steps that are measured again replace the old ones. The file is rewritten as a whole and renamed into
+    place, so that a kill leaves the previous one.
     """
 
     def __init__(self, path: str):
@@ -41,10 +40,10 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: hyperparameters are in the config.yaml of the run folder."""
+        """Nothing: the run folder has config.yaml."""
 
-    def resume_after(self, last_step: int) -> None:
-        """Reads the rows of an earlier session up to a step; later steps are about to be repeated."""
+    def keep_until(self, last_step: int) -> None:
+        """Reads the file of an earlier session up to a step: what came later is about to be done again."""
         if self._path.exists():
             self._rows = {row["step"]: row for row in read_metrics(self._path) if row["step"] <= last_step}
 
@@ -66,7 +65,7 @@ class MetricsFile(Logger):
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.csv: numbers as floats, `step` as int, without empty cells."""
+    """Rows of a metrics.csv, numbers as floats, `step` as int, empty cells left out."""
     with path.open(newline="") as file:
         return [
             {name: int(value) if name == "step" else float(value) for name, value in row.items() if value}
