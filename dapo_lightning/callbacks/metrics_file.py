@@ -1,4 +1,4 @@
-"""metrics.csv: one row per DAPO step, kept whole when a run is resumed."""
+"""metrics.csv: one row for each DAPO step, those of earlier sessions included."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from dapo_lightning.utils.atomic import replacing
 
 
 class MetricsFile(Logger):
-    """A CSV file with a `step` column and a column per metric; cells of metrics not measured at a step are empty.
+    """A logger that writes a CSV file with a `step` column and a column for each metric. Cells of metrics that were not
+    measured at a step are empty.
 
-    (Lightning's CSVLogger deletes an earlier file of the same run; resuming must not lose what was measured.)
-    Rows of steps that are measured again replace the old ones. The file is rewritten as a whole and renamed into
-    place, so that a kill leaves the previous one.
+    (Lightning's CSVLogger deletes the file of an earlier session, and a resumed run must not lose it.) Rows of steps
+    that are repeated replace the old ones. The file is rewritten as a whole and renamed into place, so that a kill
+    leaves the previous one.
     """
 
     def __init__(self, path: str):
@@ -40,10 +41,10 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run folder has config.yaml."""
+        """Does nothing: hyperparameters are in the config.yaml of the run folder."""
 
-    def keep_until(self, last_step: int) -> None:
-        """Reads the file of an earlier session up to a step: what came later is about to be done again."""
+    def resume_after(self, last_step: int) -> None:
+        """Reads the rows of an earlier session up to a step; later steps are about to be repeated."""
         if self._path.exists():
             self._rows = {row["step"]: row for row in read_metrics(self._path) if row["step"] <= last_step}
 
@@ -65,7 +66,7 @@ class MetricsFile(Logger):
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.csv, numbers as floats, `step` as int, empty cells left out."""
+    """The rows of a metrics.csv: numbers as floats, `step` as int, without empty cells."""
     with path.open(newline="") as file:
         return [
             {name: int(value) if name == "step" else float(value) for name, value in row.items() if value}

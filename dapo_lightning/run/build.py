@@ -18,7 +18,6 @@ from omegaconf import DictConfig
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.algorithm.kl import NoKL
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO
-from dapo_lightning.callbacks.metrics_file import MetricsFile
 from dapo_lightning.draws.datamodule import PromptDataModule
 from dapo_lightning.draws.length import LengthLimit
 from dapo_lightning.draws.worker import RolloutWorker
@@ -110,14 +109,10 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
 
 def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
     """Builds Lightning's Trainer for one epoch of `num_steps` batches, each of which is a DAPO step."""
-    options = as_dict(config)["logger"]
-    last_step = steps_done(checkpoint) if checkpoint else -1  # what was logged later is about to be measured again
-    if config.resume and options.get("tensorboard"):
-        options["tensorboard"]["purge_step"] = last_step + 1
-    loggers = [logger for logger in instantiate(options).values() if logger]
+    loggers = [logger for logger in instantiate(config.logger).values() if logger]
     for logger in loggers:
-        if config.resume and isinstance(logger, MetricsFile):
-            logger.keep_until(last_step)
+        if config.resume and hasattr(logger, "resume_after"):
+            logger.resume_after(steps_done(checkpoint) if checkpoint else -1)
     callbacks = [callback for callback in instantiate(config.callbacks).values() if callback]
     if in_sweep() and HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":  # side by side, bars would mix
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]

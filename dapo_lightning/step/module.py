@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
@@ -21,6 +20,7 @@ from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.distributed.sharding import full_tensor, gathered
 from dapo_lightning.draws.fill import Batch, PromptDraws, fill
 from dapo_lightning.draws.worker import RolloutWorker
+from dapo_lightning.step import guard
 from dapo_lightning.step.checkpoint import check_same_weights, without_frozen
 from dapo_lightning.step.evaluation import Evaluation
 from dapo_lightning.step.experience import MiniBatch, split
@@ -30,14 +30,7 @@ from dapo_lightning.step.reporter import step_metrics
 from dapo_lightning.step.result import History, StepResult, Update
 from dapo_lightning.types import Generation, Group, NumberedPrompt, PendingGroup
 
-log = logging.getLogger(__name__)
-
-MAX_SKIPPED_IN_A_ROW = 5  # gradient steps with values that are not finite, before the run is given up
 PROGRESS_BAR = ("reward/mean", "accuracy", "entropy", "length/mean")
-
-
-class NotFiniteError(RuntimeError):
-    """Rewards, losses or gradients stayed NaN or infinite."""
 
 
 class DAPOModule(L.LightningModule):
@@ -132,7 +125,7 @@ class DAPOModule(L.LightningModule):
     def _finish(self, draws: PromptDraws, batch: Batch, updates: tuple[Update, ...]) -> StepResult:
         """Reports the step and makes it part of the run."""
         history = self.history.after(batch, updates)
-        self._warn_of(batch, updates, history)
+        guard.check(batch, updates, history)
         scheduler = cast(LRScheduler, self.lr_schedulers())
         learning_rate = float(scheduler.get_last_lr()[0])
         scheduler.step()
@@ -144,17 +137,6 @@ class DAPOModule(L.LightningModule):
             self.log(name, value, prog_bar=name in PROGRESS_BAR, logger=False, rank_zero_only=True)
         self.history, draws.state = history, batch.next_state
         return StepResult(history.dapo_steps, batch, updates, metrics)
-
-    def _warn_of(self, batch: Batch, updates: tuple[Update, ...], history: History) -> None:
-        problems = [update.problem for update in updates if update.problem]
-        if self.global_rank == 0:  # all ranks know the same
-            for warning in [*filter(None, [batch.warning]), *(f"{problem}; skipped." for problem in problems)]:
-                log.warning("step %d: %s", history.dapo_steps, warning)
-        if history.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise NotFiniteError(
-                f"{history.skipped_in_a_row} updates in a row were skipped; the last because {problems[-1]}. "
-                "Lower optimizer.lr, or look at the reward function and at the last checkpoint."
-            )
 
     def on_validation_epoch_start(self) -> None:
         self._evaluation.start(self.model)

@@ -1,29 +1,17 @@
 """Several processes train what one process trains, whether each holds the whole policy or a part of it."""
 
-import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
-from conftest import tiny
-from runs import SMALL, command, finish, wait_for, weights
+from compare import assert_the_same
+from runs import SMALL, command, finish, wait_for
 
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.utils.checkpoints import latest, steps_done
 
 RUN = [*SMALL, "num_steps=3", "evaluation.every=3", "num_prompts_per_step=8", "data.num_train=40", "max_new_tokens=60"]
-
-
-def assert_the_same(one, other):
-    """Sums are in another order; Adam turns relative differences of tiny gradients into absolute ones of its step."""
-    ours, theirs = weights(one), weights(other)
-    moved = max(float((ours[name] - start).abs().max()) for name, start in tiny(seed=0).model.state_dict().items())
-    apart = max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
-    assert apart < 0.01 * moved, (apart, moved)
-    for name in ("before", "after", "tokens", "gradient_steps", "useful_group_share"):
-        numbers = [json.loads((folder / "summary.json").read_text())[name] for folder in (one, other)]
-        assert numbers[0] == pytest.approx(numbers[1], rel=1e-4), name
 
 
 SHARDED = ["trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=2"]

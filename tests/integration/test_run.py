@@ -20,7 +20,8 @@ from dapo_lightning.policy.tiny import TinyPolicy
 from dapo_lightning.reward import RewardError
 from dapo_lightning.run import build
 from dapo_lightning.step import reporter as reporting
-from dapo_lightning.step.module import DAPOModule, NotFiniteError
+from dapo_lightning.step.guard import NotFiniteError
+from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.utils.checkpoints import latest
 
 LOGGED = """

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 from cluster import Cluster, is_installed
+from compare import assert_the_same
 from runs import ROOT, SMALL, assert_same_weights, command, finish, wait_for
-from test_ranks import assert_the_same
 
 from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.utils.checkpoints import latest, steps_done
