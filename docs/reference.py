@@ -112,14 +112,19 @@ def metrics_page() -> str:
 def configuration_page() -> str:
     """Plain keys with their defaults and comments, then every option of every group with its file."""
     sections = ["# Configuration", "## Plain keys", "From `conf/config.yaml`:", _plain_keys(CONF / "config.yaml")]
+    meanings = dict(re.findall(r"^  - (\w+): \w+ *# (.*)$", (CONF / "config.yaml").read_text(), re.MULTILINE))
     for group in sorted(path for path in CONF.iterdir() if path.is_dir()):
         if group.name == "hydra":
             continue
         sections.append(f"## {group.name}")
+        if meaning := meanings.get(group.name):
+            sections.append(f"{meaning[0].upper()}{meaning[1:]}.")
         for path in sorted(group.glob("*.yaml")):
             sections.append(_option(group.name, path))
-    sections.append("## hydra/launcher")
-    sections += [_option("hydra/launcher", path) for path in sorted((CONF / "hydra/launcher").glob("*.yaml"))]
+    for group in sorted(path.parent for path in CONF.glob("hydra/*/*.yaml")):
+        if group.name != "help" and f"## hydra/{group.name}" not in sections:
+            sections.append(f"## hydra/{group.name}")
+            sections += [_option(f"hydra/{group.name}", path) for path in sorted(group.glob("*.yaml"))]
     return "\n\n".join(sections) + "\n"
 
 

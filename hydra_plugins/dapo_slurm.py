@@ -22,7 +22,8 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from dapo_lightning.run.checks import ConfigError, check_tasks
+from dapo_lightning.run.checks import check_tasks
+from dapo_lightning.run.errors import ConfigError
 
 try:
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf

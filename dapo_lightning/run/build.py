@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.plugins.environments import SLURMEnvironment
@@ -19,9 +21,11 @@ from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO
 from dapo_lightning.draws.datamodule import PromptDataModule
 from dapo_lightning.draws.length import LengthLimit
 from dapo_lightning.draws.worker import RolloutWorker
-from dapo_lightning.run.checks import ConfigError, check, check_logps
+from dapo_lightning.run.checks import check, check_logps
 from dapo_lightning.run.command import as_dict, in_sweep, record_origin
+from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import hyperparameters, save_config
+from dapo_lightning.run.targets import check_targets
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.types import Generation
@@ -39,6 +43,7 @@ def set_up(config: DictConfig) -> tuple[DAPOModule, PromptDataModule, L.Trainer]
     """
     config = record_origin(config)
     check(as_dict(config))
+    check_targets(as_dict(config))
     folder = Path(config.run_folder)
     L.seed_everything(config.seed, verbose=False)
     trainer = build_trainer(config, latest(folder / "checkpoints") if config.resume else None)
@@ -111,18 +116,25 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
     callbacks = [callback for callback in instantiate(config.callbacks).values() if callback]
     if in_sweep() and HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":  # side by side, bars would mix
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
-    return instantiate(
-        as_dict(config.trainer),  # its strategy may be an object
-        max_epochs=1,
-        val_check_interval=min(config.evaluation.every, config.num_steps),
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        logger=loggers,
-        callbacks=callbacks,
-        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),  # or it adds its own
-        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-        plugins=[AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if slurm.in_job() else [])],
-        default_root_dir=config.run_folder,
-        enable_model_summary=False,
-        inference_mode=False,  # FSDP2 keeps the buffers of its first gathering, and they must be fit for training
-    )
+    arguments: dict[str, Any] = {
+        "max_epochs": 1,
+        "val_check_interval": min(config.evaluation.every, config.num_steps),
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        "logger": loggers,
+        "callbacks": callbacks,
+        "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in callbacks),  # or it adds its own
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
+        "plugins": [AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if slurm.in_job() else [])],
+        "default_root_dir": config.run_folder,
+        "enable_model_summary": False,
+        "inference_mode": False,  # FSDP2 keeps the buffers of its first gathering, and they must be fit for training
+    }
+    taken = sorted(arguments.keys() & config.trainer.keys())
+    if taken:
+        raise ConfigError(f"trainer.{taken[0]} is set by the run itself: leave it out (num_steps sets the length).")
+    try:
+        return instantiate(as_dict(config.trainer), **arguments)  # its strategy may be an object
+    except InstantiationException as error:
+        given = ", ".join(f"{key}={value}" for key, value in config.trainer.items() if key != "_target_")
+        raise ConfigError(f"trainer: Lightning refuses {given}: {error.__cause__ or error}") from error

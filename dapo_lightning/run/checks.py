@@ -1,6 +1,6 @@
-"""Combinations that make no sense, refused before anything is loaded. Each message says what to do.
+"""Refuses combinations that make no sense, before anything is loaded. Each message says what to do.
 
-What concerns one technique alone is refused by that technique itself.
+What concerns a single technique is refused by that technique itself.
 """
 
 from __future__ import annotations
@@ -8,38 +8,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dapo_lightning.run.errors import ConfigError
+from dapo_lightning.run.schema import check_plain
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.utils.options import option_attribute
 
 
-class ConfigError(ValueError):
-    """The configuration has no meaning as it stands."""
-
-
 def check(config: Mapping[str, Any]) -> None:
-    """Checks the plain keys and the trainer group of a resolved configuration.
+    """Checks the plain keys and the trainer of a resolved configuration.
 
     Raises:
         ConfigError: naming the key and the remedy.
     """
-    if config["mode"] not in ("train", "evaluate", "plan"):
-        raise ConfigError(f"mode={config['mode']}: choose train, evaluate or plan.")
-    _check_positive(config)
+    check_plain(config)
     _check_batches(config)
     _check_trainer(config["trainer"])
     if config["policy"].get("lora") and option_attribute(config["trainer"]["strategy"], "shards_weights"):
         raise ConfigError(
-            "policy=lora with trainer=fsdp2: what is trained is small, so there is little to shard. Use trainer=ddp, "
+            "policy=lora with trainer=fsdp2: adapters are small, so there is little to shard. Use trainer=ddp, "
             "or policy=hub to train all weights."
         )
 
 
 def check_logps(top_p: float, are_old_logps: bool, rollout_is_exact: bool, reweights: bool) -> None:
-    """Checks what training makes of the log-probs that the rollout records.
+    """Checks how training may use the log-probs that the rollout records.
 
     Args:
-        are_old_logps: whether they serve as old log-probs, as precision, weights and rollout allow.
-        reweights: whether a correction weighs the tokens by the difference.
+        are_old_logps: whether they serve as old log-probs, which depends on precision, weights and rollout.
+        reweights: whether a correction weights the tokens by the difference.
 
     Raises:
         ConfigError: naming the key and the remedy.
@@ -47,40 +43,27 @@ def check_logps(top_p: float, are_old_logps: bool, rollout_is_exact: bool, rewei
     if reweights and are_old_logps:
         raise ConfigError(
             "correction has nothing to correct with trainer.precision=32-true, float32 weights and this rollout: the "
-            "log-probs recorded while sampling are the old ones, so every weight is 1. Leave it out; it is for "
+            "log-probs recorded while sampling are the old ones, so every weight is 1. Leave it out; it is meant for "
             "policy.dtype=bfloat16, trainer.precision=bf16-mixed or rollout=vllm, where the two differ."
         )
     if top_p < 1 and not rollout_is_exact:
         raise ConfigError(
-            f"top_p={top_p}: this rollout records log-probs after narrowing, which are not those of the policy that is "
-            "trained. Use top_p=1.0 (evaluation.top_p may be lower), or rollout=decode."
+            f"top_p={top_p}: this rollout records log-probs after top-p filtering, which are not those of the policy "
+            "that is trained. Use top_p=1.0 (evaluation.top_p may be lower), or rollout=decode."
         )
 
 
-def _check_positive(config: Mapping[str, Any]) -> None:
-    per_step = ("num_prompts_per_step", "num_completions_per_prompt", "num_gradient_steps")
-    values = {name: config[name] for name in ("num_steps", *per_step, "micro_batch_tokens")}
-    values |= {f"evaluation.{name}": config["evaluation"][name] for name in ("every", "num_completions")}
-    if config["evaluation"]["num_prompts"] is not None:  # null: all there are
-        values["evaluation.num_prompts"] = config["evaluation"]["num_prompts"]
-    for name, value in values.items():
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name}={value}: must be a whole number, at least 1.")
-    if config["max_gradient_norm"] <= 0:
-        raise ConfigError(f"max_gradient_norm={config['max_gradient_norm']}: must be positive (inf: no clipping).")
+def _check_batches(config: Mapping[str, Any]) -> None:
     if config["num_completions_per_prompt"] < 2:
         raise ConfigError(
             f"num_completions_per_prompt={config['num_completions_per_prompt']}: the advantage compares completions "
             "of one prompt with each other, so a group needs at least two (the paper: 16)."
         )
-
-
-def _check_batches(config: Mapping[str, Any]) -> None:
     prompts, steps = config["num_prompts_per_step"], config["num_gradient_steps"]
     if prompts % steps:
         raise ConfigError(
             f"num_prompts_per_step={prompts} cannot be split into num_gradient_steps={steps} equal mini-batches of "
-            "whole groups: make the one a multiple of the other."
+            "whole groups: make num_prompts_per_step a multiple of num_gradient_steps."
         )
     ranks = _num_ranks(config["trainer"])
     if ranks is not None and prompts % (steps * ranks):
@@ -91,7 +74,7 @@ def _check_batches(config: Mapping[str, Any]) -> None:
 
 
 def _num_ranks(trainer: Mapping[str, Any]) -> int | None:
-    """None if only Lightning can tell ("auto", -1: all there are)."""
+    """Returns the number of processes, or None if only Lightning knows it ("auto" or -1: all there are)."""
     devices = trainer["devices"]
     return devices * trainer["num_nodes"] if isinstance(devices, int) and devices > 0 else None
 
@@ -105,8 +88,8 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
     precision = str(trainer["precision"])
     if precision.startswith(("16", "bf16-true")):
         raise ConfigError(
-            f"trainer.precision={precision}: with 16, loss scaling hides gradient norms from the step; weights in half "
-            "precision lose most updates to rounding. Use trainer.precision=32-true, or bf16-mixed, which keeps "
+            f"trainer.precision={precision}: with 16, loss scaling hides the gradient norms; weights in half precision "
+            "lose most updates to rounding. Use trainer.precision=32-true, or bf16-mixed, which keeps "
             "float32 weights and computes in bf16."
         )
     if slurm.in_job():
@@ -114,13 +97,13 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
 
 
 def check_tasks(trainer: Mapping[str, Any], tasks_per_node: int, num_nodes: int) -> None:
-    """Checks that SLURM starts as many processes as Lightning is to have; it would start none itself there.
+    """Checks that SLURM starts as many processes as Lightning expects; Lightning starts none itself there.
 
     Raises:
         ConfigError: naming the key and the remedy.
     """
     devices = trainer["devices"]
-    if not isinstance(devices, int) or devices < 0:  # Lightning counts them, and compares
+    if not isinstance(devices, int) or devices < 0:  # Lightning counts and compares them
         devices = tasks_per_node
     if (devices, trainer["num_nodes"]) != (tasks_per_node, num_nodes):
         raise ConfigError(

@@ -12,20 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from dapo_lightning.run.checks import ConfigError
-from dapo_lightning.run.command import (
-    CONF,
-    as_config_error,
-    as_dict,
-    can_resume,
-    check_launcher,
-    compose_run,
-    in_sweep,
-    load_run_config,
-)
+from dapo_lightning.run.command import as_config_error, as_dict, can_resume, in_sweep, load_run_config
+from dapo_lightning.run.compose import compose_run, initialized
+from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import continuation, finished_result, lock_folder, remove_if_unused
+from dapo_lightning.run.help import help_text
+from dapo_lightning.run.options import CONF, RENAMED
+from dapo_lightning.run.refuse import check_overrides, parse
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +41,15 @@ class Result:
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Runs the command line. A command that is refused leaves nothing behind."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & {*arguments}:
+        print(help_text([argument for argument in arguments if not argument.startswith("-")]))
+        return
+    try:
+        sys.argv[1:] = [*arguments, *_check_command(arguments)]
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run_job)()
 
 
@@ -54,8 +59,31 @@ def run(overrides: Sequence[str] = ()) -> Result:
     Raises:
         ConfigError: if the configuration is refused; the message names the key and the remedy.
     """
-    with compose_run(overrides) as config:
+    with initialized():
+        config = compose_run(overrides)
         return Result(execute(config), Path(config.run_folder))
+
+
+def _check_command(arguments: Sequence[str]) -> list[str]:
+    """Checks the overrides of a command, and returns one more: the folder of the run, which Hydra writes its log to.
+
+    Configs from elsewhere (--config-dir and the like) are left to Hydra, which knows them.
+
+    Raises:
+        ConfigError: naming the key and the remedy.
+    """
+    given = get_args_parser().parse_args(arguments)
+    values = {override.key_or_group: override.input_line for override in parse(given.overrides)}
+    if given.config_dir or given.config_path or given.config_name or "hydra.searchpath" in values:
+        return []
+    if given.info or given.hydra_help or given.shell_completion or given.experimental_rerun:
+        return []
+    with initialized():
+        if given.multirun or given.cfg or values.get("hydra.mode", "").endswith("MULTIRUN"):
+            check_overrides(given.overrides, is_sweep=True)
+            return []
+        folder = str(compose_run(given.overrides).run_folder).replace("\\", "\\\\").replace("'", "\\'")
+    return [f"hydra.run.dir='{folder}'"]
 
 
 def run_job(config: DictConfig) -> float:
@@ -79,8 +107,12 @@ def run_job(config: DictConfig) -> float:
 
 def execute(config: DictConfig) -> float:
     """Trains, evaluates or plans. A job of a sweep may be finished already, or continue where it was interrupted."""
+    for group, option in HydraConfig.get().runtime.choices.items():
+        if f"{group}={option}" in RENAMED:
+            log.warning(
+                "%s=%s is now %s; the old name works in this release only", group, option, RENAMED[f"{group}={option}"]
+            )
     with as_config_error():
-        check_launcher()
         if config.resume or config.checkpoint:
             config = load_run_config(config)
         if can_resume() and not config.resume:

@@ -4,43 +4,41 @@ from __future__ import annotations
 
 import datetime
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from dapo_lightning.run.checks import ConfigError
+from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import checkpoint_in, folder_name, read_config
 from dapo_lightning.run.numbers import numbers_of_options
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.utils.checkpoints import latest, steps_done
+from dapo_lightning.utils.extras import extra_with
 from dapo_lightning.utils.overrides import override_key
 from dapo_lightning.utils.version import code_version
 
-CONF = Path(__file__).parents[1] / "conf"
 FROM_ITS_WEIGHTS = "policy=hub policy.name=<run folder>/policy policy.chat=<as before; false for policy=tiny>"
 
 
 def run_folder(resume: str | None, mode: str, experiment: str | None) -> str:
-    """Returns a new folder for a new run, and the old one for a run that is resumed. Hydra creates it before anything
-    else happens, so a folder without a run must be refused here."""
+    """Returns a new folder for a new run, and the old one for a run that is resumed."""
     if resume:
-        try:
-            checkpoint_in(Path(resume))
-        except ConfigError as error:
-            sys.exit(f"error: {error}")
+        return resume
     kind = experiment or "custom" if mode == "train" else mode
-    if slurm.in_job():  # the same for all tasks, and when it is requeued
-        return resume or f"outputs/{kind}/slurm_{os.environ['SLURM_JOB_ID']}"
-    return resume or f"outputs/{kind}/{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
+    if slurm.in_job():  # the same for all tasks, and after requeueing
+        return f"outputs/{kind}/slurm_{os.environ['SLURM_JOB_ID']}"
+    folder = Path(f"outputs/{kind}/{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
+    taken = (number for number in count(2) if not folder.with_name(f"{folder.name}_{number}").exists())
+    return str(folder.with_name(f"{folder.name}_{next(taken)}") if folder.exists() else folder)
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
@@ -50,32 +48,28 @@ OmegaConf.register_new_resolver("fifth", lambda number: max(1, number // 5))
 
 
 @contextmanager
-def compose_run(overrides: Sequence[str]) -> Iterator[DictConfig]:
-    """Composes the configuration of a run, and keeps Hydra initialized for the block.
-
-    Raises:
-        ConfigError: if it cannot be composed.
-    """
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF), job_name="train"), as_config_error():
-        composed = compose("config", overrides=list(overrides), return_hydra_config=True)
-        HydraConfig.instance().set_config(composed)
-        with open_dict(composed):
-            if OmegaConf.is_missing(composed.hydra.runtime, "output_dir"):
-                composed.hydra.runtime.output_dir = composed.hydra.run.dir
-            HydraConfig.instance().set_config(composed)
-            del composed["hydra"]
-        yield composed
-
-
-@contextmanager
 def as_config_error() -> Iterator[None]:
     """Turns the errors of a bad configuration into a ConfigError; Hydra's wrapping hides the sentence that helps."""
     try:
         yield
-    except InstantiationException as error:
-        raise ConfigError(str(error.__cause__ or error)) from error
-    except (ValueError, OmegaConfBaseException, HydraException) as error:
-        raise ConfigError(str(error)) from error
+    except ConfigError:
+        raise
+    except (ValueError, ImportError, OmegaConfBaseException, HydraException) as error:
+        raise ConfigError(_sentence(error)) from error
+    except Exception as error:
+        if type(error).__module__ != "huggingface_hub.errors":  # its errors share no built-in type
+            raise
+        raise ConfigError(f"policy: {' '.join(str(error).split())}") from error
+
+
+def _sentence(error: BaseException) -> str:
+    """The sentence that helps: of the missing package if there is one, else of the first cause of Hydra's wrapping."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ModuleNotFoundError) and (extra := extra_with(cause.name or "")):
+            return f'the package {cause.name} is missing: pip install "dapo-lightning[{extra}]".'
+        cause = cause.__cause__ or cause.__context__
+    return str(error.__cause__ or error) if isinstance(error, InstantiationException) else str(error)
 
 
 def load_run_config(config: DictConfig) -> DictConfig:

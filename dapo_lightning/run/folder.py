@@ -13,7 +13,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 
-from dapo_lightning.run.checks import ConfigError
+from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.utils.atomic import replacing
 from dapo_lightning.utils.checkpoints import latest
 from dapo_lightning.utils.overrides import ORIGIN, leaves

@@ -20,6 +20,7 @@ from dapo_lightning.run.curves import draw_curves
 from dapo_lightning.run.evaluation import evaluation_as_text, summarize_evaluation
 from dapo_lightning.run.folder import read_config
 from dapo_lightning.run.summary import as_text, summarize, write_summary
+from dapo_lightning.run.targets import check_targets
 from dapo_lightning.slurm.stop import Stop
 from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.utils.checkpoints import latest, steps_done
@@ -89,6 +90,7 @@ def plan_run(config: DictConfig) -> float:
 
     settings = as_dict(config)
     check(settings)
+    check_targets(settings)
     source = instantiate(config.policy)
     found = plan(settings, known_config(getattr(source, "name", "")) or source.config(), cluster_of(settings))
     print(found)

@@ -18,6 +18,7 @@ from runs import ROOT
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.algorithm.advantage import GroupNormalized
 from dapo_lightning.algorithm.overlong import Punish
+from dapo_lightning.run.refuse import check_overrides
 from docs.figures import draw_figures
 from docs.pages import DOCS, expanded, source_of
 from docs.quotes import QUOTE
@@ -179,12 +180,18 @@ def _compose(overrides: tuple[str, ...]) -> None:
     named = {override.partition("=")[0] for override in overrides}
     owners = [owner for override in overrides for owner in _owner(override) if owner.partition("=")[0] not in named]
     compose("config", overrides=[*owners, *overrides], return_hydra_config=True)
+    if any(override.startswith("+") for override in overrides):
+        check_overrides([*owners, *overrides], is_sweep=False)
 
 
 def _jobs(overrides: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """One job for each value of the sweep; a value in quotes or brackets is one value."""
+    """One job for each value of the sweep; a value in quotes or brackets is one value.
+
+    What only a sweeper reads is left out: its package need not be installed.
+    """
+    given = [override for override in overrides if not re.match(r"hydra[/.]sweeper|[\w.]+=\w+\(", override)]
     split = [(key, [value] if value[:1] in "'\"[{" else value.split(",")) for key, _, value in
-             (override.partition("=") for override in overrides)]  # fmt: skip
+             (override.partition("=") for override in given)]  # fmt: skip
     for i in range(max((len(values) for _, values in split), default=0)):
         yield tuple(f"{key}={values[i % len(values)]}" for key, values in split)
 

@@ -44,7 +44,7 @@ def _train(folder: Path, option: Path) -> None:
     group = option.parent.name
     searchpath = f"hydra.searchpath=[file://{folder / 'conf'}]"
     overrides = (searchpath, f"{group}={option.stem}", "sampling=static", "num_steps=2")
-    trained = read_metrics(run(folder / "run", *overrides) / "metrics.csv")
+    trained = read_metrics(run(folder / f"run_{option.stem}", *overrides) / "metrics.csv")
     assert [row["step"] for row in trained if "loss" in row] == [1, 2]
     own = {name for path in folder.glob("*.py") for name in re.findall(r'"(\w+/\w+)"', path.read_text())}
     logged = {name for row in trained for name in row} - {"step"}

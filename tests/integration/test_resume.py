@@ -13,8 +13,8 @@ from runs import ROOT, SMALL, assert_same_weights, command, config, finish, resu
 
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest
 from dapo_lightning.callbacks.metrics_file import read_metrics
-from dapo_lightning.run.checks import ConfigError
 from dapo_lightning.run.command import load_resumed
+from dapo_lightning.run.errors import ConfigError
 
 # There are ten train prompts, so this runs across epochs.
 RUN = [*SMALL, "num_steps=8", "callbacks.checkpoint.every=2", "evaluation.every=3", "kl=k3"]

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 from runs import SMALL, assert_same_weights, command, config, wait_for
 
-from dapo_lightning.run.checks import ConfigError
+from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import continuation, folder_name, save_config
 
 

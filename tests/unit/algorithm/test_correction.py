@@ -13,7 +13,7 @@ from dapo_lightning.algorithm.kl import K3
 from dapo_lightning.algorithm.tokens import ReducedMean, Tokens
 from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.run.build import build
-from dapo_lightning.run.checks import ConfigError
+from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.step.experience import placeholder
 from dapo_lightning.step.objective import surrogate_loss
 

@@ -14,8 +14,9 @@ from runs import ROOT, config
 
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.run.build import build_trainer
-from dapo_lightning.run.checks import ConfigError, check
+from dapo_lightning.run.checks import check
 from dapo_lightning.run.cli import main
+from dapo_lightning.run.errors import ConfigError
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in (ROOT / "conf").glob("*/*.yaml"))
 TECHNIQUES = tuple(field.name for field in fields(Algorithm))

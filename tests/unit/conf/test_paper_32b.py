@@ -1,4 +1,4 @@
-"""`experiment=paper_32b`: the paper's hyper-parameters, and the table of them in docs/learn/paper.md."""
+"""`recipe=paper_32b`: the paper's hyper-parameters, and the table of them in docs/learn/paper.md."""
 
 import re
 
@@ -11,7 +11,7 @@ from dapo_lightning.run.checks import check
 
 @pytest.fixture(scope="module")
 def composed():
-    return config("experiment=paper_32b", "run_folder=x")
+    return config("recipe=paper_32b", "run_folder=x")
 
 
 def test_it_is_dapo_with_what_section_4_1_says(composed):
@@ -35,6 +35,6 @@ def test_the_table_of_the_page_says_the_same(composed):
 
 
 def test_what_is_given_on_the_command_line_holds():
-    composed = config("experiment=paper_32b", "num_steps=7", "overlong=none", "policy.name=other", "run_folder=x")
+    composed = config("recipe=paper_32b", "num_steps=7", "overlong=none", "policy.name=other", "run_folder=x")
     assert composed.num_steps == 7 and composed.policy.name == "other"
     assert list(composed.overlong) == ["_target_"] and composed.overlong._target_.endswith("NoOverlong")

@@ -26,8 +26,8 @@ from dapo_lightning.policy.hub import HubPolicy
 from dapo_lightning.policy.lora import Lora
 from dapo_lightning.rollout.hf_generate import HFGenerate
 from dapo_lightning.run.build import build, set_up
-from dapo_lightning.run.checks import ConfigError
 from dapo_lightning.run.command import as_dict
+from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.session import evaluate
 from dapo_lightning.types import Generation, Prompt
 from dapo_lightning.utils.checkpoints import latest

@@ -23,7 +23,7 @@ from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.rollout.noise import uniform_noise
 from dapo_lightning.rollout.vllm import Vllm
 from dapo_lightning.run.build import build
-from dapo_lightning.run.checks import ConfigError
+from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.types import Generation
 
 PROMPTS = [(10, 11, 12), (20, 21), (30,)]

@@ -8,8 +8,8 @@ from runs import config
 
 from dapo_lightning.callbacks.checkpoint import Stopped
 from dapo_lightning.run.build import build_trainer
-from dapo_lightning.run.checks import ConfigError
 from dapo_lightning.run.command import check_launcher
+from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.slurm.stop import Stop
 

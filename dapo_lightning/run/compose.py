@@ -1,0 +1,127 @@
+"""Composes the configuration of a command and refuses what can be refused without importing torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+from dapo_lightning.run.checks import check
+from dapo_lightning.run.command import as_config_error, check_launcher, load_run_config
+from dapo_lightning.run.errors import ConfigError
+from dapo_lightning.run.options import CONF, groups, nearest, options, options_with
+from dapo_lightning.run.refuse import check_overrides
+from dapo_lightning.run.schema import Settings, check_plain
+from dapo_lightning.run.targets import check_entries, check_numbers, check_targets
+from dapo_lightning.utils.overrides import ORIGIN, leaves
+
+PLAIN = tuple(field.name for field in fields(Settings))
+
+
+@contextmanager
+def initialized() -> Iterator[None]:
+    """Keeps Hydra initialized with the tree of conf/ for the block."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF), job_name="train"):
+        yield
+
+
+def compose_run(overrides: Sequence[str]) -> DictConfig:
+    """Composes and checks the configuration of a run; the objects themselves check the rest once they are built.
+
+    Raises:
+        ConfigError: naming the key and the remedy.
+    """
+    base = check_overrides(overrides, is_sweep=False)
+    with as_config_error():
+        composed = compose("config", overrides=list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(composed)
+    check_launcher()
+    choices = dict(composed.hydra.runtime.choices)
+    if OmegaConf.is_interpolation(composed, "run_folder"):
+        folder = Path(composed.hydra.run.dir).absolute()
+    else:
+        folder = Path(str(composed.run_folder))
+    OmegaConf.set_readonly(composed.hydra, False)  # HydraConfig has locked it
+    with open_dict(composed), open_dict(base):
+        for key in ("resume", "checkpoint"):
+            composed[key] = None if composed[key] is None else str(composed[key])
+        composed.run_folder = composed.hydra.runtime.output_dir = str(folder)
+        HydraConfig.instance().set_config(composed)
+        del composed["hydra"], base["hydra"]
+    if composed.resume or composed.checkpoint:
+        check_settings(load_run_config(composed), choices)
+    else:
+        resolved = check_settings(composed, choices)
+        if any(override.startswith(("+", "~")) for override in overrides):
+            check_targets(resolved)  # only the classes themselves know whether they have such an argument
+        check_numbers(resolved, {str(key): resolve(base, str(key), choices) for key in base if key not in PLAIN})
+    _create(folder)
+    return composed
+
+
+def check_settings(config: DictConfig, choices: Mapping[str, str]) -> dict[str, Any]:
+    """Resolves a configuration and checks what can be checked without importing its classes.
+
+    Args:
+        choices: the option of each group.
+
+    Raises:
+        ConfigError: naming the key and the remedy.
+    """
+    plain = {key: resolve(config, key, choices) for key in PLAIN}
+    check_plain(plain)
+    unresolved = OmegaConf.to_container(config, resolve=False)
+    missing = [key for key, value in leaves(unresolved).items() if value == "???"]
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value: add {missing[0]}=<value>. {_about(missing[0], choices)}")
+    known = [*PLAIN, *groups(), *ORIGIN]
+    unknown = [str(key) for key in config if key not in known]
+    if unknown:
+        raise ConfigError(f"{unknown[0]}: there is no such key.{nearest(unknown[0], known)}")
+    resolved = plain | {str(key): resolve(config, str(key), choices) for key in config if key not in PLAIN}
+    check_entries(resolved)
+    check(resolved)
+    return resolved
+
+
+def resolve(config: DictConfig, key: str, choices: Mapping[str, str]) -> Any:
+    """Returns one key, or group, as plain values.
+
+    Raises:
+        ConfigError: if it takes its value from a key that does not exist.
+    """
+    try:
+        value = config[key]
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    except InterpolationKeyError as error:
+        wanted = str(error).partition("'")[2].partition("'")[0]
+        group, _, name = wanted.partition(".")
+        others = " or ".join(f"{group}={option}" for option in options_with(group, name)) if group in groups() else ""
+        raise ConfigError(
+            f"{error.full_key} takes its value from {wanted}, and {group}={choices.get(group)} has no such key: "
+            f"{f'choose {others}, or ' if others else ''}set {error.full_key}=<value>."
+        ) from error
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0].rpartition("resolving interpolation: ")[2].strip("\"'. ")
+        raise ConfigError(f"{error.full_key}: {reason}. {_about(str(error.full_key), choices)}".rstrip()) from error
+
+
+def _about(key: str, choices: Mapping[str, str]) -> str:
+    group = key.partition(".")[0]
+    option = choices.get(group)
+    return f"({group}={option}: {options(group)[option]}.)" if option and group in groups() else ""
+
+
+def _create(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{error.strerror}: {error.filename}"
+        raise ConfigError(f"{folder} cannot be created ({reason}): choose another run_folder=<folder>.") from None

@@ -1,0 +1,72 @@
+"""The tree of conf/ as data: which groups there are, which options each has, and what their first lines say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import SequenceMatcher
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from dapo_lightning.utils.overrides import leaves
+
+CONF = Path(__file__).parents[1] / "conf"
+RENAMED = {"experiment=ppo_clip": "experiment=reinforce_clip", "experiment=paper_32b": "recipe=paper_32b"}
+"""Old names of options; they work for one release, with a note on the log."""
+
+
+@cache
+def groups() -> dict[str, str | None]:
+    """Returns the config groups in the order of conf/config.yaml, each with its default option."""
+    defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+    return {
+        group: option
+        for entry in defaults
+        if isinstance(entry, Mapping)
+        for group, option in entry.items()
+        if not group.startswith("override ")
+    }
+
+
+@cache
+def options(group: str) -> dict[str, str]:
+    """Returns the options of a group with the first comment of their files; renamed ones are left out."""
+    files = sorted((CONF / group).glob("*.yaml"))
+    return {path.stem: first_comment(path) for path in files if f"{group}={path.stem}" not in RENAMED}
+
+
+def first_comment(path: Path) -> str:
+    """Returns the first line of a file that is a comment for people."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
+    return comments[0] if comments else ""
+
+
+def is_global(group: str) -> bool:
+    """Whether the options of a group set keys elsewhere (a recipe or an experiment) and none of their own."""
+    return all("@package _global_" in path.read_text(encoding="utf-8") for path in (CONF / group).glob("*.yaml"))
+
+
+def options_with(group: str, key: str) -> list[str]:
+    """Returns the options of a group whose files set a key."""
+    found = []
+    for option in options(group):
+        content: Any = yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8")) or {}
+        names = leaves({name: value for name, value in content.items() if name != "defaults"})
+        if any(name == key or name.startswith(f"{key}.") for name in names):
+            found.append(option)
+    return found
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns " Did you mean ...?" with the names that are most like a misspelt one, or an empty text."""
+    last = name.rpartition(".")[2]
+    whole = [(SequenceMatcher(None, name, other).ratio(), other) for other in known]
+    parts = [(SequenceMatcher(None, last, other.rpartition(".")[2]).ratio(), other) for _, other in whole]
+    for likeness in (whole, parts):
+        best = max(likeness)[0]
+        if best > 0.75:
+            return f" Did you mean {' or '.join(other for value, other in likeness if value > best - 0.02)}?"
+    return ""

@@ -1,0 +1,138 @@
+"""Refuses unknown keys and options with the nearest known ones, before Hydra composes anything with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+
+from dapo_lightning.run.errors import ConfigError
+from dapo_lightning.run.options import CONF, groups, is_global, nearest, options, options_with
+from dapo_lightning.utils.overrides import leaves
+
+PLUGINS = {"joblib": "study", "submitit_slurm": "slurm", "optuna": "optuna"}
+"""Hydra's own options that come with an extra of this package."""
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Reads overrides as Hydra does.
+
+    Raises:
+        ConfigError: for one that cannot be read, with what to quote.
+    """
+    parser, found = OverridesParser.create(), []
+    for text in overrides:
+        try:
+            found.append(parser.parse_override(text))
+        except HydraException:
+            key, equals, value = text.partition("=")
+            remedy = f"\"{key}='{value}'\"" if equals and value else f"{key}=<value>"
+            reason = "it has characters with a meaning for Hydra, so quote it twice" if value else "it has no value"
+            raise ConfigError(f"{text}: cannot be read, as {reason}: {remedy}.") from None
+    return found
+
+
+def check_overrides(overrides: Sequence[str], is_sweep: bool) -> DictConfig:
+    """Checks that all keys and options exist, and returns the configuration of the chosen options alone.
+
+    Raises:
+        ConfigError: naming the key and the nearest known ones.
+    """
+    parsed = parse(overrides)
+    for override in parsed:
+        if override.is_sweep_override() and not is_sweep:
+            raise ConfigError(
+                f"{override.input_line}: has several values, which are a sweep: add -m. (A single value with commas "
+                "is quoted twice.)"
+            )
+        if override.key_or_group == "hydra/sweeper" and not is_sweep:
+            raise ConfigError(f"{override.input_line}: is for sweeps: add -m, or leave it out.")
+        if override.key_or_group == "run_folder" and is_sweep:
+            raise ConfigError("run_folder is one folder, and a sweep needs one for each job: use hydra.sweep.dir=.")
+    chosen = [override for override in parsed if override.key_or_group in groups() and override.package is None]
+    for override in chosen:
+        _check_option(override)
+    selections = [text for one in parsed for text in _selection(one)]
+    try:
+        base = compose("config", overrides=selections, return_hydra_config=True)
+    except MissingConfigException as error:
+        raise ConfigError(_missing(error)) from error
+    except HydraException as error:
+        raise ConfigError(str(error)) from error
+    swept = {override.key_or_group for override in chosen if override.is_sweep_override()}
+    for override in parsed:
+        if override not in chosen and not _is_hydras(override) and override.key_or_group.split(".")[0] not in swept:
+            _check_key(override, OmegaConf.to_container(base, resolve=False), base.hydra.runtime.choices)
+    return base
+
+
+def _is_hydras(override: Override) -> bool:
+    return override.key_or_group.startswith(("hydra.", "hydra/")) or "@" in override.input_line.partition("=")[0]
+
+
+def _selection(override: Override) -> Iterator[str]:
+    """The choice of a group, or of the launcher; the first value of a sweep stands for all."""
+    key = override.input_line.partition("=")[0]
+    if override.key_or_group in groups() or "@" in key or override.key_or_group.startswith("hydra/"):
+        is_sweep = override.is_sweep_override()
+        yield f"{key}={next(iter(override.sweep_string_iterator()))}" if is_sweep else override.input_line
+
+
+def _check_option(override: Override) -> None:
+    group = override.key_or_group
+    names = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
+    for name in names:
+        if name is None or name == "null":
+            if not is_global(group):
+                raise ConfigError(f"{group}=null: choose one of {', '.join(options(group))}.")
+        elif not (CONF / group / f"{name}.yaml").is_file() and not override.is_add():
+            raise ConfigError(
+                f"{group}={name}: there is no such option: choose one of {', '.join(options(group))}."
+                f"{nearest(str(name), options(group))}"
+            )
+
+
+def _check_key(override: Override, base: Any, choices: Mapping[str, str]) -> None:
+    key, value = override.key_or_group, override.input_line.partition("=")[2]
+    group, _, rest = key.partition(".")
+    node, missing = base, ""
+    for part in key.split("."):
+        if isinstance(node, list):
+            return
+        if not isinstance(node, Mapping) or part not in node:
+            missing = part
+            break
+        node = node[part]
+    is_added = override.is_add() or override.is_force_add()
+    if not missing:
+        if override.is_add():
+            raise ConfigError(f"{override.input_line}: {key} exists already: write {key}={value}.")
+        return
+    if is_added and group in base and rest:  # the signature of the object decides, once it is imported
+        return
+    if group in base and rest and group in choices:
+        others = [f"{group}={option}" for option in options_with(group, rest) if option != choices[group]]
+        if others:
+            belongs = " and ".join(others[:3] + ["others"] * (len(others) > 3))
+            remedy = f"Add {others[0]}" if len(others) == 1 else "Choose one of them"
+            raise ConfigError(
+                f"{key} belongs to {belongs}; {group}={choices[group]} has no such key. {remedy}, or leave {key} out."
+            )
+        if node is None:
+            raise ConfigError(f"{key}: {key.rpartition('.')[0]} is null here: set all of it at once, for instance "
+                              f"{key.rpartition('.')[0]}='{{{missing}: {value}}}'.")  # fmt: skip
+    known = [name for name in leaves({k: v for k, v in base.items() if k != "hydra"}) if "_target_" not in name]
+    raise ConfigError(f"{override.input_line}: there is no key {key}.{nearest(key, [*known, *groups()])}")
+
+
+def _missing(error: MissingConfigException) -> str:
+    name = str(error.missing_cfg_file).rpartition("/")[2]
+    if name in PLUGINS:
+        package = f"dapo-lightning[{PLUGINS[name]}]"
+        return f'{error.missing_cfg_file} comes with a package that is missing: pip install "{package}".'
+    return " ".join(str(error).split())

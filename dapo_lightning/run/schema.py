@@ -1,0 +1,165 @@
+"""The plain keys of conf/config.yaml with their types and bounds, and the check of values against types."""
+
+from __future__ import annotations
+
+import collections.abc
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, is_dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from dapo_lightning.run.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a number must exceed, or reach."""
+
+    minimum: float
+    is_reached: bool = True
+    hint: str = ""
+
+    def holds(self, value: float) -> bool:
+        return value >= self.minimum if self.is_reached else value > self.minimum
+
+    def __str__(self) -> str:
+        return f"{'at least' if self.is_reached else 'above'} {self.minimum}{self.hint}"
+
+
+Count = Annotated[int, Bound(1)]
+CountOrNull = Annotated[int | None, Bound(1)]
+PositiveOrNull = Annotated[float | None, Bound(0, is_reached=False)]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """See `evaluation` in conf/config.yaml."""
+
+    every: Count
+    num_prompts: CountOrNull
+    num_completions: Count
+    max_new_tokens: Count
+    temperature: float
+    top_p: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """See `plan` in conf/config.yaml. The plan itself checks the names of further keys."""
+
+    accelerator: str
+    num_accelerators: CountOrNull
+    mean_tokens: PositiveOrNull
+    prompt_tokens: CountOrNull
+    keep_rate: PositiveOrNull
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The plain keys. Sampling temperatures and top_p state their own bounds, see `dapo_lightning.types.Generation`."""
+
+    mode: Literal["train", "evaluate", "plan"]
+    num_steps: Count
+    seed: Annotated[int, Bound(0)]
+    num_prompts_per_step: Count
+    num_completions_per_prompt: Count
+    num_gradient_steps: Count
+    num_warmup_steps: Annotated[int, Bound(0)]
+    max_prompt_tokens: CountOrNull
+    max_new_tokens: Count
+    temperature: float
+    top_p: float
+    max_gradient_norm: Annotated[float, Bound(0, is_reached=False, hint=" (inf: no clipping)")]
+    micro_batch_tokens: Count
+    evaluation: Evaluation
+    plan: Plan
+    checkpoint: str | None
+    resume: str | None
+    run_folder: str
+
+
+def check_plain(given: Mapping[str, Any], schema: type = Settings, path: str = "") -> None:
+    """Checks plain keys against their types and bounds.
+
+    Raises:
+        ConfigError: naming the key, its value, and what is expected.
+    """
+    hints = get_type_hints(schema, include_extras=True)
+    if schema is Evaluation and (unknown := sorted(given.keys() - hints.keys())):
+        raise ConfigError(f"{path}{unknown[0]}: there is no such key, only {', '.join(hints)}.")
+    for key, hint in hints.items():
+        name, value = f"{path}{key}", given.get(key)
+        if is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{name}={value}: set its keys one by one, {name}.<key>=<value>.")
+            check_plain(value, hint, f"{name}.")  # type: ignore[arg-type]
+            continue
+        expected, bound = get_args(hint) if get_origin(hint) is Annotated else (hint, None)
+        check_value(name, value, expected, str(bound or ""))
+        if value is not None and bound is not None and not bound.holds(value):
+            raise ConfigError(f"{name}={value}: must be {describe(expected)}, {bound}.")
+
+
+def check_value(name: str, value: Any, expected: Any, bound: str = "") -> None:
+    """Raises a ConfigError if a value does not have the expected type."""
+    if fits(value, expected):
+        return
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    if get_origin(expected) is Literal:
+        raise ConfigError(f"{name}={shown}: choose {_listed(get_args(expected))}.")
+    hint = f" To give a number as text, quote it twice: {name}='\"{value}\"'." if _wants_text(value, expected) else ""
+    raise ConfigError(f"{name}={shown}: must be {describe(expected)}{', ' if bound else ''}{bound}.{hint}")
+
+
+def fits(value: Any, expected: Any) -> bool:
+    """Whether a value from a YAML file fits a type annotation; objects are given as mappings with a `_target_`."""
+    origin, arguments = get_origin(expected), get_args(expected)
+    if isinstance(value, Mapping) and "_target_" in value:
+        return expected not in (int, float, bool, str, None, type(None))  # its class is known only once it is built
+    if origin in (Union, types.UnionType):
+        return any(fits(value, one) for one in arguments)
+    if origin is Literal:
+        return value in arguments
+    if expected in (None, type(None)):
+        return value is None
+    if expected is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if expected in (int, bool, str):
+        return type(value) is expected
+    if origin is tuple and arguments and Ellipsis not in arguments:
+        return isinstance(value, list) and len(value) == len(arguments) and all(map(fits, value, arguments))
+    if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
+        return isinstance(value, list) and all(fits(item, arguments[0]) for item in value)
+    if (origin or expected) in (dict, collections.abc.Mapping):
+        return isinstance(value, Mapping)
+    if isinstance(expected, type):  # a class, whose objects have a `_target_`
+        return expected is object
+    return origin is not collections.abc.Callable  # what cannot be judged is let through
+
+
+def describe(expected: Any) -> str:
+    """What fits a type, in words."""
+    origin, arguments = get_origin(expected), get_args(expected)
+    if origin in (Union, types.UnionType):
+        choices = [choice for one in arguments if get_origin(one) is Literal for choice in get_args(one)]
+        others = [describe(one) for one in arguments if get_origin(one) is not Literal]
+        return " or ".join(dict.fromkeys([f"one of {_listed(choices)}", *others] if choices else others))
+    if origin is Literal:
+        return f"one of {_listed(arguments)}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    if expected in words:
+        return words[expected]
+    if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
+        return "a list [a, b]"
+    if (origin or expected) in (dict, collections.abc.Mapping):
+        return "a mapping {key: value}"
+    return "an object with a _target_"
+
+
+def _listed(choices: Iterable[Any]) -> str:
+    *first, last = dict.fromkeys(map(str, choices))
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _wants_text(value: Any, expected: Any) -> bool:
+    return type(value) in (int, float) and fits("", expected)

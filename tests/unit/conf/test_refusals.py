@@ -1,0 +1,176 @@
+"""Wrong commands: each is answered with one sentence that names the key and the remedy, before anything is loaded."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import ROOT
+
+from dapo_lightning.policy.warm_start import WarmStart
+from dapo_lightning.run import cli
+from dapo_lightning.run.errors import ConfigError
+
+# Refused before torch is imported.
+AT_ONCE = [
+    # misspelt keys
+    ("num_step=10", "there is no key num_step. Did you mean num_steps?"),
+    ("+num_step=10", "there is no key num_step. Did you mean num_steps?"),
+    ("++num_step=10", "there is no key num_step. Did you mean num_steps?"),
+    ("clipp=higher", "there is no key clipp. Did you mean clip?"),
+    ("+clipp=higher", "there is no key clipp. Did you mean clip?"),
+    ("clip.uper=1.3", "there is no key clip.uper. Did you mean clip.upper?"),
+    ("lr=1e-3", "Did you mean optimizer.lr?"),
+    ("learning_rate=1e-3", "Did you mean policy.warm_start.learning_rate?"),
+    ("evaluation.num_completion=4", "Did you mean evaluation.num_completions?"),
+    ("+evaluation.num_completion=4", "evaluation.num_completion: there is no such key, only every, num_prompts"),
+    ("policy.warm_start.num_step=3", "Did you mean policy.warm_start.num_steps?"),
+    ("callbacks.checkpont.every=5", "Did you mean callbacks.checkpoint.every?"),
+    ("~callbacks.progres", "there is no key callbacks.progres"),
+    ("plan.acelerator=h200", "Did you mean plan.accelerator?"),
+    ("+num_steps=3", "num_steps exists already: write num_steps=3."),
+    # keys of another option
+    ("kl.coefficient=0.01", "kl.coefficient belongs to kl=k3; kl=none has no such key. Add kl=k3"),
+    ("sampling=static sampling.max_rounds=2", "sampling.max_rounds belongs to sampling=dynamic"),
+    ("loss.token_weight=0.3", "loss.token_weight belongs to loss=blend"),
+    ("overlong=none overlong.cache_tokens=5", "belongs to overlong=punish and overlong=punish_and_filter"),
+    ("correction.cap=2", "Add correction=truncated"),
+    ("policy.lora.rank=8", "Add policy=lora"),
+    ("data=reasoning_gym data.task=chain_sum data.options.min_terms=2", "data.options='{min_terms: 2}'"),
+    # options that do not exist
+    ("clip=hgher", "choose one of higher, none, symmetric. Did you mean higher?"),
+    ("clip=null", "clip=null: choose one of higher, none, symmetric."),
+    ("experiment=grp", "Did you mean grpo?"),
+    ("recipe=smollm", "smollm2_chain_sum"),
+    ("optimizer=adam", "choose one of adamw"),
+    ("logger=wand", "logger=wand: there is no such option"),
+    # values of the wrong type
+    ("clip.upper=abc", "clip.upper=abc: must be a number."),
+    ("clip.lower=higher", "clip.lower=higher: must be a number."),
+    ("seed=abc", "seed=abc: must be a whole number, at least 0."),
+    ("seed=-1", "seed=-1: must be a whole number, at least 0."),
+    ("temperature=hot", "temperature=hot: must be a number."),
+    ("temperature=null", "temperature=null: must be a number."),
+    ("optimizer.lr=abc", "optimizer.lr=abc: must be a number."),
+    ("max_new_tokens=ten", "max_new_tokens=ten: must be a whole number, at least 1."),
+    ("max_new_tokens=-4", "max_new_tokens=-4: must be a whole number, at least 1."),
+    ("max_new_tokens=true", "max_new_tokens=true: must be a whole number, at least 1."),
+    ("num_steps=2.5", "num_steps=2.5: must be a whole number, at least 1."),
+    ("num_steps=0", "num_steps=0: must be a whole number, at least 1."),
+    ("num_steps=", "num_steps=: must be a whole number, at least 1."),
+    ("num_warmup_steps=-1", "num_warmup_steps=-1: must be a whole number, at least 0."),
+    ("max_prompt_tokens=0", "max_prompt_tokens=0: must be a whole number or null, at least 1."),
+    ("micro_batch_tokens=many", "micro_batch_tokens=many: must be a whole number"),
+    ("max_gradient_norm=0", "above 0 (inf: no clipping)"),
+    ("evaluation.num_prompts=0", "evaluation.num_prompts=0: must be a whole number or null, at least 1."),
+    ("evaluation=5", "evaluation=5: set its keys one by one"),
+    ("policy.hidden_size=big", "policy.hidden_size=big: must be a number."),
+    ("data.num_train=lots", "data.num_train=lots: must be a number."),
+    ("callbacks.checkpoint.every=often", "callbacks.checkpoint.every=often: must be a number."),
+    ("callbacks.progress=none", "callbacks.progress=null switches it off"),
+    ("plan.keep_rate=high", "plan.keep_rate=high: must be a number or null, above 0."),
+    ("mode=test", "mode=test: choose train, evaluate or plan."),
+    ("resume=5", "resume=5: holds no config.yaml with a checkpoint"),
+    # values that are missing
+    ("policy=hub", "policy.name has no value: add policy.name=<value>."),
+    ("policy=lora", "policy.name has no value"),
+    ("data=jsonl", "data.train_path has no value"),
+    ("data=hub", "data.train_path has no value"),
+    ("data=reasoning_gym", "data.task has no value"),
+    ("reward=function", "reward.path has no value: add reward.path=<value>. (reward=function: "),
+    ("reward=weighted", "reward.function.path has no value"),
+    ("reward=reasoning_gym", "reward.task takes its value from data.task"),
+    ("trainer=slurm", "trainer.devices: Environment variable 'SLURM_NTASKS_PER_NODE' not found"),
+    # combinations
+    ("num_gradient_steps=3", "num_prompts_per_step a multiple of num_gradient_steps"),
+    ("num_completions_per_prompt=1", "a group needs at least two"),
+    ("trainer.precision=16", "bf16-mixed"),
+    ("trainer.strategy=fsdp", "FSDP1"),
+    ("policy=lora policy.name=a trainer=fsdp2", "Use trainer=ddp"),
+    # runs that do not exist, folders that cannot be made, sweeps without -m
+    ("resume=nowhere", "resume=nowhere: holds no config.yaml with a checkpoint"),
+    ("checkpoint=nowhere", "checkpoint=nowhere is for mode=evaluate"),
+    ("mode=evaluate checkpoint=nowhere", "is neither the folder of a run nor a .ckpt file inside one"),
+    ("run_folder=/dev/null/x", "/dev/null/x cannot be created"),
+    ("hydra.run.dir=/dev/null/x", "choose another run_folder=<folder>"),
+    ("hydra/launcher=slurm", "hydra/launcher=slurm has no effect without -m"),
+    ("clip.upper=1.2,1.3", "add -m"),
+    ("-m run_folder=x clip.upper=1.2,1.3", "use hydra.sweep.dir="),
+    ("-m clip.uper=1.2,1.3", "Did you mean clip.upper?"),
+    ("-m clip=higher,nne", "clip=nne: there is no such option"),
+    # what Hydra cannot read
+    ("data.answer_after=#:{", "cannot be read"),
+    ("foo", "foo: cannot be read, as it has no value: foo=<value>."),
+]
+# Refused by the classes themselves or by their signatures, once they are imported.
+BY_THE_CLASSES = [
+    ("+clip.uper=1.3", "clip.uper=1.3: Clip has no such argument, only lower, upper. Did you mean upper?"),
+    ("~clip.upper", "clip.upper has no value: add clip.upper=<value>."),
+    ("+trainer.max_epoch=3", "Trainer has no such argument. Did you mean max_epochs?"),
+    ("+trainer.max_epochs=3", "trainer.max_epochs is set by the run itself"),
+    ("+trainer.limit_val_batches=x", "trainer.limit_val_batches=x: must be a"),
+    ("clip.upper=0.28", "if you meant epsilon_high=0.28, write clip.upper=1.28"),
+    ("sampling.at_cap=maybe", "sampling.at_cap='maybe'"),
+    ("sampling.max_rounds=2.5", "sampling.max_rounds=2.5: must be a whole number."),
+    ("reward.marker=1", "reward.marker=1: must be text. To give a number as text, quote it twice"),
+    ("optimizer._target_=torch.optim.SGD", "optimizer.betas=[0.9, 0.95]: SGD has no such argument"),
+    ("optimizer._target_=torch.optim.Adagard", "there is no such class or function"),
+    ("optimizer.betas=[0.9]", "optimizer.betas=[0.9]: must be a list"),
+    ("trainer.accelerator=cuda", "trainer: "),
+    ("trainer.precision=fp32", "trainer.precision=fp32: must be one of 64, 32, 16, "),
+    ("policy=hub policy.name=./nowhere", "policy.name=./nowhere"),
+    ("policy.hidden_size=255", "hidden size (255)"),
+    ("overlong.cache_tokens=1000", "overlong.cache_tokens=1000"),
+    ("top_p=1.5", "top_p=1.5"),
+    ("correction=truncated", "correction has nothing to correct"),
+]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def files() -> list[Path]:
+    return list(Path.cwd().rglob("*"))
+
+
+@pytest.mark.parametrize(("command", "says"), AT_ONCE, ids=lambda text: text)
+def test_it_is_refused_at_once(command, says):
+    with pytest.raises(ConfigError) as error:
+        cli._check_command(command.split(" "))
+    sentence = str(error.value)
+    assert says in sentence and "\n" not in sentence and len(sentence) < 600
+    assert not files()
+
+
+@pytest.mark.parametrize(("command", "says"), BY_THE_CLASSES, ids=lambda text: text)
+def test_it_is_refused_by_the_classes(command, says, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", *command.split(" ")])
+    monkeypatch.setattr(WarmStart, "__call__", lambda *_: pytest.fail("it was not refused"))
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    sentence = str(exit_.value)
+    assert sentence.startswith("error: ") and says in sentence and "Traceback" not in sentence
+    assert not [path for path in files() if path.is_file()]
+
+
+def test_there_are_sixty():
+    assert len(AT_ONCE) + len(BY_THE_CLASSES) >= 60
+
+
+@pytest.mark.parametrize("arguments", [["num_step=10"], ["clip.upper=abc"], ["policy=hub"], ["--help"]], ids=str)
+def test_neither_torch_nor_lightning_is_imported(arguments):
+    code = (
+        "import sys; sys.argv[1:] = sys.argv[1:]\n"
+        "from dapo_lightning.run.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'lightning', 'transformers', 'datasets', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    started = time.process_time()
+    found = subprocess.run([sys.executable, "-c", code, *arguments], cwd=Path.cwd(), capture_output=True, text=True,
+                           env={"PYTHONPATH": str(ROOT)}, check=False)  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert time.process_time() - started < 3 and not files()
