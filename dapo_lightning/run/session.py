@@ -54,7 +54,7 @@ def _train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule
     if trainer.is_global_zero:
         module.worker.policy.save(folder / "policy", weights)
         _finish(module, data, folder)
-    return module.history.evaluations[module.history.dapo_steps][f"avg@{config['evaluation']['num_completions']}"]
+    return _avg_at_k(config, module)
 
 
 def _lacks_evaluation(checkpoint: Path, every: int) -> bool:
@@ -76,12 +76,15 @@ def _finish(module: DAPOModule, data: PromptDataModule, folder: Path) -> None:
 def evaluate(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
     """Evaluates, writes summary.json and evaluation.jsonl, and returns avg@k."""
     trainer.validate(module, data, ckpt_path=config["checkpoint"], verbose=False, weights_only=False)
-    metrics = module.history.evaluations[module.history.dapo_steps]
     if trainer.is_global_zero:
-        summary = summarize_evaluation(config, metrics, data.counts)
+        summary = summarize_evaluation(config, module.history.evaluation, data.counts)
         write_summary(summary, Path(config["run_folder"]) / "summary.json")
         print(evaluation_as_text(summary))
-    return metrics[f"avg@{config['evaluation']['num_completions']}"]
+    return _avg_at_k(config, module)
+
+
+def _avg_at_k(config: Mapping[str, Any], module: DAPOModule) -> float:
+    return module.history.evaluation[f"avg@{config['evaluation']['num_completions']}"]
 
 
 def plan_run(config: DictConfig) -> float:

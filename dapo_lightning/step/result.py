@@ -86,6 +86,11 @@ class History:
             tokens_trained=self.tokens_trained + sum(update.num_tokens for update in updates if update.is_taken),
         )
 
+    @property
+    def evaluation(self) -> Mapping[str, float]:
+        """The held-out metrics of the current weights, which must have been evaluated."""
+        return self.evaluations[self.dapo_steps]
+
     def evaluated(self, metrics: Mapping[str, float]) -> History:
         """The history that includes an evaluation of the current weights."""
         return replace(self, evaluations={**self.evaluations, self.dapo_steps: metrics})

@@ -1,10 +1,9 @@
 """The loss of a mini-batch may not depend on how it is cut: into micro-batches, or over ranks."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from conftest import algorithm, make_group, mini_batch, mini_batches, tiny
+from losses import gradient, on_policy
 
 from dapo_lightning.algorithm.kl import K3
 from dapo_lightning.algorithm.loss import Blend, SampleLevel, TokenLevel, TokenLevelPerPrompt
@@ -12,7 +11,6 @@ from dapo_lightning.algorithm.overlong import Filter, Punish, PunishAndFilter
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.forward.micro_batches import micro_batches
 from dapo_lightning.step.experience import placeholder
-from dapo_lightning.step.objective import summed, surrogate_loss
 
 LOSSES = [TokenLevel(), TokenLevelPerPrompt(), SampleLevel(), Blend(0.3)]
 GROUPS = [
@@ -23,27 +21,8 @@ GROUPS = [
 ]
 
 
-def gradient(model, rows, options, max_tokens=10_000):
-    """Gradient, loss and metrics, micro-batch after micro-batch."""
-    model.zero_grad()
-    total, metrics = 0.0, []
-    for part in micro_batches(rows, lambda row: row.num_tokens, max_tokens):
-        loss, part_metrics = surrogate_loss(model, part, options, temperature=0.8)
-        loss.backward()
-        total += loss.item()
-        metrics.append(part_metrics)
-    return torch.cat([p.grad.flatten() for p in model.parameters()]).clone(), total, summed(metrics)
-
-
 def with_logps(mini_batch):
-    return [
-        replace(
-            row,
-            trajectory=replace(row.trajectory, old_logps_T=row.trajectory.logps_T),
-            reference_logps_T=row.trajectory.logps_T - 0.1,
-        )
-        for row in mini_batch.rows
-    ]
+    return on_policy(mini_batch.rows, reference_gap=0.1)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from conftest import algorithm, batch_of, make_group, mini_batch, tiny
+from losses import gradient, on_policy
 from torch import Tensor
 
 from dapo_lightning.algorithm.clip import NoClip
@@ -14,28 +15,9 @@ from dapo_lightning.algorithm.overlong import Punish
 from dapo_lightning.algorithm.tokens import CountedTokens, Mean, PerToken, Tokens
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.draws.record import GroupRecord
-from dapo_lightning.forward.micro_batches import micro_batches
 from dapo_lightning.step.host import PolicyHost, StaleTrajectoryError
-from dapo_lightning.step.objective import summed, surrogate_loss
 
 GROUPS = [make_group(0, [1, -1, 1], [2, 9, 4]), make_group(1, [-1, -1, 1], [12, 1, 7])]
-
-
-def known(rows):
-    """Rows with recorded log-probs as old ones."""
-    return [replace(r, trajectory=replace(r.trajectory, old_logps_T=r.trajectory.logps_T)) for r in rows]
-
-
-def gradient(model, rows, options, max_tokens=10_000):
-    """Gradient, loss and metrics, micro-batch after micro-batch."""
-    model.zero_grad()
-    total, metrics = 0.0, []
-    for part in micro_batches(rows, lambda row: row.num_tokens, max_tokens):
-        loss, part_metrics = surrogate_loss(model, part, options, temperature=0.8)
-        loss.backward()
-        total += loss.item()
-        metrics.append(part_metrics)
-    return torch.cat([p.grad.flatten() for p in model.parameters()]).clone(), total, summed(metrics)
 
 
 # --- tokens that an environment wrote ---------------------------------------------------------------------------------
@@ -77,7 +59,7 @@ def test_lengths_punishments_denominators_and_metrics_count_what_the_policy_wrot
 
 def test_tokens_of_an_environment_have_no_part_in_loss_gradient_and_metrics():
     model, options = tiny(seed=1).model, algorithm(clip=NoClip())
-    rows = known(mini_batch([with_environment(group) for group in GROUPS], options).rows)
+    rows = on_policy(mini_batch([with_environment(group) for group in GROUPS], options).rows)
     grad, loss, metrics = gradient(model, rows, options)
     assert torch.isfinite(grad).all() and metrics["ratio/mean"].count == 35
     changed = [
@@ -111,7 +93,7 @@ class UncertainTokens:
 
 def test_advantages_and_weights_of_single_tokens_are_the_slow_obvious_loop_and_survive_any_cut():
     options = algorithm(advantage=LaterTokensMore(), loss=UncertainTokens(), clip=NoClip())
-    model, rows = tiny(seed=1).model, known(mini_batch(GROUPS, options).rows)
+    model, rows = tiny(seed=1).model, on_policy(mini_batch(GROUPS, options).rows)
     for row in rows:
         length, reward = len(row.trajectory.tokens_T), row.advantages[0]
         assert torch.equal(row.advantages, reward * torch.arange(1, length + 1))
@@ -148,7 +130,7 @@ class EntropyBonus:
 
 def test_an_option_that_asks_for_entropies_gets_those_of_the_trained_policy_with_their_gradient():
     model, options = tiny(seed=1).model, algorithm(clip=EntropyBonus(), loss=TokenLevel())
-    rows = known(mini_batch(GROUPS, options).rows)
+    rows = on_policy(mini_batch(GROUPS, options).rows)
     entropies = []
     for row in rows:
         seen = list(row.prompt_tokens)
