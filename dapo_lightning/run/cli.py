@@ -23,6 +23,7 @@ from dapo_lightning.run.folder import continuation, finished_result, lock_folder
 from dapo_lightning.run.help import help_text
 from dapo_lightning.run.options import CONF, RENAMED
 from dapo_lightning.run.refuse import check_overrides, parse
+from dapo_lightning.run.threads import log_threads, wait_passively
 
 log = logging.getLogger(__name__)
 
@@ -107,11 +108,9 @@ def run_job(config: DictConfig) -> float:
 
 def execute(config: DictConfig) -> float:
     """Trains, evaluates or plans. A job of a sweep may be finished already, or continue where it was interrupted."""
-    for group, option in HydraConfig.get().runtime.choices.items():
-        if f"{group}={option}" in RENAMED:
-            log.warning(
-                "%s=%s is now %s; the old name works in this release only", group, option, RENAMED[f"{group}={option}"]
-            )
+    for choice in (f"{group}={option}" for group, option in HydraConfig.get().runtime.choices.items()):
+        if choice in RENAMED:
+            log.warning("%s is now %s; the old name works in this release only", choice, RENAMED[choice])
     with as_config_error():
         if config.resume or config.checkpoint:
             config = load_run_config(config)
@@ -123,13 +122,16 @@ def execute(config: DictConfig) -> float:
         log.info("%s is done already", config.run_folder)
         return result
 
+    wait_passively()
     from dapo_lightning.run.build import set_up
+    from dapo_lightning.run.quiet import quiet_lightning
     from dapo_lightning.run.session import evaluate, plan_run, train
 
     if config.mode == "plan":
         with as_config_error():
             return plan_run(config)
-    with lock_folder(Path(config.run_folder)):
+    with lock_folder(Path(config.run_folder)), quiet_lightning():
+        log_threads()
         with as_config_error():
             module, data, trainer = set_up(config)
         try:

@@ -49,7 +49,9 @@ def run(folder: Path, *overrides: str) -> Path:
             small = [o for o in small if not o.startswith(f"{group}.")]
     if "reward=function" not in overrides and any(other.startswith("reward=") for other in overrides):
         small = [o for o in small if not o.startswith("reward.path")]
-    if any(o in overrides for o in ("overlong=none", "overlong=filter", "experiment=grpo", "experiment=ppo_clip")):
+    if any(
+        o in overrides for o in ("overlong=none", "overlong=filter", "experiment=grpo", "experiment=reinforce_clip")
+    ):
         small = [o for o in small if not o.startswith("overlong.")]
     start(config(*small, *overrides, f"run_folder={folder}"))
     return folder

@@ -160,7 +160,8 @@ def test_micro_batches_do_not_change_the_run(finished, tmp_path):
 
 @pytest.mark.parametrize(
     "overrides",
-    [["experiment=grpo"], ["experiment=ppo_clip"], ["clip=symmetric"], ["clip=none"], ["loss=token_level_per_prompt"],
+    [["experiment=grpo"], ["experiment=reinforce_clip"], ["clip=symmetric"], ["clip=none"],
+     ["loss=token_level_per_prompt"],
      ["loss=sample_level"], ["loss=blend"], ["overlong=none"], ["overlong=filter"], ["overlong=punish_and_filter"],
      ["sampling=static"], ["advantage=mean_centered"], ["advantage=leave_one_out"], ["kl=k3"], ["rollout=transformers"],
      ["top_p=0.8", "temperature=0.7"], ["loss=token_level", "clip.upper=1.28"]],
