@@ -61,7 +61,7 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
         resolved = check_settings(composed, choices)
         if any(override.startswith(("+", "~")) for override in overrides):
             check_targets(resolved)  # only the classes themselves know whether they have such an argument
-        check_numbers(resolved, {str(key): resolve(base, str(key), choices) for key in base if key not in PLAIN})
+        check_numbers(resolved, {str(key): _defaults(base, str(key), choices) for key in base if key not in PLAIN})
     _create(folder)
     return composed
 
@@ -111,6 +111,14 @@ def resolve(config: DictConfig, key: str, choices: Mapping[str, str]) -> Any:
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0].rpartition("resolving interpolation: ")[2].strip("\"'. ")
         raise ConfigError(f"{error.full_key}: {reason}. {_about(str(error.full_key), choices)}".rstrip()) from error
+
+
+def _defaults(base: DictConfig, group: str, choices: Mapping[str, str]) -> Any:
+    """A group as its files have it; its links stay as they are if they lead to a value that the command gives."""
+    try:
+        return resolve(base, group, choices)
+    except ConfigError:
+        return OmegaConf.to_container(base[group], resolve=False)
 
 
 def _about(key: str, choices: Mapping[str, str]) -> str:

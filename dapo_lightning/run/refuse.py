@@ -87,10 +87,12 @@ def _check_option(override: Override) -> None:
     group = override.key_or_group
     names = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
     for name in names:
+        if override.is_delete() and is_global(group):
+            continue
         if name is None or name == "null":
-            if not is_global(group):
-                raise ConfigError(f"{group}=null: choose one of {', '.join(options(group))}.")
-        elif not (CONF / group / f"{name}.yaml").is_file() and not override.is_add():
+            remedy = f", or remove it with ~{group}" if is_global(group) else ""
+            raise ConfigError(f"{group}=null: choose one of {', '.join(options(group))}{remedy}.")
+        if not (CONF / group / f"{name}.yaml").is_file() and not override.is_add():
             raise ConfigError(
                 f"{group}={name}: there is no such option: choose one of {', '.join(options(group))}."
                 f"{nearest(str(name), options(group))}"

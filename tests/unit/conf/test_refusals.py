@@ -156,6 +156,23 @@ def test_it_is_refused_by_the_classes(command, says, monkeypatch):
     assert not [path for path in files() if path.is_file()]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "data=reasoning_gym data.task=chain_sum reward=reasoning_gym",
+        "recipe=smollm2_chain_sum policy.system_prompt=null",
+        "policy=hub policy.name=a data=jsonl data.train_path=a data.validation_path=b reward=math",
+        "trainer=ddp_cpu trainer.devices=4",
+        "logger.csv=null callbacks.progress=null",
+        "recipe=paper_32b experiment=grpo mode=plan +plan.memory_bytes=1e9",
+        "max_gradient_norm=inf evaluation.num_prompts=null overlong.cache_tokens=5",
+        "~experiment recipe=fast_dev_run",
+    ],
+)
+def test_what_is_right_is_let_through(command):
+    assert cli._check_command(command.split(" "))[0].startswith("hydra.run.dir='")
+
+
 def test_there_are_sixty():
     assert len(AT_ONCE) + len(BY_THE_CLASSES) >= 60
 
