@@ -23,7 +23,7 @@ from dapo_lightning.draws.fill import Batch
 from dapo_lightning.draws.record import GroupRecord
 from dapo_lightning.policy import Policy
 from dapo_lightning.policy.tiny import TinyPolicy
-from dapo_lightning.step.experience import MiniBatch, split
+from dapo_lightning.step.experience import MiniBatch, advantages, split
 from dapo_lightning.types import Completion, Grade, Group, Prompt, Trajectory
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -77,7 +77,7 @@ def mini_batches(
     """What the DAPO step makes of kept groups: shaped rewards, advantages, weights."""
     batch = batch_of(groups)
     rewards_PG = batch.scores_PG() + options.overlong.penalty(batch.lengths_PG())
-    return split(batch, options.advantage(rewards_PG, batch.groups), options, num_gradient_steps, ranks)
+    return split(batch, advantages(rewards_PG, batch.groups, options), options, num_gradient_steps, ranks)
 
 
 def mini_batch(groups: Sequence[Group], options: Algorithm, ranks: Ranks = Ranks()) -> MiniBatch:  # noqa: B008

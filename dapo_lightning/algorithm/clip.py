@@ -61,4 +61,8 @@ class NoClip:
 
     def __call__(self, ratio_BT: Tensor, tokens: Tokens) -> PerToken:
         """The objective to maximise for each token."""
-        return PerToken(ratio_BT * tokens.advantages_BT)
+        zeros_BT = torch.zeros_like(tokens.logps_BT)
+        return PerToken(
+            ratio_BT * tokens.advantages_BT,
+            {"clip/upper_fraction": Mean(zeros_BT), "clip/lower_fraction": Mean(zeros_BT)},
+        )

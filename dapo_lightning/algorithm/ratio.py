@@ -9,13 +9,13 @@ from torch import Tensor
 from dapo_lightning.algorithm.tokens import Tokens
 
 MAX_LOG_RATIO = 20.0
-"""Log ratios are clamped to +-20, ratios to 5e8: float32 overflows at 89, and an infinite ratio has a NaN gradient even
-where the clip would have removed it."""
+"""Log ratios are clamped from above, so that ratios stay below 5e8: float32 overflows at a log ratio of 89, and an
+infinite ratio has a NaN gradient even where the clip would have removed it. Nothing overflows from below."""
 
 
 def log_ratio(logps_BT: Tensor, others_BT: Tensor) -> Tensor:
-    """log(p / q) of two policies for each token, clamped, [B, T]."""
-    return (logps_BT - others_BT).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    """log(p / q) of two policies for each token, clamped from above, [B, T]."""
+    return (logps_BT - others_BT).clamp(max=MAX_LOG_RATIO)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from dapo_lightning.types import Trajectory
 
 
 @dataclass(frozen=True)
@@ -16,12 +18,14 @@ class Tokens:
     Args:
         logps_BT: log-probs under the policy that is being trained; the only tensor here with a gradient, beside
             `entropies_BT`.
-        old_logps_BT: log-probs under the policy before the first gradient step of this DAPO step.
-        sampled_logps_BT: log-probs as the rollout recorded them.
+        old_logps_BT: log-probs under the policy that sampled, from a forward pass; 0 where the mask is False.
+        sampled_logps_BT: log-probs as the rollout recorded them; 0 where the mask is False.
         advantages_BT: [B, 1] or [B, T]; either broadcasts.
-        mask_BT: True where the policy wrote a token that counts; all other values are padding.
-        reference_logps_BT: log-probs under the reference copy; None unless the KL option needs them.
-        entropies_BT: entropies of the policy that is being trained; None unless an option needs them.
+        mask_BT: True where the policy wrote a token that counts. Options that sum over a row must apply it.
+        reference_logps_BT: log-probs under the reference copy, 0 where the mask is False; None unless the KL option has
+            `needs_reference = True`.
+        entropies_BT: entropies of the policy that is being trained, in nats; None unless an option of the objective
+            (ratio, clip, kl, correction) has `needs_entropies = True`.
     """
 
     logps_BT: Tensor
@@ -39,13 +43,19 @@ class CountedTokens:
 
     Args:
         mask_BT: True for the tokens that count in the loss.
-        group_B: the group of each row.
-        entropies_BT: entropies recorded while sampling, in nats.
+        group_B: the group of each row: equal numbers, equal groups.
+        trajectories: the B rows.
     """
 
     mask_BT: Tensor
     group_B: Tensor
-    entropies_BT: Tensor
+    trajectories: Sequence[Trajectory]
+
+    @property
+    def entropies_BT(self) -> Tensor:
+        """Entropies recorded while sampling, in nats; 0 where the mask is False."""
+        rows = [trajectory.entropies_T for trajectory in self.trajectories]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True).where(self.mask_BT, 0.0)
 
     @property
     def num_tokens_B(self) -> Tensor:

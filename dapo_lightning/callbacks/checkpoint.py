@@ -52,7 +52,7 @@ class AtomicCheckpoint(Checkpoint):
             raise ValueError(f"callbacks.checkpoint: every={every} and keep={keep} must be at least 1.")
         self.folder, self.every, self.keep = Path(folder), every, keep
         self._last_saved = 0
-        self._is_updating = False  # weights are between two DAPO steps: no state to save
+        self._updating: int | None = None  # DAPO steps done when the latest update began
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Saves before the next step rather than after the last one, so that the evaluation between them is
@@ -61,11 +61,10 @@ class AtomicCheckpoint(Checkpoint):
             self._save(trainer, pl_module.history.dapo_steps)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
-        self._is_updating = True
+        self._updating = pl_module.history.dapo_steps
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Saves the last step while the epoch is still open, so that a finished run can be given more steps."""
-        self._is_updating = False
         if pl_module.history.dapo_steps == trainer.num_training_batches:
             self._save(trainer, pl_module.history.dapo_steps)
 
@@ -73,7 +72,7 @@ class AtomicCheckpoint(Checkpoint):
         """Saves the state before the failing step, unless its update has begun. One rank of several cannot save
         alone."""
         alone = trainer.world_size == 1 or isinstance(exception, Stopped)
-        if trainer.state.fn == "fit" and alone and not self._is_updating:
+        if trainer.state.fn == "fit" and alone and self._updating != pl_module.history.dapo_steps:
             self._save(trainer, pl_module.history.dapo_steps)
             if latest(self.folder):
                 log.info("saved %s; continue with resume=%s", latest(self.folder), self.folder.parent)

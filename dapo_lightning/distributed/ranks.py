@@ -25,6 +25,10 @@ class Ranks:
             return Ranks()
         return Ranks(dist.get_rank(), dist.get_world_size())
 
+    def owns(self, place: int) -> bool:
+        """Whether an item at this place of a sequence falls to this rank."""
+        return place % self.size == self.rank
+
     def mine(self, items: Sequence[T]) -> Sequence[T]:
         """This rank's share of a sequence that all ranks know, dealt like cards."""
         return items[self.rank :: self.size]

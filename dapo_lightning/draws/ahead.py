@@ -1,4 +1,5 @@
-"""Generation ahead of demand, to save time: it changes what a step costs, never what it trains on."""
+"""Generation ahead of demand, to save time. It changes the cost of a step, but not the groups that it trains on, except
+that surplus groups which are carried to the next step depend on it."""
 
 from __future__ import annotations
 
@@ -53,8 +54,9 @@ class AheadGenerator:
     """Generates and judges the prompts of one DAPO step, on demand and ahead of it.
 
     A round that is requested is generated together with as many further prompts as the recent keep rate suggests will
-    be needed, unless no further round can follow. Generation stops early, between two batches of the rollout, as soon
-    as enough groups are known to be kept; not if surplus groups are carried to the next step, which can use them.
+    be needed, unless no further round can follow and surplus groups are dropped. Generation stops early, between two
+    batches of the rollout, as soon as enough groups are known to be kept; not if surplus groups are carried to the next
+    step, which can use them.
 
     Every rank generates its share of the prompts; verdicts and records are then exchanged, so that all ranks know the
     same. One rank may stop as soon as it has kept enough groups itself: its remaining prompts have higher numbers.
@@ -97,7 +99,8 @@ class AheadGenerator:
         missing = self._wanted - self.num_kept()
         if missing <= 0 or self._start + count <= self.end:
             return
-        ahead = 0 if is_last else self._sampling.next_round(missing, self.keep_rate.value, 0)
+        has_no_use = is_last and not self._sampling.carries
+        ahead = 0 if has_no_use else self._sampling.next_round(missing, self.keep_rate.value, 0)
         begin, self.end = self.end, max(self._start + count, self.end + ahead)
         pending = self._generate(self._ranks.mine(self._stream.take(begin, self.end)))
         mine = self._judge(pending, enough=math.inf if self._sampling.carries else missing)

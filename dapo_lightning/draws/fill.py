@@ -64,7 +64,8 @@ class DrawLoader:
 
 @dataclass(frozen=True)
 class Batch:
-    """The groups of one DAPO step, and how they were found; the same on every rank.
+    """The groups of one DAPO step, and how they were found. It is the same on every rank, except that a rank may know
+    the old log-probs of its own groups only.
 
     Args:
         groups: those that are trained on, in order of their numbers; the first `num_carried` come from the last step.
@@ -142,7 +143,8 @@ def _batch(draws: PromptDraws, source: AheadGenerator, sampling: SamplingOption,
     taken = [*carried, *(group for group in kept if group.number < end)][:limit]
     if sampling.carries and len(taken) == limit:
         end = taken[-1].number + 1  # there is no room for the rest: it is drawn again
-    groups, surplus = tuple(taken[:num_groups]), tuple(taken[num_groups:])
+    groups = tuple(taken[:num_groups])
+    surplus = tuple(group for group in taken[num_groups:] if group.scores_G().isfinite().all())
     reasons = Counter(judged.verdict.reason for number, judged in source.judged.items() if number < end)
     return Batch(
         groups=groups,

@@ -10,7 +10,7 @@ from dapo_lightning.policy import Policy
 from dapo_lightning.reward import PendingGrades, Reward, RewardError
 from dapo_lightning.rollout import Rollout
 from dapo_lightning.rollout.noise import uniform_noise
-from dapo_lightning.types import Generation, Group, NumberedPrompt, PendingGroup, Trajectory
+from dapo_lightning.types import Completion, Generation, Group, NumberedPrompt, PendingGroup, Trajectory
 from dapo_lightning.utils.clock import Clock
 
 
@@ -69,19 +69,22 @@ class RolloutWorker:
             noise_PGT = uniform_noise(self.seed, stream, numbers, num_completions, generation.max_new_tokens)
             model, end_tokens = self.policy.model, self.policy.codec.end_tokens
             batches = iter(self.rollout(model, tokens, noise_PGT, generation, end_tokens))
-        remaining = zip(prompts, tokens, strict=True)
+        num_done = 0
         while True:
             with self.clock("generate"):
                 batch = next(batches, None)
                 if batch is None:
                     break
+                part = slice(num_done, num_done + len(batch))
+                num_done += len(batch)
+                _check(batch, prompts[part], num_completions)
                 submitted = [
-                    self._submit(*next(remaining), [Trajectory.single_turn(c, policy_step) for c in completions])
-                    for completions in batch
+                    self._submit(numbered, ids, [Trajectory.single_turn(c, policy_step) for c in completions])
+                    for numbered, ids, completions in zip(prompts[part], tokens[part], batch, strict=True)
                 ]
             yield submitted
-        if (lost := next(remaining, None)) is not None:
-            raise ValueError(f"the rollout returned no completions for {lost[0].prompt.source}.")
+        if num_done < len(prompts):
+            raise ValueError(f"the rollout returned no completions for {prompts[num_done].prompt.source}.")
 
     def _submit(
         self, numbered: NumberedPrompt, prompt_tokens: tuple[int, ...], trajectories: Sequence[Trajectory]
@@ -106,3 +109,14 @@ class RolloutWorker:
                 f"{len(grades)} grades for {len(texts)} completions."
             )
         return Group(numbered.number, numbered.prompt, prompt_tokens, trajectories, texts, grades)
+
+
+def _check(batch: Sequence[Sequence[Completion]], prompts: Sequence[NumberedPrompt], num_completions: int) -> None:
+    if len(batch) > len(prompts):
+        raise ValueError("the rollout returned completions for more prompts than it was given.")
+    for numbered, completions in zip(prompts, batch, strict=True):
+        if len(completions) != num_completions:
+            raise ValueError(
+                f"the rollout returned {len(completions)} completions for {numbered.prompt.source}, "
+                f"not {num_completions}."
+            )

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.algorithm.tokens import CountedTokens
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.draws.fill import Batch
+from dapo_lightning.forward.logprobs import right_pad
 from dapo_lightning.types import Group, Trajectory
 
 
@@ -43,13 +44,32 @@ class Row:
 class MiniBatch:
     """The rows of this rank in one gradient step.
 
-    `num_tokens` counts the tokens that have a weight in it, over all ranks. `problem` says why it must not be trained
+    `num_tokens` counts the tokens of its loss mask, over all ranks. `problem` says why it must not be trained
     on.
     """
 
     rows: tuple[Row, ...] = ()
     num_tokens: int = 0
     problem: str | None = None
+
+
+def advantages(rewards_PG: Tensor, groups: Sequence[Group], algorithm: Algorithm) -> Tensor:
+    """[P, G, 1] or [P, G, T] advantages (line 9 of Algorithm 1); without groups, the option is not called.
+
+    Raises:
+        ValueError: if the option returns another shape.
+    """
+    if not groups:
+        return torch.zeros(0, 2, 1)
+    advantages_PGX = algorithm.advantage(rewards_PG, groups)
+    longest = max(len(trajectory.tokens_T) for group in groups for trajectory in group.trajectories)
+    if advantages_PGX.shape[:-1] != rewards_PG.shape or advantages_PGX.shape[-1] not in (1, longest):
+        raise ValueError(
+            f"{type(algorithm.advantage).__name__} returned advantages of shape {list(advantages_PGX.shape)}, but "
+            f"there are {len(groups)} groups of {groups[0].size} completions of at most {longest} tokens: return "
+            f"{[*rewards_PG.shape, 1]}, or {[*rewards_PG.shape, longest]} for single tokens."
+        )
+    return advantages_PGX
 
 
 def split(
@@ -68,9 +88,11 @@ def split(
     Args:
         advantages_PGX: [P, G, 1] or [P, G, T].
     """
-    for record in batch.used:
-        if not all(map(math.isfinite, record.scores)):
-            return [MiniBatch(problem=f"the reward of {record.source} is not finite ({list(record.scores)})")]
+    scores = [(record.source, record.scores) for record in batch.used]
+    scores += [(group.prompt.source, tuple(grade.score for grade in group.grades)) for group in batch.groups]
+    for source, scores_G in scores:
+        if not all(map(math.isfinite, scores_G)):
+            return [MiniBatch(problem=f"the reward of {source} is not finite ({list(scores_G)})")]
     size = len(batch.groups)
     bounds = [round(i * size / num_gradient_steps) for i in range(num_gradient_steps + 1)]
     return [_mini_batch(batch.groups, range(*bound), advantages_PGX, algorithm, ranks) for bound in pairwise(bounds)]
@@ -84,24 +106,19 @@ def _mini_batch(
         return MiniBatch()
     trajectories = [groups[p].trajectories[g] for p, g in places]
     in_loss_B = algorithm.overlong.loss_mask(torch.tensor([trajectory.truncated for trajectory in trajectories]))
-    mask_BT = _padded([t.loss_mask_T for t in trajectories]) & in_loss_B[:, None]
-    entropies_BT = _padded([trajectory.entropies_T for trajectory in trajectories])
-    weights = algorithm.loss.weights(CountedTokens(mask_BT, torch.tensor([p for p, _ in places]), entropies_BT))
+    mask_BT = right_pad([t.loss_mask_T for t in trajectories], in_loss_B.device) & in_loss_B[:, None]
+    weights = algorithm.loss.weights(CountedTokens(mask_BT, torch.tensor([p for p, _ in places]), trajectories))
     rows = tuple(
         Row(groups[p].prompt_tokens, trajectory, _first(advantages_PGX[p, g], trajectory), _first(weight, trajectory))
         for (p, g), trajectory, weight, mask_T in zip(places, trajectories, weights, mask_BT, strict=True)
-        if p % ranks.size == ranks.rank and mask_T.any()  # a row that does not count need not be computed
+        if ranks.owns(p) and mask_T.any()  # a row that does not count need not be computed
     )
     return MiniBatch(rows, int(mask_BT.sum()))
 
 
 def _first(values: Tensor, trajectory: Trajectory) -> Tensor:
     """Values of a trajectory without the padding: [1] -> [1], [longest] -> [T]."""
-    return values[: max(1, len(trajectory.tokens_T))].float()
-
-
-def _padded(rows: Sequence[Tensor]) -> Tensor:
-    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    return values[: len(trajectory.tokens_T)].float().clone()  # or it would keep those of all ranks in memory
 
 
 def placeholder(end_token: int) -> Row:

@@ -23,19 +23,23 @@ def check(batch: Batch, updates: Sequence[Update], history: History) -> None:
     """Warns of a batch that is short of groups, and of gradient steps that were skipped.
 
     Args:
-        history: of the run, with this step.
+        history: of the run, before this step.
 
     Raises:
         NotFiniteError: if too many gradient steps in a row were skipped because a value was not finite.
     """
-    problems = [update.problem for update in updates if update.problem]
-    for warning in [*([batch.warning] if batch.warning else []), *(f"{problem}; skipped." for problem in problems)]:
-        _warn("step %d: %s", history.dapo_steps, warning)
-    if history.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-        raise NotFiniteError(
-            f"{history.skipped_in_a_row} updates in a row were skipped; the last because {problems[-1]}. "
-            "Lower optimizer.lr, or look at the reward function and at the last checkpoint."
-        )
+    step, in_a_row = history.dapo_steps + 1, history.skipped_in_a_row
+    if batch.warning:
+        _warn("step %d: %s", step, batch.warning)
+    for update in updates:
+        in_a_row = update.skipped_in_a_row(in_a_row)
+        if update.problem:
+            _warn("step %d: %s; skipped.", step, update.problem)
+        if in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise NotFiniteError(
+                f"{in_a_row} updates in a row were skipped; the last because {update.problem}. "
+                "Lower optimizer.lr, or look at the reward function and at the last checkpoint."
+            )
 
 
 _warn = rank_zero_only(log.warning)  # all ranks know the same

@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.distributed.sharding import FSDP2, exchanging_gradients, is_sharded, shard
 from dapo_lightning.draws.fill import Batch
@@ -19,7 +20,7 @@ from dapo_lightning.forward.logprobs import completion_logps
 from dapo_lightning.forward.micro_batches import micro_batches, packed_micro_batches
 from dapo_lightning.policy import Policy, Reference
 from dapo_lightning.step.experience import Row, placeholder
-from dapo_lightning.types import Group
+from dapo_lightning.types import Group, Trajectory
 
 
 class StaleTrajectoryError(RuntimeError):
@@ -44,7 +45,7 @@ class PolicyHost:
     _reference: Reference | None = field(default=None, init=False, repr=False)
 
     def take_reference(self) -> None:
-        """Copies the policy as it is now, unless that was done before."""
+        """Keeps the policy as it is now (with adapters: without them) as the reference, unless there is one."""
         self._reference = self._reference or self.policy.reference()
 
     def shard(self, strategy: Strategy, compute_dtype: torch.dtype | None) -> None:
@@ -58,8 +59,9 @@ class PolicyHost:
         shard(self.policy.model, mesh, compute_dtype)
 
     @torch.no_grad()
-    def with_old_logps(self, batch: Batch, policy_step: int, ranks: Ranks) -> Batch:
-        """The batch with the old log-probs of this rank's groups and of the surplus (line 3 of Algorithm 1).
+    def with_old_logps(self, batch: Batch, algorithm: Algorithm, policy_step: int, ranks: Ranks) -> Batch:
+        """The batch with the old log-probs of this rank's groups and of all surplus groups (line 3 of Algorithm 1);
+        trajectories that the overlong option excludes from the loss need none.
 
         Must run before the first gradient step: the current weights are then those that sampled.
 
@@ -72,13 +74,21 @@ class PolicyHost:
         if self.logps_are_exact:
             groups, surplus = map(_with_recorded_logps, (batch.groups, batch.surplus))
             return replace(batch, groups=groups, surplus=surplus)
-        mine, mine_of_surplus = ranks.mine(batch.groups), ranks.mine(batch.surplus)
-        known = self._with_computed_logps([*mine, *mine_of_surplus], policy_step)
-        groups_list = list(batch.groups)
-        groups_list[ranks.rank :: ranks.size] = known[: len(mine)]
-        everyones = ranks.gather(known[len(mine) :]) if batch.surplus else []
-        surplus = tuple(sorted(everyones, key=lambda group: group.number))
-        return replace(batch, groups=tuple(groups_list), surplus=surplus)
+        unknown = {group.number: _unknown(group, algorithm, policy_step) for group in (*batch.groups, *batch.surplus)}
+        mine = [group for place, group in enumerate(batch.groups) if ranks.owns(place)]
+        mine_of_surplus = [group for place, group in enumerate(batch.surplus) if ranks.owns(place)]
+        rows = [Row(group.prompt_tokens, t) for group in (*mine, *mine_of_surplus) for t in unknown[group.number]]
+        logps = {
+            id(row.trajectory): logps_T for row, logps_T in zip(rows, self._logps(self.policy.model, rows), strict=True)
+        }
+
+        def known(group: Group) -> Group:
+            found = (replace(t, old_logps_T=logps[id(t)]) if id(t) in logps else t for t in group.trajectories)
+            return replace(group, trajectories=tuple(found))
+
+        everyones = {group.number: group for group in ranks.gather(list(map(known, mine_of_surplus)))}
+        surplus = tuple(everyones[group.number] for group in batch.surplus)
+        return replace(batch, groups=tuple(map(known, batch.groups)), surplus=surplus)
 
     @torch.no_grad()
     def with_reference_logps(self, rows: Sequence[Row]) -> list[Row]:
@@ -107,31 +117,6 @@ class PolicyHost:
         with exchanging_gradients(wrapped, is_last), self.policy.recomputing_activations():
             yield
 
-    def _with_computed_logps(self, groups: Sequence[Group], policy_step: int) -> list[Group]:
-        unknown = [
-            Row(group.prompt_tokens, trajectory)
-            for group in groups
-            for trajectory in group.trajectories
-            if trajectory.old_logps_T is None
-        ]
-        for row in unknown:
-            if row.trajectory.policy_step != policy_step:
-                raise StaleTrajectoryError(
-                    f"a trajectory was sampled after {row.trajectory.policy_step} DAPO steps, and the policy has been "
-                    f"trained for {policy_step}: its log-probs under the weights that sampled it are lost. Whoever "
-                    "keeps trajectories for later steps must keep their old log-probs with them."
-                )
-        found = iter(self._logps(self.policy.model, unknown))
-        return [
-            replace(
-                group,
-                trajectories=tuple(
-                    replace(t, old_logps_T=next(found)) if t.old_logps_T is None else t for t in group.trajectories
-                ),
-            )
-            for group in groups
-        ]
-
     def _logps(self, model: PreTrainedModel, rows: Sequence[Row]) -> list[Tensor]:
         """Log-probs of each row's tokens, [T], in the order of the rows, on the CPU."""
         found: dict[int, Tensor] = {}
@@ -143,8 +128,23 @@ class PolicyHost:
         return [found[id(row)] for row in rows]
 
 
+def _unknown(group: Group, algorithm: Algorithm, policy_step: int) -> list[Trajectory]:
+    """The trajectories of a group whose old log-probs must be computed now."""
+    in_loss = algorithm.overlong.loss_mask(group.truncated_G()).tolist()
+    unknown = [t for t, counts in zip(group.trajectories, in_loss, strict=True) if counts and t.old_logps_T is None]
+    for trajectory in unknown:
+        if trajectory.policy_step != policy_step:
+            raise StaleTrajectoryError(
+                f"a trajectory was sampled after {trajectory.policy_step} DAPO steps, and the policy has been trained "
+                f"for {policy_step}: its log-probs under the weights that sampled it are lost. Keep the old log-probs "
+                "of trajectories that are kept for later steps."
+            )
+    return unknown
+
+
 def _with_recorded_logps(groups: Sequence[Group]) -> tuple[Group, ...]:
-    return tuple(
-        replace(group, trajectories=tuple(replace(t, old_logps_T=t.logps_T) for t in group.trajectories))
-        for group in groups
-    )
+    def known(trajectory: Trajectory) -> Trajectory:
+        has_none = trajectory.old_logps_T is None
+        return replace(trajectory, old_logps_T=trajectory.logps_T) if has_none else trajectory
+
+    return tuple(replace(group, trajectories=tuple(map(known, group.trajectories))) for group in groups)

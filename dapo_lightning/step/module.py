@@ -23,7 +23,7 @@ from dapo_lightning.draws.worker import RolloutWorker
 from dapo_lightning.step import guard
 from dapo_lightning.step.checkpoint import check_same_weights, without_frozen
 from dapo_lightning.step.evaluation import Evaluation
-from dapo_lightning.step.experience import MiniBatch, split
+from dapo_lightning.step.experience import MiniBatch, advantages, split
 from dapo_lightning.step.host import PolicyHost
 from dapo_lightning.step.objective import summed, surrogate_loss
 from dapo_lightning.step.reporter import step_metrics
@@ -85,9 +85,9 @@ class DAPOModule(L.LightningModule):
         with self.clock.remainder("wait"), gathered(self.model):  # lines 2-8: sample, keep if 0 < correct < G (Eq. 11)
             batch = fill(draws, self.sample, algorithm.sampling, ranks)
         with self.clock("update"):
-            batch = self.host.with_old_logps(batch, self.history.dapo_steps, ranks)  # line 3: old log-probs
+            batch = self.host.with_old_logps(batch, algorithm, self.history.dapo_steps, ranks)  # line 3: old log-probs
             rewards_PG = batch.scores_PG() + algorithm.overlong.penalty(batch.lengths_PG())  # overlong (Eq. 13)
-            advantages_PGX = algorithm.advantage(rewards_PG, batch.groups)  # line 9: advantage (Eq. 9)
+            advantages_PGX = advantages(rewards_PG, batch.groups, algorithm)  # line 9: advantage (Eq. 9)
             updates = [
                 self.gradient_step(mini_batch, ranks)  # line 11: ratio, clip, loss (Eq. 8)
                 for mini_batch in split(batch, advantages_PGX, algorithm, self.num_gradient_steps, ranks)  # line 10
@@ -100,7 +100,8 @@ class DAPOModule(L.LightningModule):
         return self.worker.generate(prompts, self.num_completions, self.generation, "train", policy_step=step)
 
     def gradient_step(self, mini_batch: MiniBatch, ranks: Ranks) -> Update:
-        """Forward and backward passes of all micro-batches, then one optimizer step, unless a value is not finite."""
+        """Forward and backward passes of all micro-batches, then one optimizer step, unless a value is not finite or no
+        token counts."""
         if mini_batch.num_tokens == 0:  # every row is masked, no group was kept, or a reward is not finite
             return Update(is_taken=False, problem=mini_batch.problem)
         parts = self.host.micro_batches(self.host.with_reference_logps(mini_batch.rows))
@@ -124,18 +125,18 @@ class DAPOModule(L.LightningModule):
 
     def _finish(self, draws: PromptDraws, batch: Batch, updates: tuple[Update, ...]) -> StepResult:
         """Reports the step and makes it part of the run."""
-        history = self.history.after(batch, updates)
-        guard.check(batch, updates, history)
+        guard.check(batch, updates, self.history)
         scheduler = cast(LRScheduler, self.lr_schedulers())
         learning_rate = float(scheduler.get_last_lr()[0])
         scheduler.step()
+        self.history, draws.state = self.history.after(batch, updates), batch.next_state  # whatever comes, it is done
+        history = self.history
         metrics = step_metrics(batch, updates, self.algorithm.overlong, self.clock.lap(), learning_rate)
         metrics |= {"steps/dapo": float(history.dapo_steps), "steps/gradient": float(history.gradient_steps)}
         for logger in self.loggers:  # `self.log` would repeat a metric at steps that did not measure it
             logger.log_metrics(metrics, history.dapo_steps)
         for name, value in metrics.items():
             self.log(name, value, prog_bar=name in PROGRESS_BAR, logger=False, rank_zero_only=True)
-        self.history, draws.state = history, batch.next_state
         return StepResult(history.dapo_steps, batch, updates, metrics)
 
     def on_validation_epoch_start(self) -> None:

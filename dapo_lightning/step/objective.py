@@ -43,8 +43,10 @@ def surrogate_loss(
     sampled.
     """
     tokens = _tokens(model, rows, temperature, algorithm.needs_entropies)
-    found = objective(tokens, algorithm)
     weights = right_pad([row.weights for row in rows], tokens.mask_BT.device)
+    if not tokens.mask_BT.any():  # a placeholder: it takes part in collectives, and options must not divide by 0
+        return weighted_sum(tokens.logps_BT, tokens.mask_BT, weights), {}
+    found = objective(tokens, algorithm)
     loss = weighted_sum(found.values_BT, tokens.mask_BT, weights)
     return loss, {name: metric.reduce(tokens.mask_BT) for name, metric in found.metrics.items()}
 
@@ -69,12 +71,17 @@ def _tokens(model: PreTrainedModel, rows: Sequence[Row], temperature: float, wit
         assert len(known) == len(rows), f"{name} are not known of every row"
         return right_pad(known, logps_BT.device)
 
+    mask_BT = padded([trajectory.loss_mask_T for trajectory in trajectories], "loss masks")
+
+    def masked(values: Sequence[Tensor | None], name: str) -> Tensor:
+        return padded(values, name).where(mask_BT, 0.0)
+
     return Tokens(
         logps_BT=logps_BT,
-        old_logps_BT=padded([trajectory.old_logps_T for trajectory in trajectories], "old log-probs"),
-        sampled_logps_BT=padded([trajectory.logps_T for trajectory in trajectories], "sampled log-probs"),
+        old_logps_BT=masked([trajectory.old_logps_T for trajectory in trajectories], "old log-probs"),
+        sampled_logps_BT=masked([trajectory.logps_T for trajectory in trajectories], "sampled log-probs"),
         advantages_BT=padded([row.advantages for row in rows], "advantages"),
-        mask_BT=padded([trajectory.loss_mask_T for trajectory in trajectories], "loss masks"),
-        reference_logps_BT=None if all(r is None for r in references) else padded(references, "reference log-probs"),
+        mask_BT=mask_BT,
+        reference_logps_BT=None if all(r is None for r in references) else masked(references, "reference log-probs"),
         entropies_BT=entropies_BT,
     )

@@ -18,7 +18,7 @@ class Update:
         is_taken: whether the optimizer made its step; otherwise it was skipped, and the weights are as they were.
         loss: over all ranks.
         gradient_norm: before clipping.
-        num_tokens: tokens with a weight in the loss, over all ranks.
+        num_tokens: tokens of the loss mask, over all ranks.
         metrics: of all ranks, by name.
         problem: what was not finite; None if nothing was, as when the mini-batch held no tokens.
     """
@@ -29,6 +29,10 @@ class Update:
     num_tokens: int = 0
     metrics: Mapping[str, Reduced] = field(default_factory=dict)
     problem: str | None = None
+
+    def skipped_in_a_row(self, before: int) -> int:
+        """How many updates in a row were skipped because a value was not finite, given their number before this one."""
+        return 0 if self.is_taken else before + (self.problem is not None)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class History:
         """The history that includes one more DAPO step."""
         num_taken, in_a_row = sum(update.is_taken for update in updates), self.skipped_in_a_row
         for update in updates:
-            in_a_row = 0 if update.is_taken else in_a_row + (update.problem is not None)
+            in_a_row = update.skipped_in_a_row(in_a_row)
         return replace(
             self,
             dapo_steps=self.dapo_steps + 1,

@@ -35,6 +35,9 @@ class Clock:
     @contextmanager
     def remainder(self, name: str) -> Iterator[None]:
         """Adds to `name` the wall time of the block that is not charged to other names within it."""
+        if self._is_running:
+            yield
+            return
         start, charged = _now(), sum(self.seconds.values())
         try:
             yield

@@ -74,7 +74,7 @@ def folders(tmp_path_factory):
         def interrupted(module, draw, batch_idx):
             if module.history.dapo_steps == 2:
                 raise RuntimeError("pulled the plug")
-            step(module, draw, batch_idx)
+            return step(module, draw, batch_idx)
 
         patch.setattr(DAPOModule, "training_step", interrupted)
         with pytest.raises(RuntimeError, match="pulled the plug"):

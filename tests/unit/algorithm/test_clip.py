@@ -58,7 +58,7 @@ def test_reported_as_clipped_is_where_the_gradient_is_gone(advantage):
 
 def test_no_clip_is_ratio_times_advantage():
     torch.testing.assert_close(objective(NoClip(), RATIO, -2.0), -2 * RATIO)
-    assert not NoClip()(RATIO, tokens(1.0)).metrics
+    assert not reported(NoClip(), RATIO, 1.0, "clip/upper_fraction").any()
 
 
 def test_the_probability_of_clipped_tokens_is_a_mean_over_those_alone():

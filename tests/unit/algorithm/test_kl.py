@@ -36,7 +36,9 @@ def test_coefficient_must_be_positive():
         K3(0.0)
 
 
-def test_a_token_that_became_impossible_has_a_finite_penalty():
-    logps = torch.tensor([[-90.0]], requires_grad=True)
-    penalty(K3(0.1), logps, torch.tensor([[0.0]])).sum().backward()
-    assert torch.isfinite(logps.grad).all()
+@pytest.mark.parametrize("gap", [90.0, -30.0])
+def test_a_token_far_from_the_reference_has_a_finite_gradient_that_leads_back(gap):
+    """With d = log pi_ref - log pi, the derivative of exp(d) - d - 1 by log pi is 1 - exp(d), or 0 if clamped."""
+    logps = torch.tensor([[-1.0 - gap]], requires_grad=True)
+    penalty(K3(1.0), logps, torch.tensor([[-1.0]])).sum().backward()
+    assert logps.grad.item() == (1.0 if gap < 0 else 0.0)

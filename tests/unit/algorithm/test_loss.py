@@ -12,7 +12,7 @@ MASK = torch.arange(3)[None] < LENGTHS[:, None]
 
 def counted(lengths, groups):
     mask = torch.arange(3)[None] < lengths[:, None]
-    return CountedTokens(mask, groups, mask.float())
+    return CountedTokens(mask, groups, trajectories=())
 
 
 OBJECTIVE = torch.tensor([4.0, 2.0, -1.0, 3.0])[:, None].expand(4, 3)

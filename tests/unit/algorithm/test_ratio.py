@@ -24,6 +24,6 @@ def test_no_token_has_an_infinite_ratio_or_a_gradient_that_is_not_finite(option,
     logps = torch.tensor([[-100.0 + log_ratio]], requires_grad=True)
     seen = tokens(logps, torch.tensor([[-100.0]]), advantage)
     ratio = TokenRatio()(seen)
-    assert ratio.item() == pytest.approx(math.exp(math.copysign(20.0, log_ratio)))
+    assert ratio.item() == pytest.approx(math.exp(min(20.0, log_ratio)), rel=1e-4)
     option(ratio, seen).values_BT.sum().backward()
     assert torch.isfinite(logps.grad).all()

@@ -39,6 +39,24 @@ def test_one_round_is_one_round():
     assert len(batch.records) == batch.num_drawn == 4 and batch.num_rounds == 1
 
 
+def test_with_carrying_one_round_is_as_large_as_the_keep_rate_suggests():
+    """Surplus groups are of use, so that the round is not cut to the prompts of this step."""
+    prompts = draws()
+    prompts.state = DrawState(keep_rate=KeepRate(100, 50))
+    batch = fill(prompts, always([1, -1]), Dynamic(1, "train_partial", surplus="carry"))
+    assert len(batch.records) == 8 and batch.num_rounds == 1 and len(batch.surplus) == 3
+
+
+def test_a_group_whose_reward_is_not_finite_is_not_carried():
+    def third_is_broken(share):
+        return in_batches([make_group(n.number, [1, math.nan] if n.number == 5 else [1, -1]) for n in share])
+
+    prompts = draws()
+    prompts.state = DrawState(keep_rate=KeepRate(100, 50))
+    batch = fill(prompts, third_is_broken, Dynamic(3, "error", surplus="carry"))
+    assert [group.number for group in batch.surplus] == [4, 6]
+
+
 def test_a_step_that_fails_uses_up_nothing():
     def broken(_):
         raise RuntimeError("reward")

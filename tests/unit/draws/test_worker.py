@@ -88,3 +88,12 @@ def test_trajectories_know_which_weights_sampled_them(policy):
     groups = RolloutWorker(policy, script.rollout, script, seed=0)(PROMPTS, 2, Generation(1), "train", policy_step=7)
     for trajectory in (trajectory for group in groups for trajectory in group.trajectories):
         assert trajectory.policy_step == 7 and trajectory.loss_mask_T.all() and trajectory.old_logps_T is None
+
+
+def test_a_rollout_with_too_many_groups_or_too_few_completions_is_an_error(policy):
+    script = Script()
+    worker = RolloutWorker(policy, lambda *given: [group * 2 for group in script.rollout(*given)], script, seed=0)
+    with pytest.raises(ValueError, match="more prompts than it was given"):
+        worker(PROMPTS, 2, Generation(1), "train")
+    with pytest.raises(ValueError, match="2 completions for test:0, not 3"):
+        RolloutWorker(policy, script.rollout, script, seed=0)(PROMPTS, 3, Generation(1), "train")

@@ -5,16 +5,17 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from conftest import algorithm, batch_of, make_group, mini_batch, tiny
+from conftest import algorithm, batch_of, make_group, mini_batch, mini_batches, tiny
 from losses import gradient, on_policy
 from torch import Tensor
 
 from dapo_lightning.algorithm.clip import NoClip
 from dapo_lightning.algorithm.loss import SampleLevel, TokenLevel
-from dapo_lightning.algorithm.overlong import Punish
+from dapo_lightning.algorithm.overlong import Filter, Punish
 from dapo_lightning.algorithm.tokens import CountedTokens, Mean, PerToken, Tokens
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.draws.record import GroupRecord
+from dapo_lightning.step.experience import MiniBatch, placeholder
 from dapo_lightning.step.host import PolicyHost, StaleTrajectoryError
 
 GROUPS = [make_group(0, [1, -1, 1], [2, 9, 4]), make_group(1, [-1, -1, 1], [12, 1, 7])]
@@ -70,6 +71,29 @@ def test_tokens_of_an_environment_have_no_part_in_loss_gradient_and_metrics():
     assert torch.equal(grad, again) and loss == same_loss and metrics == same_metrics
 
 
+@dataclass(frozen=True)
+class SequenceRatio:
+    """The geometric mean of a row's ratios (as in GSPO), the natural way: a masked mean."""
+
+    def __call__(self, tokens: Tokens) -> Tensor:
+        log_ratio_BT = tokens.logps_BT - tokens.old_logps_BT
+        mean_B1 = (log_ratio_BT * tokens.mask_BT).sum(dim=1, keepdim=True) / tokens.mask_BT.sum(dim=1, keepdim=True)
+        return mean_B1.exp().expand_as(log_ratio_BT)
+
+
+def test_a_ratio_of_sequences_sees_neither_an_environment_nor_a_placeholder():
+    model, options = tiny(seed=1).model, algorithm(ratio=SequenceRatio(), clip=NoClip())
+    rows = on_policy(mini_batch([with_environment(group) for group in GROUPS], options).rows)
+    expected = gradient(model, rows, options)[0]
+    assert torch.isfinite(expected).all()
+    with_placeholder = torch.zeros_like(expected)
+    for part in (rows, [placeholder(1)]):
+        grad, loss, _ = gradient(model, part, options)
+        assert math.isfinite(loss)
+        with_placeholder += grad
+    torch.testing.assert_close(with_placeholder, expected)
+
+
 # --- values for single tokens -----------------------------------------------------------------------------------------
 
 
@@ -115,6 +139,13 @@ def test_advantages_and_weights_of_single_tokens_are_the_slow_obvious_loop_and_s
         torch.testing.assert_close(cut, whole, atol=1e-5 * float(whole.abs().max()), rtol=0)
 
 
+def test_advantages_of_another_shape_are_refused_and_without_groups_nothing_is_asked():
+    assert mini_batches([], algorithm(advantage=LaterTokensMore()), 2) == [MiniBatch(), MiniBatch()]
+    flat = algorithm(advantage=lambda rewards_PG, groups: rewards_PG)
+    with pytest.raises(ValueError, match=r"shape \[2, 3\].*return \[2, 3, 1\], or \[2, 3, 12\]"):
+        mini_batch(GROUPS, flat)
+
+
 # --- entropies --------------------------------------------------------------------------------------------------------
 
 
@@ -156,7 +187,7 @@ def host(logps_are_exact=False):
 
 def test_a_stale_trajectory_never_gets_the_log_probs_of_newer_weights():
     with pytest.raises(StaleTrajectoryError, match=r"sampled after 0 DAPO steps.*trained for 3"):
-        host().with_old_logps(batch_of(GROUPS), policy_step=3, ranks=Ranks())
+        host().with_old_logps(batch_of(GROUPS), algorithm(), policy_step=3, ranks=Ranks())
 
 
 def test_stale_trajectories_keep_the_old_log_probs_that_they_carry():
@@ -164,7 +195,7 @@ def test_stale_trajectories_keep_the_old_log_probs_that_they_carry():
         replace(g, trajectories=tuple(replace(t, old_logps_T=t.logps_T) for t in g.trajectories)) for g in GROUPS[:1]
     ]
     fresh = [replace(g, trajectories=tuple(replace(t, policy_step=3) for t in g.trajectories)) for g in GROUPS[1:]]
-    batch = host().with_old_logps(batch_of(carried + fresh), policy_step=3, ranks=Ranks())
+    batch = host().with_old_logps(batch_of(carried + fresh), algorithm(), policy_step=3, ranks=Ranks())
     for trajectory in batch.groups[0].trajectories:
         assert torch.equal(trajectory.old_logps_T, trajectory.logps_T)
     for trajectory in batch.groups[1].trajectories:
@@ -172,5 +203,17 @@ def test_stale_trajectories_keep_the_old_log_probs_that_they_carry():
 
 
 def test_recorded_log_probs_serve_as_old_ones_where_they_are_exact():
-    batch = host(logps_are_exact=True).with_old_logps(batch_of(GROUPS), policy_step=3, ranks=Ranks())
+    batch = host(logps_are_exact=True).with_old_logps(batch_of(GROUPS), algorithm(), policy_step=3, ranks=Ranks())
     assert all(torch.equal(t.old_logps_T, t.logps_T) for group in batch.groups for t in group.trajectories)
+
+
+def test_trajectories_outside_of_the_loss_need_no_old_log_probs():
+    group = make_group(0, [1, -1, 1], [2, 9, 4], [False, True, False])
+    batch = host().with_old_logps(batch_of([group]), algorithm(overlong=Filter()), policy_step=0, ranks=Ranks())
+    assert [t.old_logps_T is None for t in batch.groups[0].trajectories] == [False, True, False]
+
+
+def test_a_reward_that_is_not_finite_is_named_also_in_a_carried_group():
+    broken = make_group(5, [1.0, math.nan])
+    (only,) = mini_batches([*[make_group(n, [1, -1]) for n in range(2)], broken], algorithm(), 4)
+    assert only.rows == () and "the reward of test:5 is not finite" in only.problem
