@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dapo_lightning.algorithm.sampling import SamplingError
-from dapo_lightning.callbacks.metrics_file import read_metrics
+from dapo_lightning.callbacks.metrics_file import MetricsFile, read_metrics
 from dapo_lightning.policy.tiny import TinyPolicy
 from dapo_lightning.reward import RewardError
 from dapo_lightning.run import build
@@ -331,3 +331,21 @@ def test_a_reward_that_hangs_costs_its_completions_only_and_is_counted(tmp_path)
     assert sum(float(row.get("grading/timeout") or 0) for row in rows(folder)) > 0
     assert all(float(row["grading/error"] or 0) == 0 for row in rows(folder))
     assert json.loads((folder / "summary.json").read_text())["dapo_steps"] == 2
+
+
+def test_a_finished_step_is_saved_even_if_its_logger_fails(tmp_path, monkeypatch):
+    overrides = ["sampling=static", "callbacks.checkpoint.every=100"]
+    straight = run(tmp_path / "straight", *overrides)
+
+    def full_disk(logger, metrics, step, original=MetricsFile.log_metrics):
+        if step == 3 and "loss" in metrics:
+            raise OSError("No space left on device")
+        original(logger, metrics, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsFile, "log_metrics", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            run(tmp_path / "broken", *overrides)
+    assert latest(tmp_path / "broken" / "checkpoints").name == "step_000003.ckpt"
+    resume(tmp_path / "broken")
+    assert_same_weights(straight, tmp_path / "broken")
