@@ -1,4 +1,4 @@
-"""The text of --help: how to use the command, and all groups, options and keys as conf/ has them."""
+"""Makes the text of --help: how to use the command, and all groups, options and keys of conf/."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from collections.abc import Sequence
 from dapo_lightning.run.options import CONF, groups, options
 
 EXAMPLES = """\
-dapo-lightning trains a language model with DAPO (arXiv 2503.14476). Each technique is a switch of its own.
+dapo-lightning trains a language model with DAPO (arXiv 2503.14476). Each technique can be switched separately.
 
   python train.py                                       the default: all four techniques, a tiny policy, two CPU cores
-  python train.py recipe=debug                          the same in a few seconds, to see whether everything works
+  python train.py recipe=debug                          the same in a few seconds, to check that everything works
   python train.py experiment=grpo                       the paper's naive baseline: the same code without the techniques
-  python train.py loss=token_level clip.upper=1.28      any option of a group, and any value inside it
+  python train.py loss=token_level clip.upper=1.28      any option of a group, and any value in a group
   python train.py -m clip.upper=1.2,1.28 seed=0,1,2 hydra/launcher=cores hydra.sweep.dir=outputs/clip
                                                         a sweep over all combinations; repeat it to continue it
   python train.py -m hydra/sweeper=search 'clip.upper=interval(1.05,2.0)'
                                                         a search for the best held-out avg@k with Optuna
   python -m dapo_lightning.study outputs/clip           the table and the figures of a sweep
-  python train.py resume=outputs/dapo/<time>            continues a run; num_steps= and trainer= may change
-  python train.py mode=evaluate checkpoint=<folder>     evaluates a run again, or one of its .ckpt files
-  python train.py mode=plan recipe=paper_32b            what a run would need: memory, time, and whether it fits
+  python train.py resume=outputs/dapo/<time>            continues a run; num_steps= and trainer= may be changed
+  python train.py mode=evaluate checkpoint=<folder>     evaluates a run, or one of its .ckpt files
+  python train.py mode=plan recipe=paper_32b            calculates the memory and the time that a run would need
   python train.py policy=hub policy.name=<id> reward=math data=jsonl data.train_path=<file> data.validation_path=<file>
-                                                        your own model and data
+                                                        trains your own model on your own data
 
-`dapo-lightning` is the same command, from any directory. `--help clip` shows the files of one group; `--cfg job` shows
-the configuration of a command without running it."""
+`dapo-lightning` is the same command and works from any directory. `--help clip` shows the files of one group;
+`--cfg job` shows the configuration of a command without running it."""
 RESULTS = """\
 Results are written to outputs/<experiment>/<time>/, or to run_folder=<folder>: summary.json, curves.png, metrics.csv,
 tensorboard/, completions.jsonl, evaluation.jsonl, checkpoints/, and the trained policy in policy/."""
@@ -35,7 +35,7 @@ WIDTH = 120
 
 
 def help_text(names: Sequence[str] = ()) -> str:
-    """Returns the help on the groups that are named, with the text of their files, or else all of it."""
+    """Returns the help on the named groups, with the text of their files, or the whole help if no group is named."""
     chosen = [name for name in names if name in groups()]
     if chosen:
         return "\n\n".join(f"{_group(name)}\n\n{_files(name)}" for name in chosen)
@@ -54,7 +54,7 @@ def _group(group: str) -> str:
 
 
 def _comment_of(group: str) -> str:
-    """What conf/config.yaml says of a group."""
+    """Returns the comment on a group in conf/config.yaml."""
     found = re.search(rf"^  - {group}: \S+ +# *(.*)$", _config(), re.MULTILINE)
     return f": {found[1]}" if found else ""
 
@@ -65,9 +65,9 @@ def _files(group: str) -> str:
 
 
 def _keys() -> str:
-    """The plain keys, as conf/config.yaml has them."""
+    """Returns the plain keys with their comments, as in conf/config.yaml."""
     plain = _config().partition("- _self_")[2].partition("\n\n")[2].partition("\nhydra:")[0]
-    return "Plain keys, as key=value (nested ones as evaluation.every=5):\n\n" + textwrap.indent(plain.strip(), "  ")
+    return "Plain keys, as key=value (nested keys as evaluation.every=5):\n\n" + textwrap.indent(plain.strip(), "  ")
 
 
 def _config() -> str:
