@@ -131,7 +131,7 @@ class _Split:
             name = "null" if self.name is None else self.name
             return (
                 f"{where} with data.{self.kind}_name={name}: cannot be loaded ({reason}). "
-                "Set the one or the other to what is there, or mend the files."
+                "Set both keys to a dataset and a part of it that exist, or fix the files."
             )
         return (
             f"{where}: is no folder or file here, and the hub cannot be reached ({reason}). Offline? Download it once "

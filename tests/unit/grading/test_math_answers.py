@@ -16,7 +16,7 @@ from dapo_lightning.grading.math_grader import MathGrader
 
 ROWS = [json.loads(line) for line in (Path(__file__).parents[2] / "data/math_answers.jsonl").read_text().splitlines()]
 
-# Right answers that are taken for wrong. These and the next are exact: whoever mends one takes it off here.
+# Correct answers that are graded as wrong. This list and the next are exact: whoever fixes an answer removes it here.
 FALSE_NEGATIVES = {
     "unit": 3,  # 5 squared, a right angle as pi/2, metres as centimetres
     "interval": 1,  # 1<x<2 as 2>x>1
