@@ -85,7 +85,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     optimizer([torch.nn.Parameter(torch.zeros(1))])  # a wrong option is reported before the policy is loaded
     codec = source.codec()
     longest = max(config.max_new_tokens, config.evaluation.max_new_tokens)
-    data = instantiate(config.datamodule, _partial_=True)(
+    data = instantiate(config.datamodule)(
         dataset=dataset,
         encode=codec.encode,
         length_limit=LengthLimit(config.max_prompt_tokens, longest, codec.max_positions),
@@ -96,7 +96,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     clock = Clock()
     with clock("warm_start"):
         policy = source.load(codec, dataset, Path("outputs/warm_start"))
-    module = instantiate(config.module, _partial_=True)(
+    module = instantiate(config.module)(
         worker=RolloutWorker(policy, rollout, reward, config.seed, clock),
         algorithm=algorithm,
         optimizer=optimizer,

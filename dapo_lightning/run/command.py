@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import checkpoint_in, folder_name, read_config
-from dapo_lightning.run.numbers import numbers_of_options
+from dapo_lightning.run.options import numbers_of_options
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.utils.checkpoints import latest, steps_done
 from dapo_lightning.utils.extras import extra_with

@@ -60,6 +60,18 @@ def options_with(group: str, key: str) -> list[str]:
     return found
 
 
+def numbers_of_options() -> list[str]:
+    """Keys such as `clip.upper` of every option in conf/ whose class is in `dapo_lightning.algorithm`: values that are
+    numbers, or that are computed from others."""
+    found = set()
+    for path in CONF.glob("*/*.yaml"):
+        option = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if str(option.get("_target_", "")).startswith("dapo_lightning.algorithm."):
+            numbers = (name for name, value in option.items() if type(value) in (int, float) or "${" in str(value))
+            found |= {f"{path.parent.name}.{name}" for name in numbers}
+    return sorted(found)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns " Did you mean ...?" with the names that are most like a misspelt one, or an empty text."""
     last = name.rpartition(".")[2]

@@ -75,8 +75,7 @@ class PolicyHost:
             groups, surplus = map(_with_recorded_logps, (batch.groups, batch.surplus))
             return replace(batch, groups=groups, surplus=surplus)
         unknown = {group.number: _unknown(group, algorithm, policy_step) for group in (*batch.groups, *batch.surplus)}
-        mine = [group for place, group in enumerate(batch.groups) if ranks.owns(place)]
-        mine_of_surplus = [group for place, group in enumerate(batch.surplus) if ranks.owns(place)]
+        mine, mine_of_surplus = ranks.mine(batch.groups), ranks.mine(batch.surplus)
         rows = [Row(group.prompt_tokens, t) for group in (*mine, *mine_of_surplus) for t in unknown[group.number]]
         logps = {
             id(row.trajectory): logps_T for row, logps_T in zip(rows, self._logps(self.policy.model, rows), strict=True)
@@ -86,8 +85,8 @@ class PolicyHost:
             found = (replace(t, old_logps_T=logps[id(t)]) if id(t) in logps else t for t in group.trajectories)
             return replace(group, trajectories=tuple(found))
 
-        everyones = {group.number: group for group in ranks.gather(list(map(known, mine_of_surplus)))}
-        surplus = tuple(everyones[group.number] for group in batch.surplus)
+        gathered = ranks.gather(list(map(known, mine_of_surplus))) if batch.surplus else []
+        surplus = tuple(sorted(gathered, key=lambda group: group.number))
         return replace(batch, groups=tuple(map(known, batch.groups)), surplus=surplus)
 
     @torch.no_grad()

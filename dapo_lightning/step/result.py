@@ -56,9 +56,8 @@ class StepResult:
 class History:
     """Counters of a run. They are saved in checkpoints, so that a resumed run reports the whole.
 
-    `evaluations`: DAPO steps done -> held-out metrics. `skipped_in_a_row`: gradient steps that were skipped since the
-        last
-    one that was taken, because something was not finite.
+    `evaluations`: DAPO steps done -> held-out metrics. `skipped_in_a_row`: gradient steps since the last one that was
+    taken which were skipped because a value was not finite.
     """
 
     dapo_steps: int = 0

@@ -20,7 +20,7 @@ from tensorboard.plugin_util import markdown_to_safe_html
 from dapo_lightning.callbacks import completions, dashboard
 from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.run.build import TECHNIQUES
-from dapo_lightning.run.numbers import numbers_of_options
+from dapo_lightning.run.options import numbers_of_options
 from dapo_lightning.step.module import DAPOModule
 
 # A learning rate at which ratios leave the clip range: some tags are there only if tokens are clipped.

@@ -43,7 +43,7 @@ def test_every_option_composes_and_instantiates(group, option, tmp_path, monkeyp
     if group == "trainer":
         build_trainer(composed, checkpoint=None)
     elif group in ("module", "datamodule"):  # `build` adds what the other groups make
-        assert instantiate(composed[group], _partial_=True).keywords
+        assert instantiate(composed[group]).keywords
     elif option == "vllm" and find_spec("vllm") is None:
         with pytest.raises(InstantiationException, match="rollout=vllm needs the package vllm"):
             instantiate(composed[group])
