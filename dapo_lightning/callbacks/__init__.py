@@ -1,1 +1,1 @@
-"""What happens around the DAPO steps: checkpoints, samples, warnings."""
+"""Callbacks and loggers around the DAPO steps: checkpoints, samples, charts, warnings."""

@@ -20,16 +20,16 @@ log = logging.getLogger(__name__)
 
 
 class Stopped(SystemExit):
-    """Ends the process between two DAPO steps, as a signal requested; all ranks raise it together."""
+    """Ends the process between two DAPO steps because of a signal; all ranks raise it together."""
 
     def __init__(self, number: signal.Signals):
         super().__init__(128 + number)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to disk and renames, so that a checkpoint is complete or absent.
+    """Writes a file beside the target, flushes it to disk and renames it, so that a checkpoint is complete or absent.
 
-    (Lightning's own writes to the system's temporary folder; if that is another disk, its final move is a copy.)
+    (Lightning writes to the system's temporary folder. If that is on another disk, its final move is a copy.)
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -40,11 +40,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class AtomicCheckpoint(Checkpoint):
-    """Saves `step_NNNNNN.ckpt` between DAPO steps: every so many, at the end, and before an error ends the run.
+    """Saves `step_NNNNNN.ckpt` between DAPO steps: periodically, after the last step, and when an error ends the run.
 
     Args:
         every: DAPO steps between checkpoints.
-        keep: how many of the newest to keep.
+        keep: number of newest checkpoints that are kept.
     """
 
     def __init__(self, folder: str, every: int, keep: int):
@@ -69,8 +69,8 @@ class AtomicCheckpoint(Checkpoint):
             self._save(trainer, pl_module.history.dapo_steps)
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Saves the state before the failing step, unless its update has begun. One rank of several cannot save
-        alone."""
+        """Saves the state before the step that failed, unless its update has begun. With several ranks it saves only if
+        all stopped together, because saving is a collective."""
         alone = trainer.world_size == 1 or isinstance(exception, Stopped)
         if trainer.state.fn == "fit" and alone and self._updating != pl_module.history.dapo_steps:
             self._save(trainer, pl_module.history.dapo_steps)
@@ -78,9 +78,9 @@ class AtomicCheckpoint(Checkpoint):
                 log.info("saved %s; continue with resume=%s", latest(self.folder), self.folder.parent)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Sets Lightning's loop counters to the number of DAPO steps done, with no step or evaluation half done, and no
-        batch the last one, so that `num_steps` can be raised. Lightning's own counters depend on the hook that saved: a
-        second resume, or one after an interrupted evaluation, would skip batches."""
+        """Sets Lightning's loop counters to the number of DAPO steps done, with no step or evaluation in progress. No
+        batch is marked as the last one, so that `num_steps` can be raised. Lightning's own values depend on the hook
+        that saved: a second resume, or one after an interrupted evaluation, would skip batches."""
         loops, steps = checkpoint["loops"]["fit_loop"], pl_module.history.dapo_steps
         training, validation = loops["epoch_loop.batch_progress"], loops["epoch_loop.val_loop.batch_progress"]
         training["is_last_batch"] = False
@@ -100,8 +100,6 @@ class AtomicCheckpoint(Checkpoint):
         self._last_saved = steps
         trainer.save_checkpoint(self.folder / f"step_{steps:06d}.ckpt", weights_only=False)  # a collective
         if trainer.is_global_zero:
-            for old in [
-                *all_checkpoints(self.folder)[: -self.keep],
-                *self.folder.glob("*.partial"),
-            ]:  # a kill may leave these
+            partial = self.folder.glob("*.partial")  # left by a kill
+            for old in (*all_checkpoints(self.folder)[: -self.keep], *partial):
                 old.unlink(missing_ok=True)

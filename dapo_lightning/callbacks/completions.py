@@ -1,4 +1,4 @@
-"""Samples of completions for people to read: a JSONL file and TensorBoard's text tab."""
+"""Writes samples of completions for people to read, to a JSONL file and TensorBoard's text tab."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dapo_lightning.utils.atomic import replacing
 
 
 class SampleCompletions(L.Callback):
-    """Every `every` DAPO steps, writes the first completions of the first groups that were trained on.
+    """Writes the first completions of the first groups that were trained on, every `every` DAPO steps.
 
     Args:
-        every: DAPO steps between samples; the first step is always sampled.
+        every: DAPO steps between samples; the first step is always included.
     """
 
     def __init__(self, path: str, every: int, num_groups: int, num_completions: int):
@@ -28,7 +28,7 @@ class SampleCompletions(L.Callback):
         self.num_groups, self.num_completions = num_groups, num_completions
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Drops the lines of an earlier session from after the checkpoint: those steps are about to be repeated."""
+        """Removes lines that an earlier session wrote after its checkpoint, because those steps will be repeated."""
         if trainer.is_global_zero and self.path.exists():
             lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
             done = [line for line in lines if _step(line) <= pl_module.history.dapo_steps]
@@ -64,7 +64,7 @@ class SampleCompletions(L.Callback):
 
 
 def _step(line: str) -> float:
-    """The step of a line; infinite for an incomplete line, which a kill may have left."""
+    """Returns the step of a line, or infinity for an incomplete line, which a kill may have left."""
     try:
         return json.loads(line)["step"]
     except ValueError:
@@ -76,7 +76,7 @@ MAX_CHARACTERS = 4000  # per text; the JSONL file is complete
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-    """HTML, which is valid Markdown for TensorBoard; completions are escaped, so none is interpreted as either."""
+    """Returns an HTML table, which TensorBoard accepts as Markdown. Texts are escaped, so they appear as written."""
     head = "".join(f"<th>{name}</th>" for name in (*WIDTHS, "score", "tokens"))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(map(_table_row, rows))}</tbody></table>"
 
@@ -88,14 +88,14 @@ def _table_row(row: dict[str, Any]) -> str:
 
 
 def _shortened(text: str) -> str:
-    """A long text without its middle: questions stand at the start, answers at the end."""
+    """Cuts out the middle of a long text, because questions are at its start and answers at its end."""
     half = MAX_CHARACTERS // 2
     left_out = len(text) - 2 * half
     return f"{text[:half]}\n[... {left_out} characters ...]\n{text[-half:]}" if left_out > 0 else text
 
 
 def _wrapped(text: str, width: int) -> str:
-    """The text in lines of at most `width` characters, broken at spaces where possible."""
+    """Breaks the text into lines of at most `width` characters, at spaces where possible."""
     return "\n".join(
         part
         for line in text.split("\n")

@@ -12,8 +12,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2  # type: ignore[import-untyped]
 
-# Category -> chart -> tag, a regular expression. One tag per chart: TensorBoard gives all lines of a run one colour.
-# TensorBoard merges the layouts of all runs.
+# Category -> chart -> tag, a regular expression. Each chart has one tag, because TensorBoard draws all lines of a run
+# in one colour. TensorBoard merges the layouts of all runs.
 FIGURES: dict[str, dict[str, str]] = {
     "Held-out accuracy (Table 1, Fig. 1, Fig. 6)": {
         "avg@k": r"validation/avg@\d+$",
@@ -70,20 +70,19 @@ FIGURES: dict[str, dict[str, str]] = {
     },
 }
 
-SHOWN = ("clip.upper", "experiment", "optimizer.lr", "policy", "seed")  # the tab shows five columns at first
-CHANGED_BY_RESUMING = ("num_steps",)  # TensorBoard keeps the first value it reads; steps/dapo shows the progress
+SHOWN = ("clip.upper", "experiment", "optimizer.lr", "policy", "seed")  # the columns that the tab shows at first
+CHANGED_BY_RESUMING = ("num_steps",)  # TensorBoard would keep the first value that it reads
 METRICS = ("avg@", "pass@", "maj@", "entropy", "truncated", "length")  # of an evaluation, in the order of the columns
 
 
 class Dashboard(L.Callback):
-    """Writes the run's row of the HPARAMS tab after the first evaluation of each process, the layout of the charts
-    after its first DAPO step, and that the run is complete after the evaluation of the last step. (Not before, in case
-    that
-    fails: TensorBoard keeps what it reads first, and a failed run may be resumed.)
+    """Writes the layout of the charts after the first DAPO step of a process, and the row of the HPARAMS tab after the
+    first evaluation. After the evaluation of the last step it marks the run as complete. (Not earlier: TensorBoard
+    keeps what it reads first, and a run that fails may be resumed.)
 
     Args:
-        numbers: hyperparameters with numbers that the options of all runs may have. TensorBoard reads the columns from
-            one run, so every run declares all of them.
+        numbers: names of all numeric hyperparameters of all options. TensorBoard reads the columns from one run, so
+            every run declares all of them.
     """
 
     def __init__(self, numbers: Sequence[str] = ()) -> None:
@@ -103,7 +102,7 @@ class Dashboard(L.Callback):
         row = [_columns(values, self.numbers, _metric_tags(evaluations[steps])), _start(values)]
         for writer in _writers(trainer):
             for summary in [*(row if not self._has_row else []), *([_end()] if is_last else [])]:
-                # SummaryWriter.add_hparams would make a run of its own; a resumed run never purges step 0
+                # SummaryWriter.add_hparams would create a separate run; step 0 survives the purge when a run is resumed
                 writer._get_file_writer().add_summary(summary, 0)
             writer.flush()
         self._has_row, self._is_complete = True, self._is_complete or is_last
@@ -116,7 +115,7 @@ def _writers(trainer: L.Trainer) -> list[Any]:
 
 
 def _layout(metrics: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
-    """The figures, and a chart of its own for each metric that no figure shows, as SummaryWriter takes them."""
+    """Returns the figures, and one more chart for each metric that no figure shows, in the format of SummaryWriter."""
     shown = [tag for charts in FIGURES.values() for tag in charts.values()]
     others = {name: f"{re.escape(name)}$" for name in sorted(metrics) if not any(re.match(tag, name) for tag in shown)}
     return {
@@ -126,14 +125,14 @@ def _layout(metrics: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
 
 
 def _metric_tags(evaluation: Iterable[str]) -> list[str]:
-    """Tags of the metric columns; of pass@k only that of the largest k."""
+    """Returns the tags of the metric columns, with pass@k only for the largest k."""
     found = [name for kind in METRICS for name in evaluation if name.startswith(kind) and not name.endswith("_ci95")]
     passes = [name for name in found if name.startswith("pass@")]
     return [f"validation/{name}" for name in found if name not in passes[:-1]] + ["steps/dapo"]
 
 
 def _columns(values: dict[str, Any], numbers_of_options: Iterable[str], tags: Iterable[str]) -> Summary:
-    """The columns of the HPARAMS tab; TensorBoard shows those at first that are said to differ."""
+    """Returns the columns of the HPARAMS tab. TensorBoard shows those at first that are marked as `differs`."""
     numbers = {name for name, value in values.items() if _is_number(value)}.union(numbers_of_options)
     infos = [
         api_pb2.HParamInfo(
@@ -149,7 +148,7 @@ def _columns(values: dict[str, Any], numbers_of_options: Iterable[str], tags: It
 
 
 def _start(values: dict[str, Any]) -> Summary:
-    """The row of a run with its hyperparameters; columns of options that it did not choose stay empty."""
+    """Returns the row of a run with its hyperparameters. Columns of options that it did not choose stay empty."""
     start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
     for name, value in values.items():
         if _is_number(value):

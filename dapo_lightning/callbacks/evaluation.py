@@ -1,4 +1,4 @@
-"""Every held-out prompt with its completions, for people to read."""
+"""Writes every held-out prompt with its completions to a file for people to read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warnings of collapse, while there is still time to stop."""
+"""Warns of a collapsing policy while the run can still be stopped."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class HealthWarnings(L.Callback):
     """Warns once per run when entropy, and once when accuracy, has collapsed.
 
     Args:
-        min_entropy_share: warn when entropy falls below this share of the first step's while accuracy is below 0.9
-            (a policy that solves its prompts is rightly confident).
-        min_accuracy_share: warn when accuracy, smoothed over about ten steps, falls below this share of its best.
+        min_entropy_share: warns when entropy falls below this share of its value in the first step while accuracy is
+            below 0.9 (low entropy is no problem in a policy that solves its prompts).
+        min_accuracy_share: warns when accuracy, smoothed over about ten steps, falls below this share of its maximum.
     """
 
     def __init__(self, min_entropy_share: float, min_accuracy_share: float):
@@ -36,7 +36,7 @@ class HealthWarnings(L.Callback):
         if collapsed and not state["warned_entropy"]:
             state["warned_entropy"] = 1.0
             log.warning(
-                "step %d: entropy collapsed from %.3f to %.3f; groups will soon hold nothing to learn from. "
+                "step %d: entropy collapsed from %.3f to %.3f, so groups will soon have no variance to learn from. "
                 "Raise clip.upper or temperature, or lower optimizer.lr.",
                 step, state["first_entropy"], entropy,
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""metrics.csv: one row for each DAPO step, those of earlier sessions included."""
+"""Writes metrics.csv, with one row for each DAPO step, including those of earlier sessions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class MetricsFile(Logger):
     """A logger that writes a CSV file with a `step` column and a column for each metric. Cells of metrics that were not
     measured at a step are empty.
 
-    (Lightning's CSVLogger deletes the file of an earlier session, and a resumed run must not lose it.) Rows of steps
-    that are repeated replace the old ones. The file is rewritten as a whole and renamed into place, so that a kill
-    leaves the previous one.
+    (Lightning's CSVLogger deletes the file of an earlier session, which a resumed run needs.) When steps are repeated,
+    their rows replace the old ones. Each update writes a new file and renames it into place, so that a kill cannot
+    damage the file.
     """
 
     def __init__(self, path: str):
@@ -41,10 +41,10 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: hyperparameters are in the config.yaml of the run folder."""
+        """Does nothing, because config.yaml in the run folder holds the hyperparameters."""
 
     def resume_after(self, last_step: int) -> None:
-        """Reads the rows of an earlier session up to a step; later steps are about to be repeated."""
+        """Reads the rows of an earlier session up to a step; later steps will be repeated."""
         if self._path.exists():
             self._rows = {row["step"]: row for row in read_metrics(self._path) if row["step"] <= last_step}
 
@@ -66,7 +66,7 @@ class MetricsFile(Logger):
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.csv: numbers as floats, `step` as int, without empty cells."""
+    """Reads the rows of a metrics.csv: numbers as floats, `step` as int, without empty cells."""
     with path.open(newline="") as file:
         return [
             {name: int(value) if name == "step" else float(value) for name, value in row.items() if value}

@@ -1,4 +1,4 @@
-"""One tick is one DAPO step."""
+"""A progress bar that counts DAPO steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 
 class StepProgressBar(TQDMProgressBar):
-    """Lightning's bar, counting DAPO steps and showing what is learnt rather than which version is logged."""
+    """Lightning's progress bar with DAPO steps as its unit and without the version number of the logger."""
 
     def init_train_tqdm(self) -> Tqdm:
         bar = super().init_train_tqdm()

@@ -1,4 +1,4 @@
-"""TensorBoard files that fit together when a run is resumed."""
+"""A TensorBoard logger for runs that may be resumed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's logger; when a run is resumed, the points of later steps disappear from its charts."""
+    """Lightning's TensorBoard logger, which hides points after the checkpoint when a run is resumed."""
 
     def resume_after(self, last_step: int) -> None:
-        """Drops what an earlier session logged after a step: those steps are about to be repeated."""
-        self._kwargs["purge_step"] = last_step + 1  # of SummaryWriter, which is made when it is first needed
+        """Hides what an earlier session logged after a step, because later steps will be repeated."""
+        self._kwargs["purge_step"] = last_step + 1  # read by the SummaryWriter, which is created on first use

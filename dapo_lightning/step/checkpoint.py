@@ -1,4 +1,4 @@
-"""Which weights a checkpoint of the module holds: those that are trained."""
+"""Selects the weights that a checkpoint holds: those that are trained."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from torch import nn
 
 
 def without_frozen(state: Mapping[str, Any], module: nn.Module) -> dict[str, Any]:
-    """The entries of a state dict of `module` but for its frozen weights: they are where the policy came from."""
-    weights = module.named_parameters(remove_duplicate=False)  # tied ones have two names
+    """Returns a state dict of `module` without its frozen weights, which are loaded with the policy."""
+    weights = module.named_parameters(remove_duplicate=False)  # tied weights have two names
     frozen = {name for name, weight in weights if not weight.requires_grad}
     return {name: value for name, value in state.items() if name not in frozen}
 
 
 def check_same_weights(checkpoint: Mapping[str, Any], module: nn.Module) -> None:
-    """Checks that a checkpoint holds exactly the trained weights of `module`. (Without frozen weights, Lightning does
-    not load strictly. A strategy that shards has loaded the weights already, and removed them from the checkpoint.)
+    """Checks that a checkpoint holds exactly the trained weights of `module`. Lightning does not check it, because
+    the frozen weights are missing. A sharding strategy has loaded the weights already and has removed them from the
+    checkpoint.
 
     Raises:
         ValueError: naming a weight that only one of them has.

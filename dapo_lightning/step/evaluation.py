@@ -14,7 +14,7 @@ from dapo_lightning.types import Group
 
 
 class Evaluation:
-    """From the start of an evaluation to its metrics; weights that are sharded are whole in between."""
+    """Collects the groups of one evaluation. Sharded weights stay gathered from `start` to `finish`."""
 
     def __init__(self) -> None:
         self._records: list[GroupRecord] = []
@@ -28,6 +28,6 @@ class Evaluation:
         self._records += [GroupRecord.of(group) for group in groups]
 
     def finish(self) -> dict[str, float]:
-        """The metrics over the prompts of all ranks."""
+        """Returns the metrics over the prompts of all ranks."""
         self._whole_weights.close()
         return evaluation_metrics(Ranks.current().gather(self._records))

@@ -36,7 +36,7 @@ class Row:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the prompt and the trajectory, whoever wrote them."""
+        """All tokens of the prompt and the trajectory, in the loss mask or not."""
         return len(self.prompt_tokens) + len(self.trajectory.tokens_T)
 
 
@@ -44,8 +44,8 @@ class Row:
 class MiniBatch:
     """The rows of this rank in one gradient step.
 
-    `num_tokens` counts the tokens of its loss mask, over all ranks. `problem` says why it must not be trained
-    on.
+    `num_tokens` counts the tokens of its loss mask on all ranks. `problem` says why the mini-batch must not be trained
+    on; None if it may be.
     """
 
     rows: tuple[Row, ...] = ()
@@ -54,7 +54,7 @@ class MiniBatch:
 
 
 def advantages(rewards_PG: Tensor, groups: Sequence[Group], algorithm: Algorithm) -> Tensor:
-    """[P, G, 1] or [P, G, T] advantages (line 9 of Algorithm 1); without groups, the option is not called.
+    """Returns [P, G, 1] or [P, G, T] advantages (line 9 of Algorithm 1). Without groups, the option is not called.
 
     Raises:
         ValueError: if the option returns another shape.
@@ -82,8 +82,8 @@ def split(
     """Divides the groups into mini-batches, in the order of their numbers, and gives every row its weights.
 
     Groups stay whole. Group number i of the batch goes to rank i modulo the number of ranks. With fewer groups than
-    gradient steps, some mini-batches are empty. If the score of any prompt that the step used up is not finite, there
-    is one mini-batch, without rows: a group with a NaN has nothing correct, so that the keep rule alone would hide it.
+    gradient steps, some mini-batches are empty. If a score of a prompt that the step used up is not finite, the result
+    is a single mini-batch without rows. (The keep rule alone would hide a NaN, because it counts as not correct.)
 
     Args:
         advantages_PGX: [P, G, 1] or [P, G, T].
@@ -111,18 +111,19 @@ def _mini_batch(
     rows = tuple(
         Row(groups[p].prompt_tokens, trajectory, _first(advantages_PGX[p, g], trajectory), _first(weight, trajectory))
         for (p, g), trajectory, weight, mask_T in zip(places, trajectories, weights, mask_BT, strict=True)
-        if ranks.owns(p) and mask_T.any()  # a row that does not count need not be computed
+        if ranks.owns(p) and mask_T.any()  # rows outside the loss need not be computed
     )
     return MiniBatch(rows, int(mask_BT.sum()))
 
 
 def _first(values: Tensor, trajectory: Trajectory) -> Tensor:
-    """Values of a trajectory without the padding: [1] -> [1], [longest] -> [T]."""
-    return values[: len(trajectory.tokens_T)].float().clone()  # or it would keep those of all ranks in memory
+    """Removes the padding from the values of a trajectory: [1] -> [1], [longest] -> [T]."""
+    return values[: len(trajectory.tokens_T)].float().clone()  # a view would keep the values of all ranks in memory
 
 
 def placeholder(end_token: int) -> Row:
-    """A row without influence, for a rank that has none left while others still compute: collectives must match."""
+    """Returns a row that adds nothing to the loss. A rank without rows computes it while other ranks compute theirs,
+    because all ranks must take part in collectives."""
     zeros_T = torch.zeros(1)
     trajectory = Trajectory(
         tokens_T=torch.tensor([end_token]),

@@ -1,4 +1,4 @@
-"""Warnings of a DAPO step, and the end of a run whose values stay NaN or infinite."""
+"""Warns about problems in a DAPO step, and ends a run whose values stay NaN or infinite."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class NotFiniteError(RuntimeError):
 
 
 def check(batch: Batch, updates: Sequence[Update], history: History) -> None:
-    """Warns of a batch that is short of groups, and of gradient steps that were skipped.
+    """Warns if a batch is short of groups or if gradient steps were skipped.
 
     Args:
-        history: of the run, before this step.
+        history: counters of the run before this step.
 
     Raises:
         NotFiniteError: if too many gradient steps in a row were skipped because a value was not finite.
@@ -34,12 +34,12 @@ def check(batch: Batch, updates: Sequence[Update], history: History) -> None:
     for update in updates:
         in_a_row = update.skipped_in_a_row(in_a_row)
         if update.problem:
-            _warn("step %d: %s; skipped.", step, update.problem)
+            _warn("step %d: %s, so the gradient step was skipped.", step, update.problem)
         if in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise NotFiniteError(
-                f"{in_a_row} updates in a row were skipped; the last because {update.problem}. "
-                "Lower optimizer.lr, or look at the reward function and at the last checkpoint."
+                f"{in_a_row} gradient steps in a row were skipped, the last one because {update.problem}. "
+                "Lower optimizer.lr, or check the reward function and the last checkpoint."
             )
 
 
-_warn = rank_zero_only(log.warning)  # all ranks know the same
+_warn = rank_zero_only(log.warning)  # all ranks have the same information

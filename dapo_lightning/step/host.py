@@ -1,4 +1,4 @@
-"""The model that is trained and its frozen reference: their log-probs, and how rows are divided to fit into memory."""
+"""Computes log-probs with the policy and its frozen reference, and divides rows so that they fit into memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dapo_lightning.types import Group, Trajectory
 
 
 class StaleTrajectoryError(RuntimeError):
-    """A trajectory was sampled by earlier weights, and its log-probs under those weights are unknown."""
+    """A trajectory was sampled by earlier weights, and its log-probs under them are unknown."""
 
 
 @dataclass
@@ -32,10 +32,10 @@ class PolicyHost:
     """Runs the policy and its reference on rows.
 
     Args:
-        temperature: that of sampling; log-probs are taken at it.
-        micro_batch_tokens: tokens per forward pass.
-        logps_are_exact: whether log-probs recorded while sampling equal those of a forward pass, so that they serve as
-            old log-probs; otherwise those are computed (half precision: other kernels, other rounding).
+        temperature: sampling temperature; log-probs are computed at the same temperature.
+        micro_batch_tokens: largest number of tokens in a forward pass.
+        logps_are_exact: whether log-probs recorded while sampling equal those of a forward pass. They then serve as old
+            log-probs, which are recomputed otherwise (in half precision, other kernels round differently).
     """
 
     policy: Policy
@@ -45,7 +45,7 @@ class PolicyHost:
     _reference: Reference | None = field(default=None, init=False, repr=False)
 
     def take_reference(self) -> None:
-        """Keeps the policy as it is now (with adapters: without them) as the reference, unless there is one."""
+        """Makes the current policy, without its adapters if it has any, the reference, unless there is one already."""
         self._reference = self._reference or self.policy.reference()
 
     def shard(self, strategy: Strategy, compute_dtype: torch.dtype | None) -> None:
@@ -60,16 +60,16 @@ class PolicyHost:
 
     @torch.no_grad()
     def with_old_logps(self, batch: Batch, algorithm: Algorithm, policy_step: int, ranks: Ranks) -> Batch:
-        """The batch with the old log-probs of this rank's groups and of all surplus groups (line 3 of Algorithm 1);
-        trajectories that the overlong option excludes from the loss need none.
+        """Adds the old log-probs of this rank's groups and of all surplus groups to the batch (line 3 of Algorithm 1).
+        Trajectories that the overlong option excludes from the loss get none.
 
-        Must run before the first gradient step: the current weights are then those that sampled.
+        This must run before the first gradient step, while the current weights are still those that sampled.
 
         Args:
             policy_step: number of DAPO steps that the policy has been trained for.
 
         Raises:
-            StaleTrajectoryError: if other weights sampled a trajectory whose old log-probs are not known.
+            StaleTrajectoryError: if a trajectory without old log-probs was sampled by other weights.
         """
         if self.logps_are_exact:
             groups, surplus = map(_with_recorded_logps, (batch.groups, batch.surplus))
@@ -91,7 +91,7 @@ class PolicyHost:
 
     @torch.no_grad()
     def with_reference_logps(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows with the log-probs of the reference, if there is one."""
+        """Adds the log-probs of the reference to the rows, if there is a reference."""
         if not self._reference:
             return list(rows)
         with self._reference() as reference:
@@ -99,8 +99,8 @@ class PolicyHost:
         return [replace(row, reference_logps_T=logps_T) for row, logps_T in zip(rows, logps, strict=True)]
 
     def micro_batches(self, rows: Sequence[Row], model: PreTrainedModel | None = None) -> list[list[Row]]:
-        """The rows in parts of at most `micro_batch_tokens` tokens. Every rank gets the same number of parts, because
-        forward and backward passes may be collectives; parts without rows hold a placeholder."""
+        """Divides the rows into parts of at most `micro_batch_tokens` tokens. Every rank gets the same number of parts,
+        because forward and backward passes may be collectives; parts without rows hold a placeholder."""
         if is_switched(model or self.policy.model):
             parts = packed_micro_batches(
                 rows, lambda row: row.prompt_tokens, lambda row: len(row.trajectory.tokens_T), self.micro_batch_tokens
@@ -112,7 +112,7 @@ class PolicyHost:
 
     @contextmanager
     def backward(self, wrapped: nn.Module | None, is_last: bool) -> Iterator[None]:
-        """The context of a forward and a backward pass; in the last one of a gradient step, gradients are exchanged."""
+        """The context of a forward and backward pass. Ranks exchange gradients in the last pass of a gradient step."""
         with exchanging_gradients(wrapped, is_last), self.policy.recomputing_activations():
             yield
 
@@ -134,9 +134,9 @@ def _unknown(group: Group, algorithm: Algorithm, policy_step: int) -> list[Traje
     for trajectory in unknown:
         if trajectory.policy_step != policy_step:
             raise StaleTrajectoryError(
-                f"a trajectory was sampled after {trajectory.policy_step} DAPO steps, and the policy has been trained "
-                f"for {policy_step}: its log-probs under the weights that sampled it are lost. Keep the old log-probs "
-                "of trajectories that are kept for later steps."
+                f"a trajectory was sampled after {trajectory.policy_step} DAPO steps, but the policy has been trained "
+                f"for {policy_step}, so its log-probs under the weights that sampled it can no longer be computed. Set "
+                "old_logps_T on trajectories that are kept for later steps."
             )
     return unknown
 

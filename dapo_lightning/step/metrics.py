@@ -1,4 +1,4 @@
-"""Metrics of groups: properties of a rollout, and the quality of a policy."""
+"""Computes the metrics of groups: properties of a rollout and the quality of a policy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _flat(records: Sequence[GroupRecord], name: str) -> np.ndarray:
 
 
 def completion_metrics(records: Sequence[GroupRecord], overlong: OverlongOption = NoOverlong()) -> dict[str, float]:  # noqa: B008
-    """Means over all completions (length, reward) and over all tokens (entropy, probability); rewards include the
+    """Averages lengths and rewards over completions, and entropies and probabilities over tokens. Rewards include the
     overlong penalty."""
     num_tokens, scores = _flat(records, "num_tokens"), _flat(records, "scores")
     penalties = overlong.penalty(torch.from_numpy(num_tokens)).double().numpy()
@@ -48,8 +48,7 @@ FAILURES = ("timeout", "memory", "crash", "error")
 
 
 def grading_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
-    """Numbers of completions that could not be graded, by reason, and the mean score of each part of a weighted
-    reward."""
+    """Counts the completions that could not be graded, by reason, and averages each part of a weighted reward."""
     failures, parts = Counter(_all(records, "failures")), _all(records, "parts")
     return {f"grading/{reason}": float(failures[reason]) for reason in FAILURES} | {
         f"reward/{name}": fmean(part[name] for part in parts) for name in parts[0]
@@ -59,8 +58,9 @@ def grading_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
 def evaluation_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
     """avg@n, pass@k and maj@n over prompts with n completions each, and metrics of the completions.
 
-    `..._ci95` is the half-width of a 95 % confidence interval of a mean over prompts, for other prompts of the same
-    kind and other completions of them; a single prompt has none. Without final answers to vote on there is no maj@n.
+    `..._ci95` is the half-width of the 95 % confidence interval of a mean over prompts. It covers the choice of prompts
+    and the sampling of completions, and is left out for a single prompt. maj@n is left out if the reward reports no
+    final answers to vote on.
     """
     n = len(records[0].correct)
     of_prompts = {f"avg@{n}": [fmean(record.correct) for record in records]}
@@ -100,8 +100,8 @@ def pass_at_k(num_completions: int, num_correct: int, k: int) -> float:
 
 
 def majority_correct(votes: Sequence[str | None], correct: Sequence[bool]) -> float:
-    """1 if the answer with the most votes is correct, else 0; for tied answers, the mean over them. Completions without
-    an answer (None) do not vote."""
+    """Returns 1 if the answer with the most votes is correct, else 0; the mean over the answers if several are tied.
+    Completions without an answer (None) do not vote."""
     counts = Counter(vote for vote in votes if vote is not None)
     if not counts:
         return 0.0

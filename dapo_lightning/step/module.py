@@ -41,13 +41,13 @@ class DAPOModule(L.LightningModule):
         algorithm: one option for each technique.
         optimizer: parameters -> optimizer.
         generation: how completions are sampled in training.
-        evaluation: how completions of held-out prompts are sampled; None: as in training.
+        evaluation: how completions of held-out prompts are sampled; None samples them as in training.
         num_completions: completions per prompt in training (G).
         num_evaluation_completions: completions per held-out prompt.
         num_gradient_steps: mini-batches per rollout.
-        micro_batch_tokens: tokens per forward pass; bounds memory, and cannot change the result.
+        micro_batch_tokens: largest number of tokens in a forward pass; it affects memory, but not the result.
         max_gradient_norm: gradients with a larger norm are scaled down to it.
-        num_warmup_steps: DAPO steps over which the learning rate rises linearly to its value.
+        num_warmup_steps: DAPO steps over which the learning rate rises linearly to its final value.
         logps_are_exact: see `PolicyHost`.
     """
 
@@ -100,16 +100,16 @@ class DAPOModule(L.LightningModule):
         return self.worker.generate(prompts, self.num_completions, self.generation, "train", policy_step=step)
 
     def gradient_step(self, mini_batch: MiniBatch, ranks: Ranks) -> Update:
-        """Forward and backward passes of all micro-batches, then one optimizer step, unless a value is not finite or no
-        token counts."""
-        if mini_batch.num_tokens == 0:  # every row is masked, no group was kept, or a reward is not finite
+        """Runs forward and backward passes on all micro-batches and takes one optimizer step, or skips it if a value is
+        not finite or no token is in the loss."""
+        if mini_batch.num_tokens == 0:  # all rows are masked, no group was kept, or a reward is not finite
             return Update(is_taken=False, problem=mini_batch.problem)
         parts = self.host.micro_batches(self.host.with_reference_logps(mini_batch.rows))
         loss, metrics = 0.0, list[dict[str, Reduced]]()
         for number, rows in enumerate(parts, start=1):
             with self.host.backward(self.trainer.strategy.model, is_last=number == len(parts)):
                 part, part_metrics = surrogate_loss(self.model, rows, self.algorithm, self.generation.temperature)
-                self.manual_backward(part * ranks.size)  # the strategy averages over ranks; the weights want the sum
+                self.manual_backward(part * ranks.size)  # the strategy averages over ranks, the loss is the sum
             loss += float(part.detach())
             metrics.append(part_metrics)
         everyones = ranks.gather([(loss, summed(metrics))])
@@ -124,12 +124,12 @@ class DAPOModule(L.LightningModule):
         return Update(is_finite, loss, norm, mini_batch.num_tokens, summed([m for _, m in everyones]), problem)
 
     def _finish(self, draws: PromptDraws, batch: Batch, updates: tuple[Update, ...]) -> StepResult:
-        """Reports the step and makes it part of the run."""
+        """Adds the step to the history and logs its metrics."""
         guard.check(batch, updates, self.history)
         scheduler = cast(LRScheduler, self.lr_schedulers())
         learning_rate = float(scheduler.get_last_lr()[0])
         scheduler.step()
-        self.history, draws.state = self.history.after(batch, updates), batch.next_state  # whatever comes, it is done
+        self.history, draws.state = self.history.after(batch, updates), batch.next_state  # from here on, it counts
         history = self.history
         metrics = step_metrics(batch, updates, self.algorithm.overlong, self.clock.lap(), learning_rate)
         metrics |= {"steps/dapo": float(history.dapo_steps), "steps/gradient": float(history.gradient_steps)}
@@ -143,7 +143,7 @@ class DAPOModule(L.LightningModule):
         self._evaluation.start(self.model)
 
     def validation_step(self, prompts: list[NumberedPrompt], batch_idx: int) -> dict[str, list[Group]]:
-        """Samples held-out prompts. Their noise is a stream of its own, the same at every evaluation."""
+        """Samples completions of held-out prompts, with a noise stream that is the same in every evaluation."""
         with self.clock("evaluate"):
             groups = self.worker(prompts, self.num_evaluation_completions, self.evaluation, "validation")
         self._evaluation.add(groups)
@@ -156,9 +156,9 @@ class DAPOModule(L.LightningModule):
         self.log_dict(named | {"step": float(self.history.dapo_steps)}, rank_zero_only=True)
 
     def setup(self, stage: str) -> None:
-        """Takes the reference: later, Lightning may load a checkpoint or shard the policy."""
-        # cuDNN plans its attention anew for every shape, and shapes differ in every micro-batch: on an H100 in bf16, an
-        # update took 2 to 5 s with it and 0.2 s without.
+        """Takes the reference before Lightning loads a checkpoint or shards the policy."""
+        # cuDNN makes a new plan for every shape of attention, and every micro-batch has another shape: on an H100 in
+        # bf16, an update took 2 to 5 s with cuDNN's attention and 0.2 s without.
         torch.backends.cuda.enable_cudnn_sdp(False)
         if self.algorithm.kl.needs_reference:
             self.host.take_reference()

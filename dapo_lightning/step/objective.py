@@ -16,7 +16,7 @@ from dapo_lightning.step.experience import Row
 
 
 def objective(tokens: Tokens, algorithm: Algorithm) -> PerToken:
-    """The objective to maximise for each token: correction * clip(ratio, advantage) - KL penalty."""
+    """Returns the objective to maximise for each token: correction * clip(ratio, advantage) - KL penalty."""
     ratio_BT = algorithm.ratio(tokens)
     surrogate = algorithm.clip(ratio_BT, tokens)
     correction = algorithm.correction(tokens)
@@ -36,15 +36,15 @@ def objective(tokens: Tokens, algorithm: Algorithm) -> PerToken:
 def surrogate_loss(
     model: PreTrainedModel, rows: Sequence[Row], algorithm: Algorithm, temperature: float
 ) -> tuple[Tensor, dict[str, Reduced]]:
-    """- sum_bt w_bt objective_bt over the given rows, and their metrics. The losses of all parts of a mini-batch add up
-    to its loss, however it is divided.
+    """Returns - sum_bt w_bt objective_bt over the given rows, and their metrics. The losses of the parts of a
+    mini-batch add up to its loss, however it is divided.
 
-    Log-probs are taken at the sampling temperature: the ratio compares the policies that sampled, or would have
-    sampled.
+    Log-probs are computed at the sampling temperature, because the ratio compares the distributions that completions
+    are sampled from.
     """
     tokens = _tokens(model, rows, temperature, algorithm.needs_entropies)
     weights = right_pad([row.weights for row in rows], tokens.mask_BT.device)
-    if not tokens.mask_BT.any():  # a placeholder: it takes part in collectives, and options must not divide by 0
+    if not tokens.mask_BT.any():  # a placeholder takes part in collectives, but options might divide by 0
         return weighted_sum(tokens.logps_BT, tokens.mask_BT, weights), {}
     found = objective(tokens, algorithm)
     loss = weighted_sum(found.values_BT, tokens.mask_BT, weights)
@@ -52,7 +52,7 @@ def surrogate_loss(
 
 
 def summed(parts: Sequence[Mapping[str, Reduced]]) -> dict[str, Reduced]:
-    """The metrics of several micro-batches, ranks or gradient steps as those of one."""
+    """Merges the metrics of several micro-batches, ranks or gradient steps."""
     total: dict[str, Reduced] = {}
     for part in parts:
         for name, reduced in part.items():
@@ -68,7 +68,7 @@ def _tokens(model: PreTrainedModel, rows: Sequence[Row], temperature: float, wit
 
     def padded(values: Sequence[Tensor | None], name: str) -> Tensor:
         known = [value for value in values if value is not None]
-        assert len(known) == len(rows), f"{name} are not known of every row"
+        assert len(known) == len(rows), f"{name} are unknown for some rows"
         return right_pad(known, logps_BT.device)
 
     mask_BT = padded([trajectory.loss_mask_T for trajectory in trajectories], "loss masks")

@@ -1,4 +1,4 @@
-"""The metrics of a DAPO step."""
+"""Computes the metrics of a DAPO step."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def step_metrics(
     seconds: Mapping[str, float],
     learning_rate: float,
 ) -> dict[str, float]:
-    """Everything that is logged for one DAPO step, by name.
+    """Returns everything that is logged for one DAPO step, by name.
 
-    Metrics of completions and groups are over all prompts that the step used up, kept or not, so that neither the keep
-    rule nor generation ahead can bias them. What was generated, and the time it took, counts everything. Metrics of the
-    update are means over the tokens of the gradient steps that were taken. Carried groups enter only `groups/kept`,
-    `groups/trained`, `groups/carried` and the metrics of the update.
+    Metrics of completions and groups cover all prompts that the step used up, kept or not, so that neither the keep
+    rule nor generation ahead of demand can bias them. Counts of generated groups and tokens, and seconds, cover
+    everything that was generated. Metrics of the update are means over the tokens of the gradient steps that were
+    taken. Carried groups enter only `groups/kept`, `groups/trained`, `groups/carried` and the metrics of the update.
 
     Args:
-        seconds: of this step, by activity.
+        seconds: wall time of this step by activity.
     """
     used, num_trained = batch.used, len(batch.groups)
     tokens_generated = sum(sum(record.num_tokens) for record in batch.records)
@@ -58,7 +58,7 @@ def step_metrics(
 
 
 def _update_metrics(updates: Sequence[Update]) -> dict[str, float]:
-    """`sampling/logp_gap` is that of the first gradient step: only its weights are those that sampled."""
+    """`sampling/logp_gap` is taken from the first gradient step, before which the weights are those that sampled."""
     taken = [update for update in updates if update.is_taken]
     metrics = {"gradient/steps": float(len(taken)), "gradient/skipped": float(len(updates) - len(taken))}
     if not taken:

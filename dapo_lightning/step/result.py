@@ -1,4 +1,4 @@
-"""What a DAPO step returns, and what a run remembers of its steps."""
+"""The result of a DAPO step, and the counters that a run keeps over its steps."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Update:
     """One gradient step.
 
     Args:
-        is_taken: whether the optimizer made its step; otherwise it was skipped, and the weights are as they were.
-        loss: over all ranks.
-        gradient_norm: before clipping.
-        num_tokens: tokens of the loss mask, over all ranks.
-        metrics: of all ranks, by name.
-        problem: what was not finite; None if nothing was, as when the mini-batch held no tokens.
+        is_taken: whether the optimizer took its step; if not, the step was skipped and the weights did not change.
+        loss: sum over all ranks.
+        gradient_norm: norm before clipping.
+        num_tokens: tokens of the loss mask on all ranks.
+        metrics: metrics of all ranks, by name.
+        problem: which value was not finite; None if all were, or if the mini-batch held no tokens.
     """
 
     is_taken: bool
@@ -31,7 +31,7 @@ class Update:
     problem: str | None = None
 
     def skipped_in_a_row(self, before: int) -> int:
-        """How many updates in a row were skipped because a value was not finite, given their number before this one."""
+        """Returns how many gradient steps in a row were skipped for a problem, given the number before this one."""
         return 0 if self.is_taken else before + (self.problem is not None)
 
 
@@ -40,10 +40,10 @@ class StepResult:
     """One DAPO step, as callbacks and loggers receive it.
 
     Args:
-        number: of DAPO steps done, this one included.
+        number: number of DAPO steps done, including this one.
         batch: the groups trained on, and the records of all groups generated.
         updates: the gradient steps.
-        metrics: everything that is logged, by name.
+        metrics: all logged metrics, by name.
     """
 
     number: int
@@ -54,10 +54,10 @@ class StepResult:
 
 @dataclass(frozen=True)
 class History:
-    """Counters of a run. They are saved in checkpoints, so that a resumed run reports the whole.
+    """Counters of a run. They are saved in checkpoints, so that a resumed run reports all of its steps.
 
-    `evaluations`: DAPO steps done -> held-out metrics. `skipped_in_a_row`: gradient steps since the last one that was
-    taken which were skipped because a value was not finite.
+    `evaluations` maps the number of DAPO steps done to held-out metrics. `skipped_in_a_row` counts the gradient steps
+    that were skipped because a value was not finite, since the last one that was taken.
     """
 
     dapo_steps: int = 0
@@ -91,7 +91,7 @@ class History:
 
     @property
     def evaluation(self) -> Mapping[str, float]:
-        """The held-out metrics of the current weights, which must have been evaluated."""
+        """Held-out metrics of the current weights, which must have been evaluated."""
         return self.evaluations[self.dapo_steps]
 
     def evaluated(self, metrics: Mapping[str, float]) -> History:
@@ -102,6 +102,6 @@ class History:
         return asdict(self)
 
     def loaded(self, state: Mapping[str, Any]) -> History:
-        """The history of a checkpoint; an evaluation that was just made of this very state is kept."""
+        """Returns the history of a checkpoint. An evaluation that this process has made at the same step is kept."""
         made = {step: metrics for step, metrics in self.evaluations.items() if step == state["dapo_steps"]}
         return History(**{**state, "evaluations": {**state["evaluations"], **made}})

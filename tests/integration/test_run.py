@@ -240,7 +240,7 @@ def test_a_reward_that_is_not_finite_skips_the_step(tmp_path, sampling):
 
 
 def test_too_many_skipped_steps_end_the_run_with_a_message(tmp_path):
-    with pytest.raises(NotFiniteError, match=r"5 updates in a row.*reward of arithmetic.*optimizer\.lr"):
+    with pytest.raises(NotFiniteError, match=r"5 gradient steps in a row.*reward of arithmetic.*optimizer\.lr"):
         run(tmp_path / "run", "reward.path=rewards.always_infinite", "sampling=static", "num_steps=9")
 
 

@@ -12,9 +12,12 @@ BAD, GOOD, EMPTY = Update(False, problem="loss nan"), Update(True), Update(False
 
 
 def test_five_bad_updates_in_a_row_end_the_run_even_if_the_next_is_good(caplog):
-    with caplog.at_level(logging.WARNING), pytest.raises(guard.NotFiniteError, match=r"5 updates in a row.*loss nan"):
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(guard.NotFiniteError, match=r"5 gradient steps in a row.*loss nan"),
+    ):
         guard.check(batch_of([]), [BAD] * 9 + [GOOD], History())
-    assert len(caplog.records) == 5 and "step 1: loss nan; skipped." in caplog.text
+    assert len(caplog.records) == 5 and "step 1: loss nan, so the gradient step was skipped." in caplog.text
 
 
 def test_they_are_counted_over_steps_and_a_good_one_begins_anew():
