@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from dapo_lightning.data import DataError
+from dapo_lightning.policy.chat import Chat
 from dapo_lightning.types import Prompt
-
-
-@dataclass(frozen=True)
-class Chat:
-    """Turns prompts into chats for the tokenizer's chat template.
-
-    Args:
-        system_prompt: precedes every prompt; None leaves it to the template, which may have its own.
-        template_kwargs: arguments of the template, such as `{enable_thinking: false}`.
-    """
-
-    system_prompt: str | None = None
-    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-    def messages(self, prompt: Prompt) -> list[Mapping[str, str]]:
-        """The chat of a prompt; plain text becomes a message of the user.
-
-        Raises:
-            DataError: if both the row and the configuration hold a system prompt.
-        """
-        chat = list(prompt.messages) or [{"role": "user", "content": prompt.text}]
-        if self.system_prompt is None:
-            return chat
-        if chat[0]["role"] == "system":
-            raise DataError(
-                f"{prompt.source}: the row has a system message of its own, and policy.system_prompt is set: "
-                "remove one of them."
-            )
-        return [{"role": "system", "content": self.system_prompt}, *chat]
 
 
 @dataclass(frozen=True)
@@ -51,66 +22,97 @@ class Codec:
         end_tokens: every token that ends a completion.
         max_positions: the limit on tokens of prompt and completion together; None if the model states none.
         chat: turns prompts into chats; None feeds their plain text.
+        num_embeddings: how many tokens the model knows; None: as many as the tokenizer.
+        keep_special_tokens: whether special tokens other than the end token stay in the text of a completion.
     """
 
     tokenizer: PreTrainedTokenizerBase
     end_tokens: tuple[int, ...]
     max_positions: int | None
     chat: Chat | None = None
+    num_embeddings: int | None = None
+    keep_special_tokens: bool = False
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """Token ids, including those that the tokenizer or the chat template puts around the text.
+        """Token ids, including those that the tokenizer or the chat template puts around the text, except for an end
+        token behind it.
 
         Raises:
-            DataError: naming the row, if it holds a chat but the policy takes plain text, if the chat template refuses
-                it, or if it has no tokens.
+            DataError: naming the row, if it holds a chat but the policy takes plain text, if it is not valid Unicode,
+                if the chat template refuses it, if the model lacks one of its tokens, or if it has no tokens.
         """
-        if self.chat is None:
-            if prompt.messages:
-                raise DataError(
-                    f"{prompt.source}: the row is a chat, but this policy takes plain text: set policy.chat=true (the "
-                    "tokenizer needs a chat template), or use rows whose prompt is text."
-                )
-            tokens = self.tokenizer(prompt.text)["input_ids"]
+        for text in (prompt.text, *(message["content"] for message in prompt.messages)):
+            _check_unicode(text, prompt.source)
+        if self.chat:
+            tokens = self.chat.encode(prompt, self.tokenizer)
+        elif prompt.messages:
+            raise DataError(
+                f"{prompt.source}: the row is a chat, but this policy takes plain text: set policy.chat=true (the "
+                "tokenizer needs a chat template), or use rows whose prompt is text."
+            )
         else:
-            tokens = self._templated(prompt, self.chat)
+            tokens = self.tokenizer(prompt.text)["input_ids"]
+            tokens = tokens[: len(tokens) - self.num_appended]
         if not tokens:
             raise DataError(f"{prompt.source}: the prompt has no tokens.")
-        return tuple(tokens)
-
-    def _templated(self, prompt: Prompt, chat: Chat) -> Sequence[int]:
-        messages = chat.messages(prompt)
-        try:
-            return self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, return_dict=True, **chat.template_kwargs
-            )["input_ids"]
-        except TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
+        if self.num_embeddings is not None and (largest := max(tokens)) >= self.num_embeddings:
             raise DataError(
-                f"{prompt.source}: the policy's chat template refuses the messages of this row (roles: {roles}): "
-                f"{error}. Fix the row or remove it, or change policy.system_prompt or policy.template_kwargs."
-            ) from None
+                f"{prompt.source}: the prompt holds {self.tokenizer.convert_ids_to_tokens(largest)!r}, token "
+                f"{largest}, but the embedding of the model has only {self.num_embeddings} rows. Resize it "
+                "(`resize_token_embeddings`) and train the new rows first, or remove such tokens from the prompts."
+            )
+        return tuple(tokens)
 
     def encode_text(self, text: str) -> tuple[int, ...]:
         """Token ids of the text alone, without special tokens."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, tokens: Tensor) -> str:
-        """Token ids -> text, without special tokens and with spaces as they are."""
-        return self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """Token ids -> text with spaces as they are, without the end token, and without special tokens unless they are
+        kept."""
+        written = tokens.tolist()
+        if written and written[-1] in self.end_tokens:
+            del written[-1]
+        return self.tokenizer.decode(
+            written, skip_special_tokens=not self.keep_special_tokens, clean_up_tokenization_spaces=False
+        )
+
+    @cached_property
+    def num_appended(self) -> int:
+        """How many tokens the tokenizer puts behind a plain text, if an end token is among them (`add_eos_token`)."""
+        alone, tokens = list(self.encode_text("a")), list(self.tokenizer("a")["input_ids"])
+        counts = (n for n in range(len(tokens)) if tokens[: len(tokens) - n][-len(alone) :] == alone)
+        count = next(counts, 0)
+        return count if set(tokens[len(tokens) - count :]) & {*self.end_tokens} else 0
 
 
-def all_end_tokens(tokenizer: PreTrainedTokenizerBase, configured: int | Sequence[int] | None) -> tuple[int, ...]:
-    """Every token that ends a completion: the tokenizer's end token and those of the generation config.
+def all_end_tokens(
+    tokenizer: PreTrainedTokenizerBase, configured: Sequence[int], more: Sequence[str] = ()
+) -> tuple[int, ...]:
+    """Every token that ends a completion: the tokenizer's end token, those of the generation config (`configured`), and
+    `more` by name.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or if `more` names a text that is not one token.
     """
-    more = [configured] if configured is None or isinstance(configured, int) else list(configured)
-    ends = {token for token in [tokenizer.eos_token_id, *more] if token is not None}
+    vocabulary = tokenizer.get_vocab() if more else {}
+    if unknown := [name for name in more if name not in vocabulary]:
+        raise ValueError(f"policy.end_tokens={list(more)}: {unknown[0]!r} is not a token of its tokenizer.")
+    ends = {token for token in [tokenizer.eos_token_id, *configured] if token is not None}
+    ends |= {vocabulary[name] for name in more}
     if not ends:
         raise ValueError(
-            "the policy has no end-of-sequence token, so every completion would be truncated: "
-            "set eos_token in its tokenizer or eos_token_id in its generation config."
+            "the policy has no end-of-sequence token, so every completion would be truncated: name one with "
+            "policy.end_tokens, or set eos_token in its tokenizer or eos_token_id in its generation config."
         )
     return tuple(sorted(ends))
+
+
+def _check_unicode(text: str, source: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{source}: character {error.start + 1} of the prompt ({text[error.start]!a}) is half of a pair of "
+            "surrogates, as when an emoji was cut in two, and stands for no character. Fix the row or remove it."
+        ) from None

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import datetime
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig
 
 from dapo_lightning.data import Dataset
 from dapo_lightning.forward.probe import try_shared_prompts
 from dapo_lightning.policy import Policy, PolicyError
-from dapo_lightning.policy.codec import Chat, Codec, all_end_tokens
+from dapo_lightning.policy.chat import Chat, reserved_arguments
+from dapo_lightning.policy.codec import Codec, all_end_tokens
 from dapo_lightning.policy.lora import Lora
+from dapo_lightning.policy.notices import notices
+from dapo_lightning.policy.pretrained import Pretrained
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -33,8 +32,9 @@ class HubPolicy:
     """A pretrained model with its own tokenizer.
 
     Args:
-        name: a folder with config.json, weights and tokenizer, or else an id on the hub.
+        name: a folder with config.json, weights and tokenizer, a folder with adapters, or else an id on the hub.
         revision: branch, tag or commit on the hub.
+        trust_remote_code: run Python code that comes with the model.
         dtype: that of the weights. Trained weights must be float32 (compute in bf16 with
             `trainer.precision=bf16-mixed`): at a learning rate of 1e-6, an update by Adam is far below the spacing of
             bfloat16 numbers and would be lost. With LoRA, the frozen weights may be bfloat16.
@@ -43,6 +43,9 @@ class HubPolicy:
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         chat: pass prompts through the tokenizer's chat template.
         system_prompt, template_kwargs: see `Chat`.
+        date: what chat templates take for today's date, as in 2026-01-31; None: the real one.
+        end_tokens: names of tokens that end a completion, besides those of the tokenizer and the generation config.
+        keep_special_tokens: see `Codec`.
         lora: train low-rank adapters instead of the weights.
 
     Raises:
@@ -51,12 +54,16 @@ class HubPolicy:
 
     name: str
     revision: str | None = None
+    trust_remote_code: bool = False
     dtype: str = "float32"
     attention: str = "auto"
     gradient_checkpointing: bool = False
     chat: bool = True
     system_prompt: str | None = None
     template_kwargs: Mapping[str, Any] | None = None
+    date: str | None = None
+    end_tokens: Sequence[str] | None = None
+    keep_special_tokens: bool = False
     lora: Lora | None = None
 
     def __post_init__(self) -> None:
@@ -67,34 +74,49 @@ class HubPolicy:
                 f"policy.dtype={self.dtype}: trained weights must be float32, because most updates would be lost to "
                 "rounding. Set policy.dtype=float32 with trainer.precision=bf16-mixed, or use policy=lora."
             )
-        if not self.chat and (self.system_prompt is not None or self.template_kwargs):
+        if not self.chat and (self.system_prompt is not None or self.template_kwargs or self.date):
             raise PolicyError(
-                "policy.system_prompt and policy.template_kwargs are for the chat template: set policy.chat=true, "
-                "or remove them."
+                "policy.system_prompt, policy.template_kwargs and policy.date are for the chat template: set "
+                "policy.chat=true, or remove them."
             )
+        if reserved := sorted(reserved_arguments() & {*(self.template_kwargs or {})}):
+            raise PolicyError(f"policy.template_kwargs: {reserved[0]} is not for the template: remove it.")
+        if self._pretrained.base and self.lora and self.lora.save == "adapter":
+            raise PolicyError(
+                f"policy.name={self.name}: new adapters on a model that has adapters merged in fit no model that is "
+                "saved. Use policy.lora.save=merged."
+            )
+        self._today()
 
     def codec(self) -> Codec:
         """Tokenizer, chat template, end tokens and length limit: everything except the weights."""
-        config, tokenizer = self.config(), self._tokenizer()
+        config, tokenizer = self.config(), self._pretrained.tokenizer()
         if self.chat and tokenizer.chat_template is None:
             raise PolicyError(
                 f"policy.name={self.name}: its tokenizer has no chat template. For prompts as plain text, set "
                 "policy.chat=false."
             )
         try:
-            configured = GenerationConfig.from_pretrained(self.name, revision=self.revision).eos_token_id
-        except OSError:  # many models have no generation config
-            configured = getattr(config, "eos_token_id", None)
-        try:
-            end_tokens = all_end_tokens(tokenizer, configured)
+            end_tokens = all_end_tokens(tokenizer, self._pretrained.end_tokens(), self.end_tokens or ())
         except ValueError as error:
             raise PolicyError(f"policy.name={self.name}: {error}") from None
-        chat = Chat(self.system_prompt, dict(self.template_kwargs or {})) if self.chat else None
-        return Codec(tokenizer, end_tokens, getattr(config, "max_position_embeddings", None), chat)
+        chat = Chat(self.system_prompt, dict(self.template_kwargs or {}), self._today()) if self.chat else None
+        codec = Codec(
+            tokenizer,
+            end_tokens,
+            max_positions=getattr(config, "max_position_embeddings", None),
+            chat=chat,
+            num_embeddings=getattr(config, "vocab_size", None),
+            keep_special_tokens=self.keep_special_tokens,
+        )
+        for notice in notices(codec):
+            log.warning("policy.name=%s: %s.", self.name, notice)
+        return codec
 
     def load(self, codec: Codec, dataset: Dataset, cache: Path) -> Policy:
         """The model in eval mode, with adapters if `lora` is set."""
-        model = self._model().eval()
+        attention = "sdpa" if self.attention == "auto" else self.attention
+        model = self._pretrained.model(DTYPES[self.dtype], attention).eval()
         if self.gradient_checkpointing:  # under its new name or, in older releases, its old one
             getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         if self.attention == "auto":
@@ -103,37 +125,14 @@ class HubPolicy:
 
     def config(self) -> PreTrainedConfig:
         """The configuration of the model."""
-        folder = Path(self.name)
-        if (folder.is_dir() or self.name.startswith((".", "/", "~"))) and not (folder / "config.json").is_file():
-            hint = " `make smollm2` creates it." if folder.name == "smollm2" else ""
-            if (folder / "adapter_config.json").is_file():
-                hint = " It holds adapters without their model: a run with policy.lora.save=merged saves both."
-            raise PolicyError(f"policy.name={self.name}: is no folder with a config.json.{hint}")
-        problem, remedy = "its config.json cannot be loaded", ""
-        if not folder.is_dir():
-            problem = "there is no such folder, and the hub does not provide it"
-            remedy = (
-                f"Check the name, or download it (`hf download {self.name} --local-dir DIR`) and set policy.name=DIR."
-            )
-        with self._explaining(problem, remedy):
-            return AutoConfig.from_pretrained(self.name, revision=self.revision).get_text_config()
+        return self._pretrained.config()
 
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
-        remedy = "The folder needs tokenizer.json and tokenizer_config.json beside the weights."
-        with self._explaining("its tokenizer cannot be loaded", remedy):
-            return AutoTokenizer.from_pretrained(self.name, revision=self.revision)
+    @cached_property
+    def _pretrained(self) -> Pretrained:
+        return Pretrained(self.name, self.revision, self.trust_remote_code)
 
-    def _model(self) -> PreTrainedModel:
-        attention = "sdpa" if self.attention == "auto" else self.attention
-        with self._explaining("cannot be loaded"):
-            return AutoModelForCausalLM.from_pretrained(
-                self.name, revision=self.revision, dtype=DTYPES[self.dtype], attn_implementation=attention
-            )
-
-    @contextmanager
-    def _explaining(self, problem: str, remedy: str = "") -> Iterator[None]:
+    def _today(self) -> datetime.date | None:
         try:
-            yield
-        except (OSError, ValueError, ImportError) as error:
-            reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
-            raise PolicyError(f"policy.name={self.name}: {problem} ({reason}). {remedy}".rstrip()) from None
+            return None if self.date is None else datetime.date.fromisoformat(self.date)
+        except ValueError:
+            raise PolicyError(f"policy.date={self.date}: must be a date such as 2026-01-31.") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,17 @@ from transformers import PreTrainedModel
 
 from dapo_lightning.policy import Policy, PolicyError, Reference
 from dapo_lightning.policy.codec import Codec
+from dapo_lightning.policy.merge import check_peft, merge
+
+_README = """---
+base_model: {base}
+library_name: peft
+---
+Adapters for {base}, trained with [DAPO](https://arxiv.org/abs/2503.14476):
+
+    model = AutoModelForCausalLM.from_pretrained("{base}")
+    model = peft.PeftModel.from_pretrained(model, "<this folder>")
+"""
 
 
 @dataclass(frozen=True)
@@ -36,11 +46,7 @@ class Lora:
     save: str = "merged"
 
     def __post_init__(self) -> None:
-        if importlib.util.find_spec("peft") is None:
-            raise PolicyError(
-                'policy=lora needs the package peft: pip install "dapo-lightning[lora]", or train all weights '
-                "(policy=hub)."
-            )
+        check_peft("policy=lora")
         if self.rank < 1:
             raise PolicyError(f"policy.lora.rank={self.rank}: must be at least 1.")
         if self.save not in ("merged", "adapter"):
@@ -83,7 +89,9 @@ class LoraPolicy(Policy):
         """Saves one plain model with the adapters merged in, or the adapters only (for `PeftModel.from_pretrained`).
         Such a model is never sharded, so `weights` is not needed."""
         if self.merged:
-            copy.deepcopy(self.model).merge_and_unload().save_pretrained(folder)
+            merge(copy.deepcopy(self.model)).save_pretrained(folder)
         else:
             self.model.save_pretrained(folder)
+            base = self.model.get_base_model().name_or_path
+            (folder / "README.md").write_text(_README.format(base=base), encoding="utf-8")
         self.codec.tokenizer.save_pretrained(folder)

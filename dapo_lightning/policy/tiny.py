@@ -11,7 +11,6 @@ from typing import ClassVar
 import tokenizers
 import torch
 from transformers import (
-    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedConfig,
@@ -23,6 +22,7 @@ from dapo_lightning.data import Dataset
 from dapo_lightning.forward.probe import try_shared_prompts
 from dapo_lightning.policy import Policy, PolicyError
 from dapo_lightning.policy.codec import Codec
+from dapo_lightning.policy.pretrained import Pretrained
 
 WarmStartFunction = Callable[[Policy, Dataset, str, Path], None]
 
@@ -105,16 +105,16 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _copy_weights(folder: str, model: PreTrainedModel) -> None:
-    if not (Path(folder) / "config.json").is_file():
+    key = f"policy.warm_start={folder}"
+    source = Pretrained(folder, key=key)
+    if source.folder is None or not (source.folder / "config.json").is_file():
         raise PolicyError(
-            f"policy.warm_start={folder}: there is no config.json in it. Set the policy/ folder of a finished run, "
-            "or null for random weights."
+            f"{key}: there is no config.json in it. Set the policy/ folder of a finished run, or null for random "
+            "weights."
         )
-    source = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     try:
-        model.load_state_dict(source.state_dict())
+        model.load_state_dict(source.model(torch.float32, "sdpa").state_dict())
     except RuntimeError as error:
         raise PolicyError(
-            f"policy.warm_start={folder}: its weights do not fit the configured policy ({error}). "
-            "Use the same policy.* sizes for both."
+            f"{key}: its weights do not fit the configured policy ({error}). Use the same policy.* sizes for both."
         ) from None

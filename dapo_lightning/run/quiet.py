@@ -24,6 +24,10 @@ def quiet_lightning() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PossibleUserWarning)
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.pytorch\.utilities\._pytree")
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
+            warnings.filterwarnings(
+                "ignore", category=UserWarning, module=r"peft\.", message=".*(tie|embedding layers)"
+            )
             # A step that is skipped leaves the optimizer alone, but not the schedule of the learning rate.
             schedule = r"torch\.optim\.lr_scheduler|dapo_lightning\.step\."
             warnings.filterwarnings("ignore", category=UserWarning, module=schedule)

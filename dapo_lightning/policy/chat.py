@@ -1,0 +1,122 @@
+"""Prompts as chats, in the format of a tokenizer's chat template."""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import chat_template_utils
+
+from dapo_lightning.data import DataError
+from dapo_lightning.types import Prompt
+from dapo_lightning.utils.cpu_limit import cpu_limit
+
+RENDER_SECONDS = 20  # a template is a program of whoever made the model; usual ones take less than a millisecond
+FOR_TEMPLATES = ("tools", "documents", "chat_template")
+"""The arguments of `apply_chat_template` that may be among `template_kwargs`; the codec sets the others itself."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Turns prompts into chats for the tokenizer's chat template.
+
+    Args:
+        system_prompt: precedes every prompt; None leaves it to the template, which may have its own.
+        template_kwargs: arguments of the template, such as `{enable_thinking: false}`.
+        date: what templates take for today's date (`strftime_now`); None: the real one.
+    """
+
+    system_prompt: str | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    date: datetime.date | None = None
+
+    def messages(self, prompt: Prompt) -> list[Mapping[str, str]]:
+        """The chat of a prompt; plain text becomes a message of the user.
+
+        Raises:
+            DataError: if both the row and the configuration hold a system prompt.
+        """
+        chat = list(prompt.messages) or [{"role": "user", "content": prompt.text}]
+        if self.system_prompt is None:
+            return chat
+        if chat[0]["role"] == "system":
+            raise DataError(
+                f"{prompt.source}: the row has a system message of its own, and policy.system_prompt is set: "
+                "remove one of them."
+            )
+        return [{"role": "system", "content": self.system_prompt}, *chat]
+
+    def encode(self, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
+        """Token ids of the chat, up to where the assistant begins to speak.
+
+        Raises:
+            DataError: naming the row, if the chat template refuses it or does not end.
+        """
+        messages = self.messages(prompt)
+        try:
+            return self._apply(tokenizer, messages, add_generation_prompt=True)["input_ids"]
+        except Exception as error:  # a template is a program: None + "text" is a TypeError, for example
+            reason = (
+                f"{error}" if isinstance(error, TemplateError | TimeoutError) else f"{type(error).__name__}: {error}"
+            )
+            roles = ", ".join(message["role"] for message in messages)
+            raise DataError(
+                f"{prompt.source}: the policy's chat template refuses the messages of this row (roles: {roles}): "
+                f"{reason}. Fix the row or remove it, or change policy.system_prompt or policy.template_kwargs."
+            ) from None
+
+    def closing_token(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
+        """The token that ends a turn of the assistant in the chat template, as Qwen's `<|im_end|>` does; None if there
+        is no such token, or if the template refuses the chat that it is tried on."""
+        said = "It is 42."
+        chat = [*self.messages(Prompt("What is it?", "", "")), {"role": "assistant", "content": said}]
+        try:
+            text = self._apply(tokenizer, chat, tokenize=False)
+        except Exception:  # as above; a row that is refused as well will be named
+            return None
+        added = set(tokenizer.get_added_vocab().values())
+        behind = tokenizer(text.rpartition(said)[2], add_special_tokens=False)["input_ids"]
+        return next((token for token in behind if token in added), None)
+
+    def shows_date(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether the chat template puts today's date into prompts."""
+        chat = self.messages(Prompt("What is it?", "", ""))
+        days = (datetime.date(2001, 2, 3), datetime.date(2032, 11, 30))
+        try:
+            one, other = (replace(self, date=day)._apply(tokenizer, chat, tokenize=False) for day in days)
+        except Exception:
+            return False
+        return self.date is None and one != other
+
+    def _apply(self, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], **options: Any) -> Any:
+        with cpu_limit(RENDER_SECONDS), _on(self.date) if self.date else nullcontext():
+            return tokenizer.apply_chat_template(list(messages), **options, **self.template_kwargs)
+
+
+@contextmanager
+def _on(date: datetime.date) -> Iterator[None]:
+    """Chat templates take this for today's date in the block. There is no public way to say so; without the private
+    name, `policy.date` is refused at the first prompt."""
+
+    class Day(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Day:
+            return cls(date.year, date.month, date.day, tzinfo=tz)
+
+    before = chat_template_utils.datetime
+    chat_template_utils.datetime = Day
+    try:
+        yield
+    finally:
+        chat_template_utils.datetime = before
+
+
+def reserved_arguments(tokenizer_class: type[PreTrainedTokenizerBase] = PreTrainedTokenizerBase) -> set[str]:
+    """The names that `template_kwargs` must not use, because they are not arguments of the template."""
+    return set(inspect.signature(tokenizer_class.apply_chat_template).parameters) - {*FOR_TEMPLATES, "kwargs"}

@@ -1,0 +1,52 @@
+"""Adapters merged into the weights of their model."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from dapo_lightning.policy import PolicyError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+def check_peft(what: str) -> None:
+    """Raises a PolicyError with the remedy if peft is not installed."""
+    if importlib.util.find_spec("peft") is None:
+        raise PolicyError(f'{what} needs the package peft: pip install "dapo-lightning[lora]"')
+
+
+def merge(adapted: PeftModel) -> PreTrainedModel:
+    """The plain model, whose weights include the adapters. Changes `adapted`.
+
+    A head that shares its weights with the embedding gets a copy of its own if either of them has an adapter: what is
+    merged into one must not change the other.
+    """
+    model: Any = adapted.get_base_model()
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    inner, outer = _without_adapter(embedding), _without_adapter(head)
+    if (inner, outer) != (embedding, head) and outer.weight is inner.weight:
+        outer.weight = nn.Parameter(outer.weight.detach().clone(), requires_grad=False)
+        model.config.tie_word_embeddings = False
+    return cast(PreTrainedModel, adapted.merge_and_unload())
+
+
+def merged_from(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
+    """The model with the adapters of a folder merged in, all weights trainable.
+
+    Raises:
+        PolicyError: if peft is not installed.
+    """
+    check_peft(f"policy.name={folder}: a folder with adapters")
+    import peft  # slow to import
+
+    return merge(peft.PeftModel.from_pretrained(model, str(folder))).requires_grad_(True)
+
+
+def _without_adapter(layer: Any) -> Any:
+    return getattr(layer, "base_layer", layer)

@@ -1,0 +1,34 @@
+"""What is easily missed about a tokenizer and its chat template, in sentences for the log."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+
+from dapo_lightning.policy.codec import Codec
+
+
+def notices(codec: Codec) -> Iterator[str]:
+    """Yields what may surprise about the tokens of prompts and completions, with the remedy."""
+    tokenizer, chat = codec.tokenizer, codec.chat
+    names = {token: name for name, token in tokenizer.get_vocab().items()}
+    if codec.num_embeddings is not None and max(names) >= codec.num_embeddings:
+        yield (
+            f"its tokenizer has {max(names) + 1} tokens, and the embedding of the model {codec.num_embeddings} rows: "
+            f"prompts that hold {names[max(names)]!r} or another token without a row are refused"
+        )
+    if chat is None:
+        if codec.num_appended:
+            yield "its tokenizer puts an end token behind every text, which is left out of the prompts"
+        return
+    closing = chat.closing_token(tokenizer)
+    if closing is not None and closing not in codec.end_tokens:
+        yield (
+            f"its chat template ends a turn with {names[closing]!r}, which does not end a completion: a model that "
+            f"has learnt this template writes on up to max_new_tokens. Set policy.end_tokens=['{names[closing]}']"
+        )
+    if chat.shows_date(tokenizer):
+        yield (
+            "its chat template puts today's date into the prompts, so that tomorrow the same run reads other tokens. "
+            f"Fix the date with policy.date={datetime.date.today()}"
+        )

@@ -1,0 +1,149 @@
+"""What a folder or an id on the hub holds: configuration, tokenizer, end tokens, weights; errors name the remedy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from dapo_lightning.policy import PolicyError
+from dapo_lightning.policy.merge import merged_from
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A causal LM in a folder or on the hub. A folder with adapters stands for their model with the adapters merged in.
+
+    Args:
+        name: a folder (`~` is the home folder), or else an id on the hub.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run Python code that comes with the model.
+        key: names it in error messages; None: policy.name.
+
+    Raises:
+        PolicyError: from the methods, if something is missing or cannot be loaded.
+    """
+
+    name: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+    key: str | None = None
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """The folder; None for an id on the hub."""
+        path = Path(self.name).expanduser()
+        return path.absolute() if path.is_dir() or self.name.startswith((".", "/", "~")) else None
+
+    @cached_property
+    def base(self) -> Pretrained | None:
+        """The model that the adapters in the folder belong to; None if the folder holds a whole model."""
+        if self.folder is None or not (self.folder / "adapter_config.json").is_file():
+            return None
+        try:
+            saved = json.loads((self.folder / "adapter_config.json").read_text(encoding="utf-8"))
+            name, revision = saved["base_model_name_or_path"], saved.get("revision")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PolicyError(f"{self._key}: its adapter_config.json cannot be read ({error}).") from None
+        if not name or Path(name).absolute() == self.folder:
+            raise PolicyError(f"{self._key}: its adapter_config.json names no base_model_name_or_path: set it there.")
+        key = f"{self._key}, whose adapter_config.json has base_model_name_or_path={name}"
+        return Pretrained(name, revision, self.trust_remote_code, key)
+
+    def config(self) -> PreTrainedConfig:
+        """The configuration of the (text) model."""
+        if self.base:
+            return self.base.config()
+        if self.folder and not (self.folder / "config.json").is_file():
+            hint = " `make smollm2` creates it." if self.folder.name == "smollm2" else ""
+            raise PolicyError(f"{self._key}: is no folder with a config.json.{hint}")
+        problem, remedy = "its config.json cannot be loaded", ""
+        if not self.folder:
+            problem = "there is no such folder, and the hub does not provide it"
+            remedy = (
+                f"Check the name, or download it (`hf download {self.name} --local-dir DIR`) and set policy.name=DIR."
+            )
+        with self._explaining(problem, remedy):
+            return AutoConfig.from_pretrained(self._source, **self._options).get_text_config()
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer; that of the base model if there is none beside the adapters."""
+        if self.base and self.folder and not (self.folder / "tokenizer_config.json").is_file():
+            return self.base.tokenizer()
+        remedy = "The folder needs tokenizer.json and tokenizer_config.json beside the weights."
+        with self._explaining("its tokenizer cannot be loaded", remedy):
+            return AutoTokenizer.from_pretrained(self._source, **self._options)
+
+    def end_tokens(self) -> list[int]:
+        """The end tokens of the generation config or, without one, of the configuration."""
+        if self.base:
+            return self.base.end_tokens()
+        try:
+            found = GenerationConfig.from_pretrained(self._source, revision=self.revision).eos_token_id
+        except OSError:  # many models have no generation config
+            found = getattr(self.config(), "eos_token_id", None)
+        return [] if found is None else [found] if isinstance(found, int) else list(found)
+
+    def model(self, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+        """The model with its weights, and adapters merged into them."""
+        if self.base and self.folder:
+            with self._explaining("its adapters cannot be merged into their model"):
+                return merged_from(self.folder, self.base.model(dtype, attention))
+        with self._explaining("cannot be loaded"):
+            model, found = AutoModelForCausalLM.from_pretrained(
+                self._source,
+                dtype=dtype,
+                attn_implementation=attention,
+                output_loading_info=True,
+                **self._options,
+            )
+        if missing := sorted(found["missing_keys"]):
+            raise PolicyError(
+                f"{self._key}: its weights are incomplete: {len(missing)} tensors are missing ({missing[0]}, for "
+                "one), and random ones would take their place. Use a complete causal language model."
+            )
+        return model
+
+    @property
+    def _source(self) -> str:
+        return str(self.folder or self.name)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+    @property
+    def _key(self) -> str:
+        return self.key or f"policy.name={self.name}"
+
+    @contextmanager
+    def _explaining(self, problem: str, remedy: str = "") -> Iterator[None]:
+        try:
+            yield
+        except PolicyError:
+            raise
+        except Exception as error:  # the library's own, and those of pickle, safetensors, JSON: they share no type
+            reason = " ".join(str(error).split())
+            if "trust_remote_code" in reason:
+                problem = "comes with Python code of its own, which would have to be run"
+                remedy = "If you trust its source, set policy.trust_remote_code=true."
+            elif "Weights only load failed" in reason:
+                problem = "its weights are a pickle file that holds more than weights, which could run code"
+                remedy = "Use weights in the format safetensors."
+            reason = reason.split(". ")[0].rstrip(".") or type(error).__name__
+            raise PolicyError(f"{self._key}: {problem} ({reason}). {remedy}".rstrip()) from error

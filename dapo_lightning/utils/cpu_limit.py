@@ -1,0 +1,34 @@
+"""A limit on the time of code that may never end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def cpu_limit(seconds: float) -> Iterator[None]:
+    """Ends Python code in the block after so many seconds of processor time; a busy or a halted machine takes none.
+
+    Only the main thread can be interrupted; in other threads there is no limit.
+
+    Raises:
+        TimeoutError: when the time is up.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"it has not ended after {seconds:g} s")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)

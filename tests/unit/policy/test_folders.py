@@ -1,0 +1,170 @@
+"""Folders as others leave them: adapters, code, pickles, incomplete weights."""
+
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from conftest import tiny
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from dapo_lightning.forward.logprobs import completion_logps
+from dapo_lightning.policy import PolicyError
+from dapo_lightning.policy.hub import HubPolicy
+from dapo_lightning.policy.lora import Lora
+
+TIED = {"lm_head": ["lm_head", "q_proj"], "embedding": ["embed_tokens", "q_proj"], "both": ["embed_tokens", "lm_head"]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny(seed=1).save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def load(folder, **options):
+    source = HubPolicy(str(folder), chat=False, **options)
+    return source.load(source.codec(), None, None)
+
+
+def logps(model):
+    rows = [torch.tensor([5, 6, 7]), torch.tensor([8, 9])]
+    return completion_logps(model, [(3, 4, 5, 6), (7, 8)], rows, 1.0)[0].detach()
+
+
+def trained(folder, **lora):
+    """A policy whose adapters have been changed as much as training could."""
+    policy, generator = load(folder, lora=Lora(rank=4, **lora)), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in policy.model.named_parameters():
+            if "lora_" in name:
+                weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
+    return policy
+
+
+def assert_close(one, other):
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("targets", [*TIED.values(), "all-linear"], ids=[*TIED, "neither"])
+def test_merged_adapters_on_tied_weights_are_the_model_that_was_trained(folder, tmp_path, targets):
+    policy = trained(folder, target_modules=targets)
+    expected = logps(policy.model)
+    assert (expected - logps(load(folder).model)).abs().max() > 0.1
+    policy.save(tmp_path / "merged")
+    assert_close(logps(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), expected)
+    assert AutoConfig.from_pretrained(tmp_path / "merged").tie_word_embeddings is (targets == "all-linear")
+    assert_close(logps(policy.model), expected)  # saving changes neither the policy nor what it ties
+    assert policy.model.config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("targets", [TIED["both"], "all-linear"], ids=["tied", "plain"])
+def test_a_folder_of_adapters_is_a_policy(folder, tmp_path, targets):
+    policy = trained(folder, target_modules=targets, save="adapter")
+    expected = logps(policy.model)
+    policy.save(tmp_path / "adapter")
+    again = load(tmp_path / "adapter")
+    assert_close(logps(again.model), expected)
+    assert type(again.model).__name__ == "LlamaForCausalLM" and all(w.requires_grad for w in again.model.parameters())
+    assert again.codec.end_tokens == (1,) and again.codec.max_positions == 512
+
+    second = load(tmp_path / "adapter", lora=Lora(rank=2))
+    assert_close(logps(second.model), expected)
+    with second.reference()() as reference:
+        assert_close(logps(reference), expected)
+    with pytest.raises(PolicyError, match=r"fit no model that is saved\. Use policy\.lora\.save=merged"):
+        load(tmp_path / "adapter", lora=Lora(save="adapter"))
+
+
+def test_adapters_say_what_they_belong_to(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    trained("model", save="adapter").save(tmp_path / "adapter")
+    card = (tmp_path / "adapter/README.md").read_text()
+    assert f"base_model: {folder}\n" in card and "Model Card for Model ID" not in card
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "adapter")
+    for file in (tmp_path / "adapter").glob("tokenizer*"):  # as other kits leave it
+        file.unlink()
+    assert load("../adapter").codec.end_tokens == (1,)
+
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(PolicyError, match=r"adapter.*base_model_name_or_path=.*model: is no folder with a config"):
+        load(tmp_path / "adapter")
+    for broken in ("{}", "[]", "", '{"base_model_name_or_path": null}'):
+        (tmp_path / "adapter/adapter_config.json").write_text(broken)
+        with pytest.raises(PolicyError, match=r"policy\.name=.*adapter: its adapter_config\.json"):
+            load(tmp_path / "adapter")
+
+
+def test_adapters_that_do_not_fit_their_model_are_told(folder, tmp_path):
+    trained(folder, save="adapter").save(tmp_path / "adapter")
+    saved = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(saved | {"r": 3}))
+    with pytest.raises(PolicyError, match="its adapters cannot be merged into their model"):
+        load(tmp_path / "adapter")
+
+
+CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+Path({canary!r}).touch()
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_code_in_a_folder_runs_only_where_it_is_trusted_and_nobody_is_asked(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asks on standard input"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path / "cache")
+    canary = tmp_path / "canary"
+    (folder / "own.py").write_text(CODE.format(canary=str(canary)))
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(PolicyError, match=r"Python code of its own.*policy\.trust_remote_code=true"):
+        load(folder)
+    assert not canary.exists()
+    assert type(load(folder, trust_remote_code=True).model).__name__ == "OwnModel" and canary.exists()
+
+
+class Evil:
+    def __reduce__(self):
+        return (exec, ("import pathlib; pathlib.Path('canary').touch()",))
+
+
+@pytest.mark.parametrize("write", [lambda path: torch.save({"x": Evil()}, path),
+                                   lambda path: path.write_bytes(pickle.dumps({"x": Evil()}))])  # fmt: skip
+def test_weights_in_a_pickle_that_runs_code_are_refused(folder, tmp_path, monkeypatch, write):
+    monkeypatch.chdir(tmp_path)
+    (folder / "model.safetensors").unlink()
+    write(folder / "pytorch_model.bin")
+    with pytest.raises(PolicyError, match=r"policy\.name=.*pickle file.*Use weights in the format safetensors"):
+        load(folder)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_weights_that_are_cut_or_incomplete_are_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "cut")
+    whole = (folder / "model.safetensors").read_bytes()
+    for share in (0, 0.01, 0.9):
+        (tmp_path / "cut/model.safetensors").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(PolicyError, match=r"policy\.name=.*cut: cannot be loaded"):
+            load(tmp_path / "cut")
+    model = load(folder).model
+    state = {name: weight for name, weight in model.state_dict().items() if "layers.1.mlp" not in name}
+    model.save_pretrained(tmp_path / "cut", state_dict=state)
+    with pytest.raises(PolicyError, match=r"weights are incomplete: 3 tensors are missing \(model\.layers\.1\.mlp"):
+        load(tmp_path / "cut")
+
+
+def test_a_tilde_is_the_home_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert HubPolicy("~/model", chat=False).codec().max_positions == 512
+    with pytest.raises(PolicyError, match=r"~/other: is no folder"):
+        HubPolicy("~/other").codec()
