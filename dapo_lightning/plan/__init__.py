@@ -1,4 +1,4 @@
-"""What a run needs (memory, operations, least time) and whether it fits, worked out without weights or accelerators.
+"""What a run needs (memory, operations, minimum time) and whether it fits, calculated without weights or accelerators.
 
 Sizes are counted where possible: weights on the meta device (`model.py`), saved activations by autograd under fake
 tensors (`activations.py`). The rest is arithmetic on the assumptions at the top of `memory.py`, `cost.py` and
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from transformers import PreTrainedConfig
 
 from dapo_lightning.plan.accelerators import Cluster, accelerator, cluster_of
-from dapo_lightning.plan.advice import Change, advise, changed
+from dapo_lightning.plan.advice import Change, advise, assess_with
 from dapo_lightning.plan.assessment import Assessment, assess
 from dapo_lightning.plan.job import Config
+from dapo_lightning.plan.model import known_config
 from dapo_lightning.plan.report import text
-from dapo_lightning.plan.shapes import known_config
 
 __all__ = ["Cluster", "Plan", "accelerator", "cluster_of", "known_config", "plan"]
 
@@ -51,6 +51,5 @@ def plan(config: Config, model_config: PreTrainedConfig, cluster: Cluster) -> Pl
         ValueError: for models whose completions cannot share prompts.
     """
     advice = advise(config, model_config, cluster)
-    changed_config, changed_cluster = changed(config, cluster, advice)
-    advised = assess(changed_config, model_config, changed_cluster) if advice else None
+    advised = assess_with(advice, config, model_config, cluster) if advice else None
     return Plan(assess(config, model_config, cluster), advice, advised)

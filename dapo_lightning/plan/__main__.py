@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +13,8 @@ from dapo_lightning.algorithm.sampling import Dynamic
 from dapo_lightning.distributed.sharding import FSDP2
 from dapo_lightning.plan.accelerators import ACCELERATORS, Cluster, accelerator
 from dapo_lightning.plan.assessment import assess
+from dapo_lightning.plan.model import QWEN, known_config
 from dapo_lightning.plan.report import duration
-from dapo_lightning.plan.shapes import QWEN, known_config
 from dapo_lightning.rollout.decode import Decode
 from dapo_lightning.utils.options import target_of
 from dapo_lightning.utils.table import table
@@ -25,28 +24,27 @@ for Qwen2.5 of three sizes on accelerators of one kind."""
 PHASES = ("generate", "log-probs", "update")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser("python -m dapo_lightning.plan", description=HELP)
     parser.add_argument("--accelerator", default="h100-sxm", choices=list(ACCELERATORS))
     parser.add_argument("--numbers", type=int, nargs="+", default=[1, 8, 128], help="of accelerators")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args()
     print(overview(given.accelerator, given.numbers))
-    return 0
 
 
 def overview(name: str, numbers: Sequence[int]) -> str:
     """Returns a table with a row for each model, number of accelerators and trainer."""
     rows = []
     for model in QWEN:
+        model_config = known_config(model)
+        assert model_config is not None
         for number in numbers:
             for trainer in ("ddp", "fsdp2") if number > 1 else ("single",):
-                model_config = known_config(model)
-                assert model_config is not None
                 found = assess(example(trainer), model_config, Cluster(accelerator(name), number))
-                totals = {phase.name: f"{phase.total / 1e9:.0f}" for phase in found.phases}
+                totals = [f"{found.totals[phase] / 1e9:.0f}" for phase in PHASES]
                 verdict = ("yes" if found.fits else "no", duration(sum(found.seconds().values())))
-                rows.append((model.partition("/")[2], number, trainer, *(totals[phase] for phase in PHASES), *verdict))
+                rows.append((model.partition("/")[2], number, trainer, *totals, *verdict))
     phases = [f"{phase}, GB" for phase in PHASES]
     return table(("policy", "ranks", "trainer", *phases, "fits", "minimum time per step"), rows)
 
@@ -74,4 +72,4 @@ def example(trainer: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Accelerator:
-    """Peak figures of one accelerator. Real runs never reach a floor computed from peaks; twice the floor is good."""
+    """Peak figures of one accelerator. No run attains them all the time; half of the peak rates is a good result."""
 
     name: str
     memory_bytes: float  # its own (for a CPU: the machine's)
@@ -33,7 +33,7 @@ ACCELERATORS = {
     )
 }
 """From the datasheets of NVIDIA (L40S, A100 80GB SXM, H100 SXM, H200 SXM, DGX B200; half of any figure that is stated
-with sparsity or for both directions of NVLink; the L40S has PCIe 4.0 x16) and of AMD (Instinct MI300X), by way of
+with sparsity or for both directions of NVLink; the L40S has PCIe 4.0 x16) and of AMD (Instinct MI300X), taken from
 tables compiled from them: override a figure that matters to you. The laptop is an assumption, not a product."""
 
 
@@ -49,7 +49,7 @@ class Cluster:
     num_accelerators: int = 1  # with one rank on each
     node_size: int = 8  # accelerators that communicate at `link_bandwidth`
     network_bandwidth: float = 50e9  # bytes per second and accelerator between nodes, each way: 400 Gbit/s
-    usable_share: float = 0.92  # of the memory, beside driver, libraries and fragmentation: an assumption
+    usable_share: float = 0.92  # of the memory; the driver, libraries and fragmentation take the rest: an assumption
 
     def __post_init__(self) -> None:
         if self.num_accelerators < 1 or self.node_size < 1:
@@ -73,7 +73,7 @@ class Cluster:
         return within if is_one_node else min(within, self.node_size * self.network_bandwidth)
 
 
-EXPECTATIONS = ("mean_tokens", "prompt_tokens", "keep_rate")  # other keys of `plan`
+EXPECTATIONS = ("mean_tokens", "prompt_tokens", "keep_rate")  # keys of `plan` that do not describe the cluster
 
 
 def cluster_of(config: Mapping[str, Any]) -> Cluster:
@@ -82,7 +82,7 @@ def cluster_of(config: Mapping[str, Any]) -> Cluster:
     Args:
         config: its group `plan` holds the name of an `accelerator` and, to override the datasheet, any field of
             `Accelerator` and `Cluster`; None counts as absent. `num_accelerators` defaults to the number of devices
-            that the trainer asks for, or to one if the trainer takes all it finds.
+            that the trainer asks for, or to one if the trainer takes all that it finds.
 
     Raises:
         ValueError: for unknown keys and accelerators, and for numbers out of range.

@@ -12,8 +12,6 @@ for each pair of tokens, as torch makes it from a boolean mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -66,21 +64,10 @@ class MicroBatch:
 _SMALL = [MicroBatch(1, s, r, t) for s, r, t in ((5, 1, 4), (9, 1, 4), (5, 2, 4), (5, 1, 9), (11, 3, 6), (7, 2, 13))]
 
 
-@dataclass(frozen=True)
-class Saved:
-    """Saved bytes per count, within each layer and around the layers, without the logits."""
-
-    layer: tuple[float, ...]
-    around: tuple[float, ...]
-
-    def of(self, part: tuple[float, ...], micro_batch: MicroBatch) -> float:
-        """Bytes of one part for a micro-batch."""
-        return float(np.dot(part, micro_batch.counts()))
-
-
 @lru_cache
-def saved_bytes(text: str, autocast: bool, in_bf16: bool) -> Saved:
-    """Counts what a model saves.
+def saved_bytes(text: str, autocast: bool, in_bf16: bool) -> np.ndarray:
+    """Returns the bytes that a model saves per count of `MicroBatch.counts`, without the logits; shape [2, 6]: within
+    each layer, and around the layers.
 
     Args:
         text: `as_text` of its configuration.
@@ -92,48 +79,41 @@ def saved_bytes(text: str, autocast: bool, in_bf16: bool) -> Saved:
     """
     dtype = torch.bfloat16 if in_bf16 else torch.float32
     one, two = (_saved_by(text, num_layers, dtype, autocast) for num_layers in (1, 2))
-    counts = np.array([micro_batch.counts() for micro_batch in _SMALL])
-    layer, around = (tuple(np.linalg.solve(counts, part).round(3).tolist()) for part in (two - one, 2 * one - two))
-    return Saved(layer, around)
+    counts = np.array([small.counts() for small in _SMALL])
+    return np.linalg.solve(counts, np.stack([two - one, 2 * one - two], axis=1)).round(3).T
 
 
 def _saved_by(text: str, num_layers: int, dtype: torch.dtype, autocast: bool) -> np.ndarray:
-    """Bytes that a model of so many layers saves for each of the small micro-batches."""
-    prompts = [[tuple(range(small.prompt_tokens))] * int(small.num_rows) for small in _SMALL]
-    layouts = [  # outside of the mode, since they compute with data
-        PackedLayout(prompt, [small.new_tokens - 1] * len(prompt), torch.device("cpu"))
-        for prompt, small in zip(prompts, _SMALL, strict=True)
-    ]
-    positions = [layout.position_ids() for layout in layouts]
+    """Bytes that a model with this number of layers saves for each of the small micro-batches."""
+    layouts = []  # made outside of the mode, because they compute with data
+    for small in _SMALL:
+        prompts = [tuple(range(small.prompt_tokens))] * int(small.num_rows)
+        layout = PackedLayout(prompts, [small.new_tokens - 1] * len(prompts), torch.device("cpu"))
+        layouts.append((layout, layout.position_ids()))
     found = []
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = build(text, num_layers, dtype)
         model.set_attn_implementation(SHARED_PROMPT)
-        for small, layout, position_ids in zip(_SMALL, layouts, positions, strict=True):
+        for small, (layout, position_ids) in zip(_SMALL, layouts, strict=True):
             tokens = torch.zeros(1, int(small.fed), dtype=torch.long)
             keep = torch.zeros(int(small.predicted), dtype=torch.long)
             saved = SavedTensors(model)
-            with saved.counted(), torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):
+            with saved, torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):
                 forward(model, tokens, position_ids, layout, keep)
             found.append(saved.num_bytes)
     return np.array(found)
 
 
-class SavedTensors:
-    """Counts what autograd saves, each storage once, without the weights."""
+class SavedTensors(saved_tensors_hooks):
+    """Counts the bytes that autograd saves in a `with` block: each storage once, without the weights."""
 
     def __init__(self, model: nn.Module):
+        super().__init__(self._count, lambda tensor: tensor)
         self._known = {weight.untyped_storage()._cdata for weight in model.parameters()}
         self._kept: list[Tensor] = []  # alive, or their addresses could be used again
         self.num_bytes = 0.0
 
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        """Counts during the block."""
-        with saved_tensors_hooks(self._pack, lambda tensor: tensor):
-            yield
-
-    def _pack(self, tensor: Tensor) -> Tensor:
+    def _count(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in self._known:
             self._known.add(storage._cdata)

@@ -1,10 +1,12 @@
-"""Changes with which a run fits, each verified by planning again with it."""
+"""Changes with which a run fits, each verified by assessing the changed run."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -18,6 +20,7 @@ from dapo_lightning.utils.options import target_of
 
 LEAST_NEW_TOKENS = 512  # shorter completions would make it another task
 SHARDING = {"trainer.strategy": {"_target_": target_of(FSDP2)}}
+MEMORY, ROUNDING, CLUSTER = "memory and speed only", "rounding", "the cluster"
 
 
 @dataclass(frozen=True)
@@ -25,56 +28,57 @@ class Change:
     """An override for the command line."""
 
     override: str  # as it is written there
-    values: Mapping[str, Any]  # the dotted keys that it sets; those of `plan` change the cluster
-    affects: str  # "memory" only, or also "rounding", "hardware", "evaluation" or "training"
+    values: Mapping[str, Any]  # the dotted keys that it sets; those of `plan` are fields of the cluster
+    affects: str
 
     @property
     def key(self) -> str:
         return self.override.partition("=")[0]
 
 
-def changed(config: Config, cluster: Cluster, changes: Iterable[Change]) -> tuple[Config, Cluster]:
-    """Returns the configuration and the cluster with the changes applied."""
-    result: dict[str, Any] = copy.deepcopy(dict(config))
-    for key, value in [item for change in changes for item in change.values.items()]:
-        if key == "plan.accelerator":
-            cluster = replace(cluster, accelerator=ACCELERATORS[value])
-        elif key == "plan.num_accelerators":
-            cluster = replace(cluster, num_accelerators=value)
-        else:
-            *path, last = key.split(".")
-            node = result
-            for name in path:
-                node = node[name]
-            node[last] = value
-    return result, cluster
-
-
 def advise(config: Config, model_config: PreTrainedConfig, cluster: Cluster) -> tuple[Change, ...]:
-    """Returns changes with which the run fits, none of which can be left out; none if it fits or if nothing helps.
+    """Returns changes with which the run fits, each of which is necessary; none if it fits or if nothing helps.
 
-    Tries changes in order of their cost (memory only, then rounding, hardware, evaluation, training) and takes the
-    first that reduces what is missing; then it starts over, since a change that was useless before may help now.
+    Tries changes in order of their cost (memory only, then rounding, cluster, evaluation, training) and takes the first
+    that reduces what is missing; then it starts over, because a change that was useless before may help now.
     """
 
-    def assess_with(changes: Iterable[Change]) -> Assessment:
-        changed_config, changed_cluster = changed(config, cluster, changes)
-        return assess(changed_config, model_config, changed_cluster)
+    def assessed(changes: Iterable[Change]) -> Assessment:
+        return assess_with(changes, config, model_config, cluster)
 
     taken: dict[str, Change] = {}
-    while not (now := assess_with(taken.values())).fits:
-        for change in _options(*changed(config, cluster, taken.values())):
+    while not (now := assessed(taken.values())).fits:
+        for change in _options(*_changed(taken.values(), config, cluster)):
             tried = {key: other for key, other in taken.items() if key != change.key} | {change.key: change}
-            if _missing(assess_with(tried.values())) < _missing(now):
+            if _missing(assessed(tried.values())) < _missing(now):
                 taken = tried
                 break
         else:
             return ()
     for key in list(taken):
         fewer = {other: change for other, change in taken.items() if other != key}
-        if assess_with(fewer.values()).fits:
+        if assessed(fewer.values()).fits:
             taken = fewer
     return tuple(taken.values())
+
+
+def assess_with(
+    changes: Iterable[Change], config: Config, model_config: PreTrainedConfig, cluster: Cluster
+) -> Assessment:
+    """Assesses a configuration with the changes applied."""
+    config, cluster = _changed(changes, config, cluster)
+    return assess(config, model_config, cluster)
+
+
+def _changed(changes: Iterable[Change], config: Config, cluster: Cluster) -> tuple[Config, Cluster]:
+    result: dict[str, Any] = copy.deepcopy(dict(config))
+    for key, value in [item for change in changes for item in change.values.items()]:
+        *path, last = key.split(".")
+        if path == ["plan"]:
+            cluster = replace(cluster, **{last: value})
+        else:
+            reduce(getitem, path, result)[last] = value
+    return result, cluster
 
 
 def _missing(assessment: Assessment) -> tuple[int, float]:
@@ -84,38 +88,38 @@ def _missing(assessment: Assessment) -> tuple[int, float]:
 def _options(config: Config, cluster: Cluster) -> Iterator[Change]:
     """Yields possible changes in order of their cost."""
     num_completions, ranks, chip = config["num_completions_per_prompt"], cluster.num_accelerators, cluster.accelerator
-    can_shard = can_use_engine = not config["policy"].get("lora")
+    trains_all = not config["policy"].get("lora")  # adapters can be neither sharded nor used by an engine
     possible_ranks = [number for number in range(1, most_ranks(config) + 1) if most_ranks(config) % number == 0]
     if ranks not in possible_ranks:
-        yield _set("plan.num_accelerators", max(n for n in possible_ranks if n < ranks), "hardware")
+        yield _set("plan.num_accelerators", max(n for n in possible_ranks if n < ranks), CLUSTER)
     if "gradient_checkpointing" in config["policy"]:
-        yield _set("policy.gradient_checkpointing", True, "memory")
+        yield _set("policy.gradient_checkpointing", True, MEMORY)
     for rows in _halves(config["rollout"].get("max_rows", 0), num_completions):
-        yield _set("rollout.max_rows", rows, "memory")
+        yield _set("rollout.max_rows", rows, MEMORY)
     for tokens in _halves(config["micro_batch_tokens"], prompt_tokens(config) + config["max_new_tokens"]):
-        yield _set("micro_batch_tokens", tokens, "memory")
-    if can_shard and ranks > 1:
-        yield Change("trainer=fsdp2", SHARDING, "memory")
+        yield _set("micro_batch_tokens", tokens, MEMORY)
+    if trains_all and ranks > 1:
+        yield Change("trainer=fsdp2", SHARDING, MEMORY)
     if not chip.is_cpu:
-        yield _set("trainer.precision", "bf16-mixed", "rounding")
-    for more in [number for number in possible_ranks if number > ranks and can_shard]:
+        yield _set("trainer.precision", "bf16-mixed", ROUNDING)
+    for more in [number for number in possible_ranks if number > ranks and trains_all]:
         override = f"plan.num_accelerators={more} trainer=fsdp2"  # more ranks help only if they share the weights
-        yield Change(override, {"plan.num_accelerators": more, **SHARDING}, "hardware")
+        yield Change(override, {"plan.num_accelerators": more, **SHARDING}, CLUSTER)
     for count in _halves(config["evaluation"]["num_completions"], num_completions):
-        yield _set("evaluation.num_completions", count, "evaluation")
-    for share in (0.3, 0.35, 0.4, 0.45, 0.5) if can_use_engine and not chip.is_cpu else ():
+        yield _set("evaluation.num_completions", count, "the evaluation")
+    for share in (0.3, 0.35, 0.4, 0.45, 0.5) if trains_all and not chip.is_cpu else ():
         engine = {"rollout": {"_target_": target_of(Vllm), "gpu_memory_utilization": share}}
-        yield Change(f"rollout=vllm rollout.gpu_memory_utilization={share}", engine, "rounding")
+        yield Change(f"rollout=vllm rollout.gpu_memory_utilization={share}", engine, ROUNDING)
     for larger in sorted(ACCELERATORS.values(), key=lambda accelerator: accelerator.memory_bytes):
         if larger.memory_bytes > chip.memory_bytes and not larger.is_cpu:
-            yield _set("plan.accelerator", larger.name, "hardware")
+            yield Change(f"plan.accelerator={larger.name}", {"plan.accelerator": larger}, CLUSTER)
     for tokens in _halves(config["max_new_tokens"], LEAST_NEW_TOKENS):
         values = {"max_new_tokens": tokens, "evaluation.max_new_tokens": tokens}
-        yield Change(f"max_new_tokens={tokens}", values, "training")
+        yield Change(f"max_new_tokens={tokens}", values, "the training")
 
 
-def _set(key: str, value: Any, affects: str) -> Change:
-    return Change(f"{key}={str(value).lower() if isinstance(value, bool) else value}", {key: value}, affects)
+def _set(key: str, value: object, affects: str) -> Change:
+    return Change(f"{key}={str(value).lower()}", {key: value}, affects)
 
 
 def _halves(value: int, least: int) -> Iterator[int]:

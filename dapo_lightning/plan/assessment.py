@@ -1,8 +1,8 @@
-"""One configuration on one cluster: what it needs, how long it takes at least, and whether it can run."""
+"""One configuration on one cluster: what it needs, its minimum time, and whether it can run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
@@ -11,7 +11,7 @@ from dapo_lightning.plan.accelerators import Cluster
 from dapo_lightning.plan.activations import saved_bytes
 from dapo_lightning.plan.cost import Work, work
 from dapo_lightning.plan.job import Config, Job, job_of
-from dapo_lightning.plan.memory import Phase, phases
+from dapo_lightning.plan.memory import phases
 from dapo_lightning.plan.model import ModelSizes, as_text, sizes_of
 from dapo_lightning.rollout import Memory
 
@@ -23,7 +23,7 @@ class Assessment:
     sizes: ModelSizes
     job: Job
     cluster: Cluster
-    phases: tuple[Phase, ...]
+    phases: Mapping[str, Mapping[str, float]]  # bytes at the peak of each phase, by their use
     work: tuple[Work, ...]
     obstacles: tuple[str, ...]  # sentences, each with a reason other than memory why it cannot run
 
@@ -32,9 +32,14 @@ class Assessment:
         return not self.obstacles and self.excess_bytes == 0
 
     @property
+    def totals(self) -> dict[str, float]:
+        """Bytes at the peak of each phase."""
+        return {name: sum(items.values()) for name, items in self.phases.items()}
+
+    @property
     def excess_bytes(self) -> float:
         """Missing memory, summed over the phases."""
-        return sum(max(0.0, phase.total - self.cluster.usable_bytes) for phase in self.phases)
+        return sum(max(0.0, total - self.cluster.usable_bytes) for total in self.totals.values())
 
     @property
     def loading_bytes(self) -> float:
@@ -42,7 +47,7 @@ class Assessment:
         return float(self.job.weight_bytes * self.sizes.parameters * (1 + self.job.copies_reference))
 
     def seconds(self) -> dict[str, float]:
-        """The floor of each part of a DAPO step."""
+        """The minimum time of each part of a DAPO step."""
         return {part.name: part.seconds(self.job, self.cluster) for part in self.work}
 
 
@@ -64,16 +69,16 @@ def _obstacles(config: Config, sizes: ModelSizes, job: Job, cluster: Cluster) ->
     if prompts % (steps * ranks):
         yield (
             f"num_prompts_per_step={prompts} in num_gradient_steps={steps} mini-batches cannot be divided equally "
-            f"among {ranks} ranks: each needs whole groups, so use at most {most_ranks(config)} ranks, in a number "
-            "that divides it."
+            f"among {ranks} ranks, because each needs whole groups: use at most {most_ranks(config)} ranks, and a "
+            "number that divides it."
         )
     if job.lora_rank is not None and job.sharded:
-        yield "policy=lora with trainer=fsdp2 is refused: use trainer=ddp."
+        yield "policy=lora does not work with trainer=fsdp2: use trainer=ddp."
     if job.rollout is Memory.ENGINE:
         tokens = job.train.prompt_tokens + max(job.train.max_new_tokens, job.evaluation.max_new_tokens)
         needed = 2.0 * (sizes.parameters + 2 * sizes.num_layers * sizes.cache * tokens)
         if needed > job.engine_share * cluster.accelerator.memory_bytes:
             yield (
-                f"rollout.gpu_memory_utilization={job.engine_share}: the engine needs {needed / 1e9:.0f} GB for its "
-                "copy of the weights and one completion."
+                f"rollout.gpu_memory_utilization={job.engine_share} is too low: the engine needs {needed / 1e9:.0f} GB "
+                "for its copy of the weights and one completion."
             )

@@ -1,17 +1,17 @@
-"""Operations and bytes of a DAPO step on each rank, and the least seconds they take.
+"""Operations and bytes of a DAPO step on each rank, and the minimum time that they take.
 
 Assumptions:
 - a multiply-accumulate is two operations; only linear layers and attention count;
 - attention takes 4 operations per dimension of the query heads and pair of tokens, in full rectangles (see
   `MicroBatch.pairs`);
 - an update is three forward passes, since a backward pass is two; four with gradient checkpointing, which repeats the
-  forward pass. With adapters it is one pass of the linear layers less; the adapters' own products are not counted;
+  forward pass. With adapters, the linear layers take one pass less; the adapters' own products are not counted;
 - each prompt is read once for its completions; in the update, once in each micro-batch that contains it;
 - each decoding step reads all linear weights, each prompt's keys and values once, and each completion's own once. The
   longest completion of a batch reaches the limit; the others end at the mean length and leave the batch;
 - every rollout is as fast as `decode`, and an engine decodes all completions of a rank at once;
 - dynamic sampling generates 1 / keep rate times the groups that are trained on;
-- peak rates of operations, memory and links are attained and overlap: the floor is the largest of the three times.
+- peak rates of operations, memory and links are attained and overlap, so the minimum time is the longest of the three.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from dapo_lightning.plan.model import ModelSizes
 
 @dataclass(frozen=True)
 class Work:
-    """One part of a DAPO step on one rank: operations, bytes read and written in its memory, bytes received."""
+    """One part of a DAPO step on one rank."""
 
     name: str
     flops: float
-    bytes: float
-    exchanged: float
+    bytes: float  # read and written in its memory
+    exchanged: float  # bytes received from other ranks
 
     def seconds(self, job: Job, cluster: Cluster) -> float:
-        """The floor."""
+        """The minimum time."""
         chip = cluster.accelerator
         peak = chip.bf16_flops if job.compute_bytes == 2 else chip.fp32_flops
         return max(self.flops / peak, self.bytes / chip.bandwidth, self.exchanged / cluster.exchange_bandwidth)
@@ -57,7 +57,7 @@ def work(sizes: ModelSizes, job: Job, cluster: Cluster) -> tuple[Work, ...]:
 
 
 def forward_flops(sizes: ModelSizes, micro_batch: MicroBatch) -> float:
-    """Operations of a forward pass."""
+    """Returns the operations of a forward pass."""
     return _linear_flops(sizes, micro_batch.fed, micro_batch.predicted) + 4.0 * sizes.attention * micro_batch.pairs
 
 

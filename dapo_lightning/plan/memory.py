@@ -9,11 +9,12 @@ All completions are assumed to have the maximal length, since memory must suffic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil
 
+import numpy as np
+
 from dapo_lightning.plan.accelerators import Cluster
-from dapo_lightning.plan.activations import MicroBatch, Saved
+from dapo_lightning.plan.activations import MicroBatch
 from dapo_lightning.plan.job import Job, Sampled
 from dapo_lightning.plan.model import ModelSizes
 from dapo_lightning.rollout import Memory
@@ -21,21 +22,15 @@ from dapo_lightning.rollout.cache import FIRST_CAPACITY
 
 GRADIENT_BYTES = 4  # gradients and optimizer states belong to float32 weights
 
-
-@dataclass(frozen=True)
-class Phase:
-    """The uses of memory at the peak of a phase, in bytes."""
-
-    name: str
-    items: dict[str, float]
-
-    @property
-    def total(self) -> float:
-        return sum(self.items.values())
+Items = dict[str, float]
 
 
-def phases(sizes: ModelSizes, saved: Saved, job: Job, cluster: Cluster) -> tuple[Phase, ...]:
-    """Returns the phases of a DAPO step and the evaluation."""
+def phases(sizes: ModelSizes, saved: np.ndarray, job: Job, cluster: Cluster) -> dict[str, Items]:
+    """Returns the bytes at the peak of each phase of a DAPO step and of the evaluation, by their use.
+
+    Args:
+        saved: from `saved_bytes`.
+    """
     part = sizes.part(cluster.num_accelerators)
     weights = float(job.weight_bytes * (part if job.sharded else sizes.parameters))
     trained = float(GRADIENT_BYTES * (part if job.sharded else sizes.trained(job.lora_rank)))
@@ -46,16 +41,15 @@ def phases(sizes: ModelSizes, saved: Saved, job: Job, cluster: Cluster) -> tuple
     if job.rollout is Memory.ENGINE:
         held["rollout engine"] = job.engine_share * cluster.accelerator.memory_bytes
     updated = held | {"gradients": trained} | ({"DDP's buckets": trained} if job.replicated else {})
-    workspace = {} if job.fused else {"optimizer's workspace": trained}
     micro_batch = largest_micro_batch(job)
-    found = [
-        Phase("generate", held | _sampling(sizes, job, job.train, cluster)),
-        Phase("log-probs", held | _forward(sizes, job, micro_batch)),
-        Phase("update", updated | _backward(sizes, saved, job, micro_batch)),
-        Phase("optimizer step", updated | workspace),
-        Phase("evaluate", held | _sampling(sizes, job, job.evaluation, cluster)),
-    ]
-    return tuple(phase for phase in found if job.num_logp_passes or phase.name != "log-probs")
+    log_probs = {"log-probs": held | _forward(sizes, job, micro_batch)} if job.num_logp_passes else {}
+    return {
+        "generate": held | _sampling(sizes, job, job.train, cluster),
+        **log_probs,
+        "update": updated | _backward(sizes, saved, job, micro_batch),
+        "optimizer step": updated | ({} if job.fused else {"optimizer's workspace": trained}),
+        "evaluate": held | _sampling(sizes, job, job.evaluation, cluster),
+    }
 
 
 def largest_micro_batch(job: Job) -> MicroBatch:
@@ -71,7 +65,7 @@ def largest_micro_batch(job: Job) -> MicroBatch:
     return MicroBatch(ceil(rows / job.train.num_completions), prompt, rows, longest)
 
 
-def _backward(sizes: ModelSizes, saved: Saved, job: Job, micro_batch: MicroBatch) -> dict[str, float]:
+def _backward(sizes: ModelSizes, saved: np.ndarray, job: Job, micro_batch: MicroBatch) -> Items:
     """The peak is at the start of the backward pass, in the LM head or, with a small vocabulary, in the last layer.
 
     In the head there are three float32 numbers per logit: log-softmax saves one, and its backward makes one from
@@ -79,38 +73,40 @@ def _backward(sizes: ModelSizes, saved: Saved, job: Job, micro_batch: MicroBatch
     three tensors as wide as its widest product. With recomputation, one layer's activations come on top of the inputs
     of all layers.
     """
-    layer, inputs = saved.of(saved.layer, micro_batch), job.hidden_bytes * sizes.hidden * micro_batch.fed
-    kept = saved.of(saved.around, micro_batch) + sizes.num_layers * (inputs if job.recomputes else layer)
+    layer, around = (saved @ micro_batch.counts()).tolist()
+    inputs = job.hidden_bytes * sizes.hidden * micro_batch.fed
     logits = micro_batch.predicted * sizes.vocabulary
     # A new gradient of the head's weights is made in the compute type and then converted to the type of the weights.
     gradient_bytes = GRADIENT_BYTES + (job.compute_bytes if job.autocast else 0)
     to_weights = 0 if job.sharded or job.lora_rank is not None else gradient_bytes * sizes.head
-    head = max(12 * logits, 4 * logits + to_weights)
+    in_head = max(12 * logits, 4 * logits + to_weights)
     in_layer = _layer_workspace(sizes, job, micro_batch) + (layer if job.recomputes else 0)
-    items = {"activations": kept, "logits, or a layer's workspace": max(head, in_layer)} | _gathered(sizes, job)
-    if job.sharded:
-        reduced = job.compute_bytes * (sizes.outside + sizes.layer) + GRADIENT_BYTES * sizes.layer
-        items["gradients before they are sharded"] = float(reduced)
-    return items
+    reduced = job.compute_bytes * (sizes.outside + sizes.layer) + GRADIENT_BYTES * sizes.layer
+    return {
+        "activations": around + sizes.num_layers * (inputs if job.recomputes else layer),
+        "logits, or a layer's workspace": max(in_head, in_layer),
+        **_gathered(sizes, job),
+        **({"gradients before they are sharded": float(reduced)} if job.sharded else {}),
+    }
 
 
 def _layer_workspace(sizes: ModelSizes, job: Job, micro_batch: MicroBatch) -> float:
     return 3.0 * job.compute_bytes * sizes.widest * micro_batch.fed
 
 
-def _gathered(sizes: ModelSizes, job: Job) -> dict[str, float]:
+def _gathered(sizes: ModelSizes, job: Job) -> Items:
     """FSDP2 gathers the next layer while one computes."""
     return {"gathered layers": job.compute_bytes * float(sizes.outside + 2 * sizes.layer)} if job.sharded else {}
 
 
-def _forward(sizes: ModelSizes, job: Job, micro_batch: MicroBatch) -> dict[str, float]:
+def _forward(sizes: ModelSizes, job: Job, micro_batch: MicroBatch) -> Items:
     """Without gradients: one layer's workspace, then the logits, their float32 form and their log-softmax."""
     logits = micro_batch.predicted * sizes.vocabulary * (10 if job.compute_bytes == 2 else 8)
     workspace = max(logits, _layer_workspace(sizes, job, micro_batch))
     return {"logits, or a layer's workspace": workspace} | _gathered(sizes, job)
 
 
-def _sampling(sizes: ModelSizes, job: Job, sampled: Sampled, cluster: Cluster) -> dict[str, float]:
+def _sampling(sizes: ModelSizes, job: Job, sampled: Sampled, cluster: Cluster) -> Items:
     whole = {"whole weights": float(job.compute_bytes * sizes.parameters)} if job.sharded else {}  # `sharding.gathered`
     if job.rollout is Memory.ENGINE:
         return whole
@@ -127,14 +123,14 @@ def _sampling(sizes: ModelSizes, job: Job, sampled: Sampled, cluster: Cluster) -
 
 
 def decode_copy(sizes: ModelSizes, job: Job, cluster: Cluster) -> float:
-    """Bytes that `rollout/weights.py` takes: on a CPU for all linear layers, rearranged; under autocast for the trained
-    ones, in bf16. Gathered weights are in bf16 already."""
+    """Returns the bytes that `rollout/weights.py` takes: on a CPU for all linear layers, rearranged; under autocast for
+    the trained ones, in bf16. Gathered weights are in bf16 already."""
     casts = job.autocast and not job.sharded and job.lora_rank is None
-    return job.compute_bytes * float(sizes.body + sizes.head) if cluster.accelerator.is_cpu or casts else 0.0
+    return job.compute_bytes * float(sizes.linear) if cluster.accelerator.is_cpu or casts else 0.0
 
 
-def kv_cache(sizes: ModelSizes, job: Job, sampled: Sampled) -> dict[str, float]:
-    """Bytes of keys and values in a batch whose completions all reach the limit.
+def kv_cache(sizes: ModelSizes, job: Job, sampled: Sampled) -> Items:
+    """Returns the bytes of keys and values in a batch whose completions all reach the limit.
 
     `SharedPromptCache` keeps each prompt once and doubles the memory of completions as they grow, one layer after the
     other, so the old keys of the last layer still exist beside the new ones. Hugging Face's cache repeats the prompt in
@@ -155,5 +151,5 @@ def kv_cache(sizes: ModelSizes, job: Job, sampled: Sampled) -> dict[str, float]:
 
 
 def capacity(num_tokens: int) -> int:
-    """Tokens for which the cache has room after so many were added one by one."""
+    """Returns the number of tokens for which the cache has room after `num_tokens` were added one by one."""
     return FIRST_CAPACITY * 2 ** max(0, ceil(num_tokens / FIRST_CAPACITY) - 1).bit_length()

@@ -8,24 +8,17 @@ from dapo_lightning.plan.advice import Change
 from dapo_lightning.plan.assessment import Assessment
 from dapo_lightning.utils.table import table
 
-AFFECTS = {
-    "memory": "memory and speed only",
-    "rounding": "rounding",
-    "hardware": "the cluster",
-    "evaluation": "the evaluation",
-    "training": "the training",
-}
-
 
 def text(current: Assessment, advice: Sequence[Change], advised: Assessment | None) -> str:
     """Returns memory, work, verdict and advice."""
     parts = [_title(current), _memory(current), _work(current), _verdict(current)]
     if advised is not None:
-        peak, usable = max(advised.phases, key=lambda phase: phase.total), advised.cluster.usable_bytes
+        totals, usable = advised.totals, advised.cluster.usable_bytes
+        peak = max(totals, key=totals.__getitem__)
         parts += [
             "It fits with all of these changes, each of which is necessary:",
-            table(("change", "affects"), [(change.override, AFFECTS[change.affects]) for change in advice]),
-            f"The peak is then {_gb(peak.total)} of {_gb(usable)} GB ({peak.name}); {_floor(advised)}",
+            table(("change", "affects"), [(change.override, change.affects) for change in advice]),
+            f"The peak is then {_gb(totals[peak])} of {_gb(usable)} GB ({peak}); {_step(advised)}",
         ]
     elif not current.fits:
         parts.append("No change that was tried makes it fit: use a smaller model or policy=lora.")
@@ -50,10 +43,10 @@ def _title(current: Assessment) -> str:
 
 
 def _memory(current: Assessment) -> str:
-    names = dict.fromkeys(name for phase in current.phases for name in phase.items)
-    rows = [(name, *(_gb(phase.items.get(name, 0.0)) for phase in current.phases)) for name in names]
-    rows.append(("total", *(_gb(phase.total) for phase in current.phases)))
-    return table(("GB per rank, at the peak of", *(phase.name for phase in current.phases)), rows)
+    names = dict.fromkeys(name for items in current.phases.values() for name in items)
+    rows = [(name, *(_gb(items.get(name, 0.0)) for items in current.phases.values())) for name in names]
+    rows.append(("total", *map(_gb, current.totals.values())))
+    return table(("GB per rank, at the peak of", *current.phases), rows)
 
 
 def _work(current: Assessment) -> str:
@@ -61,23 +54,23 @@ def _work(current: Assessment) -> str:
     for part in current.work:
         numbers = (part.flops / 1e12, part.bytes / 1e12, part.exchanged / 1e12)
         all_ranks = current.cluster.num_accelerators * part.flops / 1e15
-        floor = duration(part.seconds(current.job, current.cluster))
-        rows.append((part.name, *(f"{number:.4g}" for number in (*numbers, all_ranks)), floor))
+        seconds = duration(part.seconds(current.job, current.cluster))
+        rows.append((part.name, *(f"{number:.4g}" for number in (*numbers, all_ranks)), seconds))
     header = ("a DAPO step, per rank", "TFLOP", "TB read", "TB exchanged", "PFLOP on all ranks", "minimum time")
     return table(header, rows)
 
 
 def _verdict(current: Assessment) -> str:
     if current.fits:
-        return f"It fits; {_floor(current)}"
+        return f"It fits; {_step(current)}"
     usable, reasons = current.cluster.usable_bytes, list(current.obstacles)
-    missing = [f"{_gb(phase.total - usable)} ({phase.name})" for phase in current.phases if phase.total > usable]
+    missing = [f"{_gb(total - usable)} ({phase})" for phase, total in current.totals.items() if total > usable]
     if missing:
         reasons.append(f"GB missing on each rank: {', '.join(missing)}.")
     return "\n".join(["It does not fit.", *reasons])
 
 
-def _floor(current: Assessment) -> str:
+def _step(current: Assessment) -> str:
     return f"a step takes at least {duration(sum(current.seconds().values()))}."
 
 

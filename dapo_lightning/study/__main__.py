@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dapo_lightning.study.anomalies import describe_runs, describe_variants
+from dapo_lightning.study.anomalies import describe_runs, missing_seeds
 from dapo_lightning.study.figures import FIGURES, describe_missing, sweeps
 from dapo_lightning.study.ladder import in_order, shown_in_figures
-from dapo_lightning.study.report import as_markdown, results_table
+from dapo_lightning.study.report import as_csv, as_markdown, results_table
 from dapo_lightning.study.runs import WHAT_A_RUN_IS, NoRunsError, describe_failed_starts, find_runs, read_run
 from dapo_lightning.study.variants import Variant, group_by_settings
 from dapo_lightning.utils.atomic import replacing
@@ -21,15 +21,14 @@ HELP = f"""Reads the runs of a sweep, finished or not, and writes
   study.md, study.csv   a row per variant: held-out accuracy over seeds, paired differences, cost; and all anomalies
   figures/*.png         the paper's figures, as far as their variants were run, and one per number that was swept
 
-A variant is all runs that differ in nothing but the seed, compared by their resolved settings.
+A variant consists of all runs that differ in nothing but the seed; their resolved settings are compared.
 
 {WHAT_A_RUN_IS}
 
-For the paper's Table 1 and the leave-one-outs, three seeds each:
+The paper's Table 1 and DAPO without single techniques, three seeds each:
   python train.py -m seed=0,1,2 experiment=ladder_0_grpo,ladder_1_overlong_filter,ladder_2_clip_higher,\\
-ladder_3_soft_punishment,ladder_4_token_level,ladder_5_dynamic_sampling hydra.sweep.dir=outputs/sweeps/ladder
-  python train.py -m seed=0,1,2 experiment=dapo_minus_clip_higher,dapo_minus_token_level,\\
-dapo_minus_soft_punishment hydra.sweep.dir=outputs/sweeps/ladder/leave_one_out
+ladder_3_soft_punishment,ladder_4_token_level,ladder_5_dynamic_sampling,\\
+dapo_minus_clip_higher,dapo_minus_token_level,dapo_minus_soft_punishment hydra.sweep.dir=outputs/sweeps/ladder
   python -m dapo_lightning.study outputs/sweeps/ladder
 """
 
@@ -61,19 +60,18 @@ def study(sweep: Path, output: Path) -> None:
     runs = [run for run in found if run.settings.get("mode") != "evaluate"]
     if not runs:
         raise NoRunsError(f"{sweep} contains evaluations only, no training run.\n{WHAT_A_RUN_IS}")
-    variants, on_grouping = group_by_settings(runs)
-    variants = in_order(variants)
+    grouped, on_grouping = group_by_settings(runs)
+    variants = in_order(grouped)
     drawn = draw_all(variants, output / "figures")
 
     notes = [f"{run.name}: left out, because it is an evaluation (mode=evaluate)." for run in evaluations]
     notes += [*describe_failed_starts(sweep), *on_grouping, *describe_runs(runs)]
-    notes += [*describe_variants(variants), *describe_missing(variants)]
+    notes += [*missing_seeds(variants), *describe_missing(variants)]
     results = results_table(variants)
     text = as_markdown(results, variants, notes, [f"figures/{path.name}" for path in drawn], str(sweep))
-    with replacing(output / "study.md") as partial:
-        partial.write_text(text, encoding="utf-8")
-    with replacing(output / "study.csv") as partial:
-        results.to_csv(partial, index=False)
+    for path, content in {output / "study.md": text, output / "study.csv": as_csv(results)}.items():
+        with replacing(path) as partial:
+            partial.write_text(content, encoding="utf-8")
     print(text)
     print("\n".join(["wrote", *(f"  {path}" for path in (output / "study.md", output / "study.csv", *drawn))]))
 

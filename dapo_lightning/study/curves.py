@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd  # type: ignore[import-untyped]
@@ -21,20 +21,16 @@ class Axis:
     positions: Callable[[pd.DataFrame], pd.Series]
 
 
-def _summed(names: Sequence[str], unit: float) -> Callable[[pd.DataFrame], pd.Series]:
-    return lambda metrics: metrics[list(names)].fillna(0.0).sum(axis=1).cumsum() / unit
-
-
 GRADIENT_STEPS = Axis("gradient steps", lambda metrics: metrics["steps/gradient"].ffill().fillna(0.0))
 DAPO_STEPS = Axis("DAPO steps", lambda metrics: pd.Series(metrics.index, metrics.index, dtype=float))
-MINUTES = Axis("wall time (minutes of training)", _summed(SECONDS, 60))
-TOKENS = Axis("tokens generated (thousands)", _summed(["tokens/generated"], 1000))
+MINUTES = Axis("wall time (minutes of training)", lambda metrics: metrics[SECONDS].sum(axis=1).cumsum() / 60)
+TOKENS = Axis("tokens generated (thousands)", lambda metrics: metrics["tokens/generated"].fillna(0.0).cumsum() / 1000)
 
 
 def curve(variant: Variant, metric: str, axis: Axis) -> pd.DataFrame:
     """Returns a metric of a variant, finished or not: columns x, mean, low, high and count, a row per DAPO step.
 
-    Seeds are averaged at equal numbers of DAPO steps, whatever the axis; `x` is where they stand by then on average,
+    Seeds are averaged at equal numbers of DAPO steps, whatever the axis; `x` is their mean position by then, and
     `count` their number. `low` to `high` is the 95 % t interval of three seeds or more, the range of two seeds, and the
     value of a single seed. `@k` in the name of a metric is replaced by the number of held-out completions.
     """
@@ -48,11 +44,10 @@ def curve(variant: Variant, metric: str, axis: Axis) -> pd.DataFrame:
 
 
 def _mean_positions(positions: pd.DataFrame) -> pd.Series:
-    """Returns where the seeds stand on average at each step. It sums the mean way from step to step, so that the curve
-    does not go backwards where a slow seed ends early."""
+    """Returns the mean position of the seeds at each step, as a sum of mean increments: a plain mean would go backwards
+    where a slow seed ends early."""
     mean = positions.mean(axis=1)
-    ways = positions.diff().mean(axis=1).fillna(mean.diff()).fillna(mean)
-    return ways.cumsum()
+    return positions.diff().mean(axis=1).fillna(mean.diff()).fillna(mean).cumsum()
 
 
 def _values(run: Run, metric: str) -> pd.Series:

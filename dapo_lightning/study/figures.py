@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dapo_lightning.study.curves import DAPO_STEPS, GRADIENT_STEPS, MINUTES, TOKENS, Axis
-from dapo_lightning.study.ladder import DAPO, LADDER, LEAVE_ONE_OUT, STUDIED, canonical, roles, shown_in_figures
+from dapo_lightning.study.ladder import DAPO, LADDER, LEAVE_ONE_OUT, ORDER, canonical, place, shown_in_figures
 from dapo_lightning.study.variants import Variant
 
 # name of the metric, label with its unit
@@ -19,7 +19,7 @@ PROBABILITY = ("probability", "mean token probability")
 CLIPPED_PROBABILITY = ("clip/upper_probability", "mean probability of\ntokens clipped from above")
 ALL_CORRECT = ("groups/all_correct", "share of groups\nwith all completions correct")
 AXES = (GRADIENT_STEPS, DAPO_STEPS, MINUTES)
-PAIRS = {  # technique -> (with it, without it): full DAPO and DAPO without it, or the ladder steps on its two sides
+PAIRS = {  # technique -> (with it, without it): full DAPO and DAPO without it, or the ladder steps after and before it
     "clip_higher": ((DAPO, "dapo_minus_clip_higher"), (LADDER[2], LADDER[1])),
     "token_level": ((DAPO, "dapo_minus_token_level"), (LADDER[4], LADDER[3])),
     "overlong": ((DAPO, "dapo_minus_soft_punishment"), (LADDER[1], LADDER[0]), (LADDER[3], LADDER[2])),
@@ -29,31 +29,29 @@ PAIRS = {  # technique -> (with it, without it): full DAPO and DAPO without it, 
 
 @dataclass(frozen=True)
 class Figure:
-    """A row of panels for each metric, a column for each axis, and a line for each variant.
-
-    Args:
-        metrics: names and labels.
-        casts: experiments that the figure can show; it shows those of the first cast that was run.
-    """
+    """A row of panels for each metric, a column for each axis, and a line for each variant."""
 
     file: str
     title: str
-    metrics: tuple[tuple[str, str], ...]
-    casts: tuple[tuple[str, ...], ...]
+    metrics: tuple[tuple[str, str], ...]  # names and labels
+    choices: tuple[tuple[str, ...], ...]  # sets of experiments to show, in order of preference
     axes: tuple[Axis, ...] = AXES
 
     def choose(self, shown: Mapping[str, Variant]) -> dict[str, Variant]:
-        """Returns the variants to draw, by experiment. At least two must be there, and DAPO if it belongs to them."""
-        for cast in self.casts:
-            found = {experiment: shown[experiment] for experiment in cast if experiment in shown}
-            if len(found) >= min(2, len(cast)) and (DAPO in found or DAPO not in cast):
+        """Returns the variants to draw, by experiment: those of the first set of which at least two were run, and DAPO
+        if it is one of them."""
+        for experiments in self.choices:
+            found = {experiment: shown[experiment] for experiment in experiments if experiment in shown}
+            if len(found) >= min(2, len(experiments)) and (DAPO in found or DAPO not in experiments):
                 return found
         return {}
 
     @property
-    def wanted(self) -> str:
-        names = [" and ".join(cast) if len(cast) < 3 else f"at least two of {', '.join(cast)}" for cast in self.casts]
-        return ", or of ".join(names)
+    def needed(self) -> str:
+        return ", or of ".join(
+            " and ".join(experiments) if len(experiments) < 3 else f"at least two of {', '.join(experiments)}"
+            for experiments in self.choices
+        )
 
 
 # fmt: off
@@ -79,20 +77,20 @@ FIGURES = (
 
 
 def describe_missing(variants: Sequence[Variant]) -> list[str]:
-    """Returns sentences about what the paper's figures do not show, and which figures and ladder steps are missing."""
+    """Returns sentences about what the paper's figures leave out, and which figures and ladder steps are missing."""
     shown, notes = shown_in_figures(variants), []
     extras = next((variant.extras for variant in shown.values()), ())
     if extras:
         notes.append(f"The paper's figures show the variants with {' '.join(extras)}.")
     others = [variant for variant in variants if variant not in shown.values() and variant.extras == extras]
-    if hidden := [variant.name for variant in others if not roles(variant).isdisjoint(STUDIED)]:
-        tasks = ", ".join(sorted({canonical(variant) for variant in shown.values()}))
-        notes.append(f"The paper's figures leave out {', '.join(hidden)}: run on another task than {tasks}.")
+    if hidden := [variant.name for variant in others if place(variant) < len(ORDER)]:
+        drawn = ", ".join(sorted({canonical(variant) for variant in shown.values()}))
+        notes.append(f"The paper's figures leave out {', '.join(hidden)}: the task is not that of {drawn}.")
     steps = [experiment for experiment in LADDER if experiment not in shown]
     if 0 < len(steps) <= len(LADDER) - 2:
         notes.append(f"Steps of the ladder that were not run: {', '.join(steps)}.")
     missing = [figure for figure in FIGURES if not figure.choose(shown)]
-    return notes + [f"figures/{figure.file} is left out: it needs runs of {figure.wanted}." for figure in missing]
+    return notes + [f"figures/{figure.file} is left out: it needs runs of {figure.needed}." for figure in missing]
 
 
 Lines = dict[str, dict[float, Variant]]

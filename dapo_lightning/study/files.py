@@ -27,7 +27,7 @@ def read_mapping(path: Path, required: Mapping[str, type], anomalies: list[str])
     except (ValueError, yaml.YAMLError, OSError) as error:
         anomalies.append(f"{path.name} cannot be read ({str(error).partition(chr(10))[0]})")
     else:
-        # YAML that is cut between two lines is still valid, so the last keys must be there, too
+        # YAML that is cut between two lines is still valid, so the last keys are required, too
         if isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in required.items()):
             return content
         anomalies.append(f"{path.name} is cut short")
@@ -37,12 +37,12 @@ def read_mapping(path: Path, required: Mapping[str, type], anomalies: list[str])
 def read_metrics(folder: Path, anomalies: list[str]) -> pd.DataFrame:
     """Returns metrics.csv, or the scalars of tensorboard/ if that has no rows, with a row per DAPO step.
 
-    Values that are not finite are missing in the result, because they would spoil every mean.
+    Values that are not finite are NaN in the result, because they would spoil every mean.
     """
     metrics = _read_csv(folder / "metrics.csv", anomalies)
     if metrics.empty and any(folder.glob("tensorboard/events.out.tfevents.*")):
         metrics = _read_events(folder / "tensorboard")
-        anomalies.append("metrics read from tensorboard/ instead")
+        anomalies.append("metrics were read from tensorboard/ instead")
     return metrics.sort_index().replace([math.inf, -math.inf], math.nan)
 
 
@@ -51,7 +51,7 @@ def _read_csv(path: Path, anomalies: list[str]) -> pd.DataFrame:
         anomalies.append(f"no {path.name}")
         return pd.DataFrame()
     text = path.read_text(encoding="utf-8", errors="replace")
-    *lines, incomplete = text.replace("\0", "").split("\n")  # the first digits of a number are a number, too
+    *lines, incomplete = text.replace("\0", "").split("\n")  # a number that is cut off may look like a number
     table = csv.reader(lines)
     header, rows = next(table, []), dict[int, dict[str, float]]()
     num_bad, num_repeated = int(bool(incomplete.strip())), 0
@@ -70,18 +70,17 @@ def _read_csv(path: Path, anomalies: list[str]) -> pd.DataFrame:
     elif not rows:
         anomalies.append(f"{path.name} has no rows" if header else f"{path.name} is empty")
     if num_repeated:
-        anomalies.append(f"{path.name} has {num_repeated} line(s) of steps that occur again: the last line counts")
+        anomalies.append(f"{path.name} repeats steps in {num_repeated} line(s): the last line of a step counts")
     not_finite = Counter(name for row in rows.values() for name, value in row.items() if not math.isfinite(value))
-    anomalies += [f"{name} is not finite at {count} step(s), left out there" for name, count in not_finite.items()]
+    anomalies += [f"{name} is not finite at {count} step(s), which are ignored" for name, count in not_finite.items()]
     return pd.DataFrame.from_dict(rows, orient="index", dtype=float)
 
 
 def _read_events(folder: Path) -> pd.DataFrame:
-    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
-        EventAccumulator,  # takes a while to import, and is hardly ever needed
-    )
+    # takes a while to import, and is hardly ever needed
+    from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})  # 0: all of them
+    events = event_accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0})  # 0: all of them
     events.Reload()  # reads up to the first damaged record
     scalars = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
     return pd.DataFrame(scalars, dtype=float)

@@ -1,4 +1,4 @@
-"""The paper's Table 1 as experiments: which of them are compared, and which have the same settings."""
+"""The paper's Table 1 as experiments: their order, which have the same settings, and which are compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ LEAVE_ONE_OUT = (
     "dapo_minus_clip_higher", "dapo_minus_token_level", "dapo_minus_dynamic_sampling", "dapo_minus_soft_punishment",
 )  # fmt: skip
 ORDER = (*LADDER, *LEAVE_ONE_OUT)
-STUDIED = (DAPO, *LADDER, *LEAVE_ONE_OUT)
 SAME_SETTINGS = (
     frozenset({"dapo", "ladder_5_dynamic_sampling"}),
     frozenset({"grpo", "ladder_0_grpo"}),
@@ -35,22 +34,22 @@ def roles(variant: Variant) -> frozenset[str]:
 
 
 def canonical(variant: Variant) -> str:
-    """Returns one name for the same settings, whatever a variant was run as."""
+    """Returns the same name for equal experiments."""
     return min(roles(variant), key=lambda name: (len(name), name))
 
 
-def ladder_step(variant: Variant) -> int | None:
-    """Returns the position of a variant in the paper's Table 1."""
-    return next((number for number, experiment in enumerate(LADDER) if experiment in roles(variant)), None)
-
-
 def place(variant: Variant) -> int:
-    """Returns the position of a variant in the order of presentation: the ladder, leave-one-out, others."""
+    """Returns the position in `ORDER` (the ladder, then leave-one-out); its length for all other experiments."""
     return min((ORDER.index(role) for role in roles(variant) if role in ORDER), default=len(ORDER))
 
 
+def ladder_step(variant: Variant) -> int | None:
+    """Returns the row of the paper's Table 1 that a variant corresponds to."""
+    return number if (number := place(variant)) < len(LADDER) else None
+
+
 def in_order(variants: Iterable[Variant]) -> list[Variant]:
-    """Sorts variants in the order of presentation; those with further overrides follow in the same order."""
+    """Sorts variants by `place`; those with further overrides follow in the same order."""
 
     def key(variant: Variant) -> tuple[object, ...]:
         names = [extra.partition("=")[0] for extra in variant.extras]
@@ -60,15 +59,15 @@ def in_order(variants: Iterable[Variant]) -> list[Variant]:
 
 
 def shown_in_figures(variants: Sequence[Variant]) -> dict[str, Variant]:
-    """Returns the variants in the paper's figures by experiment. All are of one task and have the same overrides: those
-    with which most of the paper's experiments were run, or none if several sets of overrides are equally common."""
+    """Returns the variants in the paper's figures by experiment. All have one task and the same overrides: those with
+    which most of the paper's experiments were run, or none if several sets of overrides are equally common."""
     alike: dict[tuple[tuple[str, ...], str], list[Variant]] = defaultdict(list)
     for variant in variants:
-        if not roles(variant).isdisjoint(STUDIED):
+        if place(variant) < len(ORDER):
             alike[variant.extras, json.dumps(_task(variant), sort_keys=True, default=str)].append(variant)
     by_extras = sorted(alike.values(), key=lambda group: group[0].extras)  # max takes the first of equals
     shown = max(by_extras, key=lambda group: (len(set(map(canonical, group))), not group[0].extras), default=[])
-    found = {experiment: find(shown, experiment, shown[0].extras) for experiment in STUDIED if shown}
+    found = {experiment: find(shown, experiment, shown[0].extras) for experiment in (DAPO, *ORDER) if shown}
     return {experiment: variant for experiment, variant in found.items() if variant}
 
 
@@ -78,22 +77,21 @@ def find(variants: Sequence[Variant], experiment: str, extras: tuple[str, ...] =
     return min(found, key=lambda variant: experiment not in variant.experiments, default=None)
 
 
-def step_before(variants: Sequence[Variant], variant: Variant) -> Variant | None:
-    """Returns the ladder step below a variant, with the same overrides and on the same task."""
+def previous_step(variants: Sequence[Variant], variant: Variant) -> Variant | None:
+    """Returns the ladder step before a variant, with the same overrides and on the same task."""
     number = ladder_step(variant)
-    below = find(variants, LADDER[number - 1], variant.extras) if number else None
-    return below if below and _task(below) == _task(variant) else None
+    previous = find(variants, LADDER[number - 1], variant.extras) if number else None
+    return previous if previous and _task(previous) == _task(variant) else None
 
 
 def full_dapo(variants: Sequence[Variant], variant: Variant) -> Variant | None:
-    """Returns full DAPO with the overrides of a variant, or without overrides if the variant is DAPO itself or there is
-    none; only if it was run on the same task."""
+    """Returns full DAPO on the same task, with the overrides of a variant, or else without overrides; None for DAPO
+    without overrides itself."""
     beside = find(variants, DAPO, variant.extras)
     full = find(variants, DAPO) if beside is None or beside is variant else beside
     return full if full and full is not variant and _task(full) == _task(variant) else None
 
 
 def _task(variant: Variant) -> dict[str, Any]:
-    """Returns the settings of what is learnt and how it is measured."""
     settings = variant.settings.items()
     return {key: value for key, value in settings if key.partition(".")[0] in TASK and key != "evaluation.every"}

@@ -23,8 +23,8 @@ def measures(run: Run) -> dict[str, float | None]:
     avg, pass: held-out, after the last step. avg_of_run: avg over the whole run, that is the area under its curve
     divided by the number of DAPO steps; it shows who learns sooner. entropy (nats per token), truncated_training: means
     over the last steps of training; entropy_of_run, truncated_of_run, length_of_run (tokens): over all steps.
-    useful_group_share: of the groups used up. tokens_per_useful_group: tokens generated per useful group trained on.
-    minutes: generating, grading, waiting for other ranks, and updating.
+    useful_group_share: of all groups that were generated and not carried over. tokens_per_useful_group: tokens
+    generated per useful group trained on. minutes: generating, grading, waiting for other ranks, and updating.
     """
     after, steps = run.evaluations.loc[run.num_steps], run.metrics.dropna(subset="tokens/generated")
     is_complete = run.num_steps in steps.index
@@ -51,7 +51,7 @@ def measures(run: Run) -> dict[str, float | None]:
 
 
 def _mean_height(curve: pd.Series | None) -> float | None:
-    """Returns the mean height of the line through a metric's evaluations, from before the first DAPO step on."""
+    """Returns the mean height of the line through a metric's evaluations, if these begin before the first DAPO step."""
     points = pd.Series(curve, dtype=float).dropna()
     if len(points) < 2 or points.index[0] != 0:
         return None
@@ -61,9 +61,10 @@ def _mean_height(curve: pd.Series | None) -> float | None:
 def _group_measures(steps: pd.DataFrame, num_groups: float) -> tuple[float, float]:
     """Returns the tokens generated per useful group trained on, and the useful share of the groups used up.
 
-    Static sampling trains on all groups, so only their useful share counts; of dynamic sampling all groups trained on
-    count (`groups/useful` includes the surplus, `groups/kept` does not). Groups that were carried over are useful, too.
-    Unless a step says how many groups it trained on, it is the number that it was meant to train on.
+    Static sampling trains on all groups, and their useful share counts. Dynamic sampling trains on useful groups only,
+    and all of them count; `groups/useful` also includes the surplus, `groups/kept` does not. Groups that were carried
+    over are useful, too. A step that does not report how many groups it trained on is assumed to have trained on
+    `num_groups`.
     """
     known = steps.dropna(subset=["groups/useful", "groups/kept"])
     trained = known[known["groups/kept"] > 0]  # the other steps cost tokens, too

@@ -47,7 +47,7 @@ def styles(variants: Sequence[Variant]) -> dict[str, Style]:
 
 
 def draw(figure: Figure, chosen: Mapping[str, Variant], style: Mapping[str, Style], folder: Path) -> Path:
-    """Draws a figure of the variants that were chosen for it, and returns the path of its file."""
+    """Draws the variants that were chosen for a figure, by experiment, and returns the path of its file."""
     num_rows, num_columns = len(figure.metrics), len(figure.axes)
     canvas = Canvas(figsize=(4.1 * num_columns, 2.7 * num_rows + 1.3), layout="constrained")
     panels = canvas.subplots(num_rows, num_columns, squeeze=False, sharey="row")
@@ -103,14 +103,14 @@ def _plot(panel: Axes, points: pd.DataFrame, look: Style) -> Any:
 
 
 def _legend(experiment: str, variant: Variant) -> str:
-    unfinished = len(variant.runs) - len(variant.finished)
-    seeds = f"{len(variant.runs)} seed" + ("s" if len(variant.runs) != 1 else "")
-    return f"{experiment} ({seeds}{f', {unfinished} unfinished' if unfinished else ''})"
+    seeds, unfinished = len(variant.runs), len(variant.runs) - len(variant.finished)
+    plural, suffix = "s" if seeds != 1 else "", f", {unfinished} unfinished" if unfinished else ""
+    return f"{experiment} ({seeds} seed{plural}{suffix})"
 
 
 def _limit(panel: Axes, metric: str) -> None:
-    """Keeps shares between 0 and 1, and what is never negative above 0: the wide intervals of three seeds would
-    otherwise flatten the curves."""
+    """Keeps shares between 0 and 1, and other metrics that are never negative above 0, because the wide intervals of
+    three seeds would otherwise flatten the curves."""
     low, high = panel.get_ylim()
     if metric.startswith(SHARES):
         panel.set_ylim(max(low, -0.03), min(high, 1.03))
@@ -119,7 +119,7 @@ def _limit(panel: Axes, metric: str) -> None:
 
 
 def _save(canvas: Canvas, title: str, handles: Mapping[str, Any], note: str, path: Path) -> Path:
-    """Writes a figure with its title above and its legend below the panels, where it covers no line."""
+    """Writes a figure with its title above the panels and its legend below them."""
     canvas.suptitle(title, fontsize="large")
     place = {"loc": "outside lower center", "ncols": min(3, max(1, len(handles))), "frameon": False}
     canvas.legend(handles.values(), handles.keys(), title=note, title_fontsize="small", **place)

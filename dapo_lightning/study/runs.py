@@ -26,7 +26,7 @@ EXPECTED = (
     "entropy", "length/mean", "length/truncated", "reward/mean", "probability", "groups/useful", "groups/kept",
     "groups/all_correct", "tokens/generated", "steps/gradient", "seconds/generate", "seconds/update",
 )  # fmt: skip
-SOMETIMES = ("groups/trained", "groups/carried", "seconds/grade", "seconds/wait")
+OPTIONAL = ("groups/trained", "groups/carried", "seconds/grade", "seconds/wait")
 VALIDATION = "validation/"
 IN_CONFIG = {"choices": dict, "overrides": list, "seed": int, "num_steps": int, "run_folder": str}
 IN_SUMMARY = {"choices": dict, "seed": int, "dapo_steps": int, "evaluations": dict}
@@ -38,37 +38,21 @@ class NoRunsError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run, as far as it can be read.
+    """One run, as far as it can be read."""
 
-    Args:
-        name: path of its folder relative to the sweep.
-        choices: the option of each config group.
-        overrides: those of the command line.
-        settings: config.yaml without choices, overrides and commits; empty if it is lost.
-        commits: versions of the code that the run was made with.
-        metrics: a row per DAPO step; what was not measured is missing.
-        summary: empty while the run is unfinished, or if it is lost.
-        num_steps: DAPO steps that the run is meant to do.
-        changed: when its files were last written, in seconds since 1970.
-        anomalies: phrases that describe what is wrong with its files.
-    """
-
-    name: str
-    choices: Mapping[str, str]
-    overrides: tuple[str, ...]
-    settings: Mapping[str, Any]
+    name: str  # path of its folder relative to the sweep
+    choices: Mapping[str, str]  # the option of each config group
+    overrides: tuple[str, ...]  # of the command line
+    settings: Mapping[str, Any]  # config.yaml without choices, overrides and commits; empty if it is lost
     seed: int | None
-    commits: tuple[str, ...]
-    metrics: pd.DataFrame
-    summary: Mapping[str, Any]
-    num_steps: int | None
-    changed: float
-    last_words: str | None
-    anomalies: tuple[str, ...]
-
-    @property
-    def steps_done(self) -> int:
-        return max([self.summary.get("dapo_steps", 0), *self.metrics.index])
+    commits: tuple[str, ...]  # versions of the code that the run was made with
+    metrics: pd.DataFrame  # a row per DAPO step; NaN where nothing was measured
+    summary: Mapping[str, Any]  # empty if it is lost or the run is unfinished
+    steps_done: int
+    num_steps: int | None  # DAPO steps of the whole run
+    changed: float  # when its files were last written, in seconds since 1970
+    last_words: str | None  # the error at the end of train.log
+    anomalies: tuple[str, ...]  # phrases that describe faults of its files
 
     @cached_property
     def leaves(self) -> dict[str, Any]:
@@ -77,7 +61,7 @@ class Run:
 
     @cached_property
     def evaluations(self) -> pd.DataFrame:
-        """Held-out metrics by DAPO step, from metrics.csv and, where that lacks them, from summary.json."""
+        """Held-out metrics by DAPO step, from metrics.csv and, where they are missing there, from summary.json."""
         measured = self.metrics.filter(regex=f"^{VALIDATION}").dropna(how="all")
         summarized = pd.DataFrame.from_dict(self.summary.get("evaluations", {}), orient="index", dtype=float)
         summarized.index = summarized.index.astype(int)
@@ -86,7 +70,7 @@ class Run:
 
     @cached_property
     def finished(self) -> bool:
-        """Whether the evaluation after the last DAPO step is there."""
+        """Whether the policy was evaluated after the last DAPO step."""
         return self.num_steps in self.evaluations.index
 
     @cached_property
@@ -96,7 +80,7 @@ class Run:
         return max(map(int, numbers), default=None)
 
     def describe_progress(self) -> str:
-        """Returns where an unfinished run stands."""
+        """Returns a phrase about the progress of an unfinished run."""
         changed = datetime.datetime.fromtimestamp(self.changed).strftime("%Y-%m-%d %H:%M")
         reason = f"; train.log ends with: {self.last_words}" if self.last_words else ""
         return f"unfinished: at step {self.steps_done} of {self.num_steps or '?'}, last written {changed}{reason}"
@@ -122,13 +106,10 @@ def _is_run(folder: Path) -> bool:
 
 
 def describe_failed_starts(sweep: Path) -> list[str]:
-    """Returns a sentence for every job that has written nothing but its log."""
+    """Returns a sentence for every job that has written only its log."""
     logs = [log for log in sorted(sweep.rglob("train.log")) if not _is_run(log.parent)]
-    found = [(log.parent.relative_to(sweep), files.last_words(log)) for log in logs]
-    return [
-        f"{name}: failed before it began: {words}" if words else f"{name}: nothing but a log, which names no error."
-        for name, words in found
-    ]
+    errors = {log.parent.relative_to(sweep): files.last_words(log) or "its log names no error" for log in logs}
+    return [f"{name}: failed before it began: {error}." for name, error in errors.items()]
 
 
 def read_run(folder: Path, sweep: Path) -> Run:
@@ -138,9 +119,9 @@ def read_run(folder: Path, sweep: Path) -> Run:
     has_summary = (folder / "summary.json").exists() and config.get("mode") != "evaluate"
     summary = files.read_mapping(folder / "summary.json", IN_SUMMARY, anomalies) if has_summary else {}
     metrics = files.read_metrics(folder, anomalies)
-    num_measured, num_done = len(metrics.index.difference([0])), max([summary.get("dapo_steps", 0), *metrics.index])
-    if 0 < num_measured < num_done:
-        anomalies.append(f"no metrics of {num_done - num_measured} of {num_done} DAPO steps")
+    num_measured, steps_done = len(metrics.index.difference([0])), max([summary.get("dapo_steps", 0), *metrics.index])
+    if 0 < num_measured < steps_done:
+        anomalies.append(f"no metrics of {steps_done - num_measured} of {steps_done} DAPO steps")
     origin = config or summary
     written = [folder / name for name in ("config.yaml", "metrics.csv", "tensorboard", "summary.json")]
     return Run(
@@ -150,8 +131,9 @@ def read_run(folder: Path, sweep: Path) -> Run:
         settings={key: value for key, value in config.items() if key not in ORIGIN},
         seed=origin.get("seed"),
         commits=tuple(map(str, config.get("commits", ()))),
-        metrics=metrics.reindex(columns=metrics.columns.union((*EXPECTED, *SOMETIMES))),
+        metrics=metrics.reindex(columns=metrics.columns.union((*EXPECTED, *OPTIONAL))),
         summary=summary,
+        steps_done=steps_done,
         num_steps=config.get("num_steps", summary.get("dapo_steps")),
         changed=max(path.stat().st_mtime for path in written if path.exists()),
         last_words=files.last_words(folder / "train.log"),

@@ -25,7 +25,7 @@ TECHNIQUES = {
     "dapo_minus_dynamic_sampling": ("higher", "token_level", "punish", "static"),
     "dapo_minus_soft_punishment": ("higher", "token_level", "none", "dynamic"),
     "grpo": ("symmetric", "sample_level", "none", "static"),
-    "ppo_clip": ("symmetric", "token_level", "none", "static"),
+    "reinforce_clip": ("symmetric", "token_level", "none", "static"),
 }
 GROUPS = ("clip", "loss", "overlong", "sampling")
 GAINS = {"higher": 0.05, "token_level": 0.03, "filter": 0.02, "punish": 0.03, "dynamic": 0.04}
@@ -71,7 +71,7 @@ def write_run(
 def write_ladder(sweep: Path, seeds: Sequence[int] = (0, 1, 2), **options: object) -> Path:
     """Writes all steps of the ladder and leave-one-outs, once if two are the same."""
     for experiment in TECHNIQUES:
-        if experiment not in ("dapo", "dapo_minus_dynamic_sampling", "grpo", "ppo_clip"):
+        if experiment not in ("dapo", "dapo_minus_dynamic_sampling", "grpo", "reinforce_clip"):
             for seed in seeds:
                 write_run(sweep / f"{experiment}_{seed}", experiment, seed, **options)  # type: ignore[arg-type]
     return sweep
@@ -84,7 +84,7 @@ def _settings(folder: Path, experiment: str, seed: int, num_steps: int) -> dict:
         "loss": {"_target_": loss},
         "overlong": {"_target_": overlong} | ({"cache_tokens": 16} if overlong == "punish" else {}),
         "sampling": {"_target_": sampling},
-        "advantage": {"_target_": "mean_centered" if experiment == "ppo_clip" else "group_normalized"},
+        "advantage": {"_target_": "mean_centered" if experiment == "reinforce_clip" else "group_normalized"},
         "policy": {"_target_": "TinyPolicy", "seed": seed, "warm_start": {"num_steps": 700, "seed": seed}},
         "data": {"_target_": "Arithmetic", "seed": 0},
         "reward": {"_target_": "Exact"},

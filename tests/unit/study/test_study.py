@@ -21,7 +21,7 @@ import dapo_lightning.study
 from dapo_lightning.study import figures, ladder, measures, report
 from dapo_lightning.study.__main__ import main
 from dapo_lightning.study.curves import DAPO_STEPS, GRADIENT_STEPS, MINUTES, TOKENS, curve
-from dapo_lightning.study.intervals import intervals, paired_differences
+from dapo_lightning.study.intervals import intervals
 from dapo_lightning.study.runs import find_runs, read_run
 from dapo_lightning.study.variants import Variant, group_by_settings
 
@@ -50,7 +50,7 @@ def test_interval_worked_by_hand():
 
 
 def paired(ours: dict[int, float], theirs: dict[int, float]) -> list[float]:
-    return list(paired_differences(pd.DataFrame([ours]), pd.DataFrame([theirs])).loc[0])
+    return list(intervals(pd.DataFrame([ours]) - pd.DataFrame([theirs])).loc[0])
 
 
 def test_paired_difference_worked_by_hand():
@@ -168,7 +168,7 @@ def test_rows_are_in_the_order_of_the_paper(tmp_path):
     found = variants_of(tmp_path)
     assert [ladder.ladder_step(variant) for variant in found[:6]] == [0, 1, 2, 3, 4, 5]
     assert [variant.name for variant in found[6:]] == [
-        "dapo_minus_clip_higher", "dapo_minus_token_level", "dapo_minus_soft_punishment", "ppo_clip",
+        "dapo_minus_clip_higher", "dapo_minus_token_level", "dapo_minus_soft_punishment", "reinforce_clip",
         "dapo overlong.cache_tokens=4", "dapo overlong.cache_tokens=32",
     ]  # fmt: skip
     assert "dapo (= ladder_5_dynamic_sampling)" in report.as_markdown(report.results_table(found), found, [], [], "x")
@@ -182,8 +182,8 @@ def test_differences_are_to_the_ladder_step_before_and_to_dapo(tmp_path):
             write_run(tmp_path / f"{number}{seed}", experiment, seed, accuracy=lambda s, v=number / 10 + seed / 50: v)
     write_run(tmp_path / "x", "dapo_minus_clip_higher", 1, accuracy=lambda step: 0.32)
     assert main([str(tmp_path)]) == 0
-    rows = {row["arm"]: row for row in csv.DictReader((tmp_path / "study.csv").open())}
-    before = [rows[name]["avg_minus_rung_before"] for name in ladder.LADDER]
+    rows = {row["variant"]: row for row in csv.DictReader((tmp_path / "study.csv").open())}
+    before = [rows[name]["avg_minus_previous_step"] for name in ladder.LADDER]
     assert before[0] == "" and [float(value) for value in before[1:]] == pytest.approx([0.1] * 5)
     assert float(rows["ladder_2_clip_higher"]["avg_minus_dapo"]) == pytest.approx(-0.3)
     assert float(rows["ladder_2_clip_higher"]["avg_minus_dapo_ci95"]) == pytest.approx(0, abs=1e-9)
@@ -277,7 +277,7 @@ def test_a_ladder_that_all_has_some_override_is_still_a_ladder(tmp_path):
             write_run(tmp_path / f"{experiment}{value}", experiment, 0, [f"max_new_tokens={value}"])
     write_run(tmp_path / "more", ladder.LADDER[0], 1, ["max_new_tokens=20"])
     found = variants_of(tmp_path)
-    assert ladder.step_before(found, found[3]) is found[2] and found[3].extras == ("max_new_tokens=30",)
+    assert ladder.previous_step(found, found[3]) is found[2] and found[3].extras == ("max_new_tokens=30",)
     assert [variant.extras for variant in chosen(found)["accuracy.png"].values()] == [("max_new_tokens=20",)] * 2
     assert "The paper's figures show the variants with max_new_tokens=20." in figures.describe_missing(found)
 
@@ -324,7 +324,7 @@ def test_what_train_leaves_is_read(tmp_path, capsys):
         real_runs.run(tmp_path / f"dapo{seed}", f"seed={seed}")
     real_runs.run(tmp_path / "grpo0", "experiment=grpo")
     assert main([str(tmp_path)]) == 0
-    rows = {row["arm"]: row for row in csv.DictReader((tmp_path / "study.csv").open())}
+    rows = {row["variant"]: row for row in csv.DictReader((tmp_path / "study.csv").open())}
     assert {name: (row["seeds"], row["k"]) for name, row in rows.items()} == {"grpo": ("1", "2"), "dapo": ("2", "2")}
     summaries = [json.loads((tmp_path / f"dapo{seed}" / "summary.json").read_text()) for seed in (0, 1)]
     assert float(rows["dapo"]["avg"]) == pytest.approx(sum(one["after"]["avg@2"] for one in summaries) / 2, abs=1e-6)

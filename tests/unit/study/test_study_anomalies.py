@@ -48,7 +48,7 @@ def study(sweep, tmp_path=None) -> tuple[list[str], dict[str, dict[str, str]]]:
     text = (sweep / "study.md").read_text()
     assert "nan" not in text and "nan" not in (sweep / "study.csv").read_text()
     notes = text.partition("## Notes\n\n")[2].partition("\n\n## Figures")[0].split("\n")
-    rows = {row["arm"]: row for row in csv.DictReader((sweep / "study.csv").open())}
+    rows = {row["variant"]: row for row in csv.DictReader((sweep / "study.csv").open())}
     return [note.removeprefix("- ") for note in notes if "is left out: it needs" not in note], rows
 
 
@@ -87,10 +87,10 @@ def test_an_unfinished_run_is_drawn_and_not_in_the_table(sweep):
     assert "2 of 3 |" in (sweep / "study.md").read_text()
 
 
-def test_an_variant_without_any_finished_run_has_dashes(sweep):
-    write_run(sweep / "ppo", "ppo_clip", 0, num_steps=10, steps_done=0)
+def test_a_variant_without_any_finished_run_has_dashes(sweep):
+    write_run(sweep / "reinforce", "reinforce_clip", 0, num_steps=10, steps_done=0)
     notes, rows = study(sweep)
-    assert rows["ppo_clip"]["avg"] == "" and noted(notes, "ppo: unfinished: at step 0 of 10")
+    assert rows["reinforce_clip"]["avg"] == "" and noted(notes, "reinforce: unfinished: at step 0 of 10")
 
 
 def test_a_run_that_did_all_its_steps_counts_without_its_summary(sweep):
@@ -177,7 +177,7 @@ def test_tensorboard_is_read_where_there_is_no_metrics_file(cut, sweep):
     (run / "metrics.csv").unlink()
     (run / "summary.json").unlink()
     notes, table = study(sweep)
-    assert noted(notes, "dapo0: metrics read from tensorboard/ instead")
+    assert noted(notes, "dapo0: metrics were read from tensorboard/ instead")
     assert noted(notes, "dapo0: unfinished: at step") == cut and table["dapo"]["seeds"] == ("1" if cut else "2")
 
 
@@ -207,7 +207,7 @@ def test_a_run_of_which_nothing_tells_the_settings_is_left_out(sweep):
 def test_runs_that_do_not_tell_their_commit_are_named(sweep):
     write_run(sweep / "dapo2", "dapo", 2, num_steps=10, commit=None)
     notes, rows = study(sweep)
-    assert noted(notes, "No record of the commit in dapo2") and rows["dapo"]["seeds"] == "3"
+    assert noted(notes, "The commit is not recorded in dapo2") and rows["dapo"]["seeds"] == "3"
 
 
 def test_a_job_that_failed_before_it_wrote_anything_is_named(sweep):
@@ -217,7 +217,7 @@ def test_a_job_that_failed_before_it_wrote_anything_is_named(sweep):
     (sweep / "silent" / "train.log").touch()
     notes, _ = study(sweep)
     assert noted(notes, "failed: failed before it began", "clip.upper=0.28")
-    assert noted(notes, "silent: nothing but a log, which names no error")
+    assert noted(notes, "silent: failed before it began: its log names no error.")
 
 
 def test_if_all_failed_at_once_it_says_why(tmp_path):
@@ -240,7 +240,9 @@ def test_steps_whose_metrics_are_lost_are_named_and_what_the_summary_tells_count
     header, *lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([header, *(line for line in lines if int(line.split(",")[0]) <= 7), lines[1]]))
     notes, rows = study(sweep)
-    assert noted(notes, "dapo1: no metrics of 3 of 10 DAPO steps") and noted(notes, "dapo1: metrics.csv has 1 line(s)")
+    assert noted(notes, "dapo1: no metrics of 3 of 10 DAPO steps") and noted(
+        notes, "dapo1: metrics.csv repeats steps in 1 line(s)"
+    )
     assert rows["dapo"]["minutes"] == whole["minutes"] and rows["dapo"]["gradient_steps"] == whole["gradient_steps"]
     assert rows["dapo"]["entropy_seeds"] == "1" and rows["dapo"]["avg_seeds"] == "2"
 
@@ -249,6 +251,16 @@ def test_a_name_that_is_no_metric_is_no_error(sweep):
     path = sweep / "dapo1" / "metrics.csv"
     path.write_text(path.read_text().replace("validation/avg@8,", "validation/avg@?,", 1))
     assert study(sweep)[1]["dapo"]["seeds"] == "2"
+
+
+def test_names_that_a_spreadsheet_would_take_for_formulas_are_quoted(sweep):
+    for run, name in (("dapo0", "=1+2"), ("grpo0", "@SUM(A1)")):
+        config = sweep / run / "config.yaml"
+        config.write_text(config.read_text().replace(f"experiment: {run[:-1]}\n", f"experiment: '{name}'\n"))
+    _, rows = study(sweep)
+    assert rows["'=1+2"]["seeds"] == "2" and rows["grpo"]["same_settings_as"] == "'@SUM(A1) ladder_0_grpo"
+    assert "| =1+2" in (sweep / "study.md").read_text()
+    assert float(rows["grpo"]["avg_minus_dapo"]) < 0  # a number, not a text
 
 
 def test_variants_of_another_task_are_not_compared(tmp_path):
@@ -260,8 +272,8 @@ def test_variants_of_another_task_are_not_compared(tmp_path):
         config = tmp_path / f"{ladder.LADDER[1]}_{seed}" / "config.yaml"
         config.write_text(config.read_text().replace("_target_: Arithmetic", "_target_: Other"))
     notes, rows = study(tmp_path)
-    assert rows[ladder.LADDER[1]]["avg_minus_rung_before"] == ""
-    assert noted(notes, f"leave out {ladder.LADDER[1]}: run on another task")
+    assert rows[ladder.LADDER[1]]["avg_minus_previous_step"] == ""
+    assert noted(notes, f"leave out {ladder.LADDER[1]}: the task is not that of")
 
 
 def test_one_stray_run_does_not_hide_the_ladder(tmp_path):
