@@ -1,6 +1,6 @@
-"""A run from its command line to its folder: the only room that knows Hydra.
+"""A run from its command line to its folder. This is the only room that uses Hydra.
 
-The room can be called, `dapo_lightning.run(["num_steps=10"])`: from a notebook that is the same as the command.
+The module can be called: `dapo_lightning.run(["num_steps=10"])` does the same in a notebook as the command in a shell.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 class _CallableRoom(ModuleType):
     def __call__(self, overrides: Sequence[str] = ()) -> Result:
-        """Runs an experiment in this process and returns its result; see `dapo_lightning.run.cli.run`."""
+        """Runs an experiment in this process and returns its result. See `dapo_lightning.run.cli.run`."""
         from dapo_lightning.run.cli import run
 
         return run(overrides)

@@ -36,10 +36,10 @@ TECHNIQUES = tuple(field.name for field in fields(Algorithm))
 
 
 def set_up(config: DictConfig) -> tuple[DAPOModule, PromptDataModule, L.Trainer]:
-    """Checks the configuration and builds everything. Cheap parts come first, the warm start of the policy last.
+    """Checks the configuration and builds everything: cheap parts first, the warm start of the policy last.
 
     Raises:
-        ValueError: or Hydra's wrapping of one, with a sentence that names the key and the remedy.
+        ValueError: if a setting is refused; it may be wrapped by Hydra.
     """
     config = record_origin(config)
     check(as_dict(config))
@@ -54,8 +54,8 @@ def set_up(config: DictConfig) -> tuple[DAPOModule, PromptDataModule, L.Trainer]
         )
     if trainer.world_size > 1 and in_sweep() and not slurm.in_job():
         raise ConfigError(
-            f"a sweep on this machine gives each run one process, but trainer.devices={config.trainer.devices} asks "
-            f"for {trainer.world_size}: use trainer=single, start the runs one by one, or use hydra/launcher=slurm."
+            f"a sweep on this machine starts one process for each run, but trainer.devices={config.trainer.devices} "
+            f"needs {trainer.world_size}: use trainer=single, start the runs one by one, or use hydra/launcher=slurm."
         )
     module, data = build(config)
     module.save_hyperparameters(hyperparameters(as_dict(config), TECHNIQUES))
@@ -68,7 +68,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     """Builds the module and the data module."""
     algorithm = Algorithm(**{name: instantiate(config[name]) for name in TECHNIQUES})
     if config.mode == "evaluate":
-        algorithm = replace(algorithm, kl=NoKL())  # an evaluation has no use for a reference
+        algorithm = replace(algorithm, kl=NoKL())  # an evaluation needs no reference
     generation = Generation(config.max_new_tokens, config.temperature, config.top_p)
     try:
         evaluation = Generation(
@@ -114,7 +114,7 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
         if config.resume and hasattr(logger, "resume_after"):
             logger.resume_after(steps_done(checkpoint) if checkpoint else -1)
     callbacks = [callback for callback in instantiate(config.callbacks).values() if callback]
-    if in_sweep() and HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":  # side by side, bars would mix
+    if in_sweep() and HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":  # bars of parallel runs would mix
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     arguments: dict[str, Any] = {
         "max_epochs": 1,
@@ -123,18 +123,18 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
         "log_every_n_steps": 1,
         "logger": loggers,
         "callbacks": callbacks,
-        "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in callbacks),  # or it adds its own
+        "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in callbacks),  # or it adds one
         "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
         "plugins": [AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if slurm.in_job() else [])],
         "default_root_dir": config.run_folder,
         "enable_model_summary": False,
-        "inference_mode": False,  # FSDP2 keeps the buffers of its first gathering, and they must be fit for training
+        "inference_mode": False,  # FSDP2 reuses the buffers of its first all-gather in training
     }
     taken = sorted(arguments.keys() & config.trainer.keys())
     if taken:
-        raise ConfigError(f"trainer.{taken[0]} is set by the run itself: leave it out (num_steps sets the length).")
+        raise ConfigError(f"trainer.{taken[0]} is set by the run itself: leave it out. (num_steps sets its length.)")
     try:
-        return instantiate(as_dict(config.trainer), **arguments)  # its strategy may be an object
+        return instantiate(as_dict(config.trainer), **arguments)  # the strategy may be an object
     except InstantiationException as error:
         given = ", ".join(f"{key}={value}" for key, value in config.trainer.items() if key != "_target_")
-        raise ConfigError(f"trainer: Lightning refuses {given}: {error.__cause__ or error}") from error
+        raise ConfigError(f"trainer: Lightning refused {given}: {error.__cause__ or error}") from error

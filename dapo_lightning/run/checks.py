@@ -1,7 +1,4 @@
-"""Refuses combinations that make no sense, before anything is loaded. Each message says what to do.
-
-What concerns a single technique is refused by that technique itself.
-"""
+"""Refuses combinations of settings that make no sense, before anything is loaded. Each option checks its own values."""
 
 from __future__ import annotations
 
@@ -15,11 +12,7 @@ from dapo_lightning.utils.options import option_attribute
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Checks the plain keys and the trainer of a resolved configuration.
-
-    Raises:
-        ConfigError: naming the key and the remedy.
-    """
+    """Raises a ConfigError for plain keys or a trainer that make no sense. Expects a resolved configuration."""
     check_plain(config)
     _check_batches(config)
     _check_trainer(config["trainer"])
@@ -31,20 +24,17 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def check_logps(top_p: float, are_old_logps: bool, rollout_is_exact: bool, reweights: bool) -> None:
-    """Checks how training may use the log-probs that the rollout records.
+    """Raises a ConfigError if the log-probs that the rollout records do not suit the correction or top_p.
 
     Args:
         are_old_logps: whether they serve as old log-probs, which depends on precision, weights and rollout.
-        reweights: whether a correction weights the tokens by the difference.
-
-    Raises:
-        ConfigError: naming the key and the remedy.
+        reweights: whether the correction weights tokens by the difference between recorded and old log-probs.
     """
     if reweights and are_old_logps:
         raise ConfigError(
             "correction has nothing to correct with trainer.precision=32-true, float32 weights and this rollout: the "
-            "log-probs recorded while sampling are the old ones, so every weight is 1. Leave it out; it is meant for "
-            "policy.dtype=bfloat16, trainer.precision=bf16-mixed or rollout=vllm, where the two differ."
+            "log-probs recorded while sampling are the old log-probs, so every weight is 1. Leave it out; it is meant "
+            "for policy.dtype=bfloat16, trainer.precision=bf16-mixed or rollout=vllm, where the two differ."
         )
     if top_p < 1 and not rollout_is_exact:
         raise ConfigError(
@@ -74,7 +64,7 @@ def _check_batches(config: Mapping[str, Any]) -> None:
 
 
 def _num_ranks(trainer: Mapping[str, Any]) -> int | None:
-    """Returns the number of processes, or None if only Lightning knows it ("auto" or -1: all there are)."""
+    """Returns the number of processes, or None if Lightning chooses it ("auto" or -1: all devices)."""
     devices = trainer["devices"]
     return devices * trainer["num_nodes"] if isinstance(devices, int) and devices > 0 else None
 
@@ -82,8 +72,8 @@ def _num_ranks(trainer: Mapping[str, Any]) -> int | None:
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
     if str(trainer["strategy"]).startswith("fsdp"):
         raise ConfigError(
-            f"trainer.strategy={trainer['strategy']}: FSDP1 cannot clip gradients or accumulate them by hand, as the "
-            "DAPO step does. Use trainer=ddp_cpu or a DDP strategy."
+            f"trainer.strategy={trainer['strategy']}: FSDP1 does not support the manual clipping and accumulation of "
+            "gradients in the DAPO step. Use trainer=fsdp2, or a DDP strategy."
         )
     precision = str(trainer["precision"])
     if precision.startswith(("16", "bf16-true")):
@@ -97,19 +87,15 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
 
 
 def check_tasks(trainer: Mapping[str, Any], tasks_per_node: int, num_nodes: int) -> None:
-    """Checks that SLURM starts as many processes as Lightning expects; Lightning starts none itself there.
-
-    Raises:
-        ConfigError: naming the key and the remedy.
-    """
+    """Raises a ConfigError if SLURM starts another number of processes than Lightning expects."""
     devices = trainer["devices"]
-    if not isinstance(devices, int) or devices < 0:  # Lightning counts and compares them
+    if not isinstance(devices, int) or devices < 0:  # Lightning compares them itself
         devices = tasks_per_node
     if (devices, trainer["num_nodes"]) != (tasks_per_node, num_nodes):
         raise ConfigError(
             f"SLURM starts {tasks_per_node} task{'s' * (tasks_per_node != 1)} on each of {num_nodes} "
             f"node{'s' * (num_nodes != 1)}, but trainer.devices={devices} and trainer.num_nodes="
-            f"{trainer['num_nodes']}: each task is one process of Lightning, so both must be the same. Use "
+            f"{trainer['num_nodes']}: each task is one process of Lightning, so the numbers must agree. Use "
             "trainer=slurm or slurm_fsdp2, which take them from SLURM, or change hydra.launcher.tasks_per_node "
             "and nodes."
         )

@@ -42,7 +42,7 @@ class Result:
 
 
 def main() -> None:
-    """Runs the command line. A command that is refused leaves nothing behind."""
+    """Runs the command line. A refused command leaves no files behind."""
     arguments = sys.argv[1:]
     if {"-h", "--help"} & {*arguments}:
         print(help_text([argument for argument in arguments if not argument.startswith("-")]))
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def run(overrides: Sequence[str] = ()) -> Result:
-    """Runs `dapo-lightning <overrides>` in this process, as often as you like.
+    """Runs `dapo-lightning <overrides>` in this process. It may be called any number of times.
 
     Raises:
         ConfigError: if the configuration is refused; the message names the key and the remedy.
@@ -66,12 +66,8 @@ def run(overrides: Sequence[str] = ()) -> Result:
 
 
 def _check_command(arguments: Sequence[str]) -> list[str]:
-    """Checks the overrides of a command, and returns one more: the folder of the run, which Hydra writes its log to.
-
-    Configs from elsewhere (--config-dir and the like) are left to Hydra, which knows them.
-
-    Raises:
-        ConfigError: naming the key and the remedy.
+    """Raises a ConfigError if a command is refused. Returns one more override: the run folder, where Hydra writes its
+    log. Commands with other configs (--config-dir and the like) are not checked here, because only Hydra knows those.
     """
     given = get_args_parser().parse_args(arguments)
     values = {override.key_or_group: override.input_line for override in parse(given.overrides)}
@@ -88,10 +84,10 @@ def _check_command(arguments: Sequence[str]) -> list[str]:
 
 
 def run_job(config: DictConfig) -> float:
-    """Runs a configuration that Hydra composed, and returns the number that a sweeper may maximise.
+    """Runs a configuration that Hydra has composed, and returns the number that a sweeper may maximise.
 
-    The error of a job of a sweep is logged, and the other jobs go on; at the end Hydra raises the first error. Any
-    other error of ours ends the process with one sentence.
+    If a job of a sweep fails, the error is logged and the other jobs continue; at the end, Hydra raises the first
+    error. Outside a sweep, an error of this package ends the process with its message.
     """
     try:
         return execute(config)
@@ -100,17 +96,17 @@ def run_job(config: DictConfig) -> float:
         if in_sweep():
             log.error("%s failed: %s", config.run_folder, error, exc_info=not is_ours)
         elif is_ours:
-            _log_to_file(error)  # the console shows it as the last line of the command
+            _log_to_file(error)  # sys.exit prints it on the console
             remove_if_unused(Path(config.run_folder))
             sys.exit(f"error: {error}")
         raise
 
 
 def execute(config: DictConfig) -> float:
-    """Trains, evaluates or plans. A job of a sweep may be finished already, or continue where it was interrupted."""
+    """Trains, evaluates or plans. A job of a repeated sweep returns its result or continues where it stopped."""
     for choice in (f"{group}={option}" for group, option in HydraConfig.get().runtime.choices.items()):
         if choice in RENAMED:
-            log.warning("%s is now %s; the old name works in this release only", choice, RENAMED[choice])
+            log.warning("%s is now %s; the old name will be removed in the next release", choice, RENAMED[choice])
     with as_config_error():
         if config.resume or config.checkpoint:
             config = load_run_config(config)
@@ -119,7 +115,7 @@ def execute(config: DictConfig) -> float:
                 config.update(continuation(as_dict(config)))
     result = finished_result(as_dict(config)) if can_resume() else None
     if result is not None:
-        log.info("%s is done already", config.run_folder)
+        log.info("%s is finished already", config.run_folder)
         return result
 
     wait_passively()

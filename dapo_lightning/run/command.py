@@ -1,4 +1,4 @@
-"""The configuration that a command asks for: its own, or that of the run which it resumes or evaluates."""
+"""Loads the configuration of the run that a command resumes or evaluates, and records where it came from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import checkpoint_in, folder_name, read_config
-from dapo_lightning.run.options import numbers_of_options
+from dapo_lightning.run.options import groups, numbers_of_options
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.utils.checkpoints import latest, steps_done
 from dapo_lightning.utils.extras import extra_with
@@ -30,7 +30,7 @@ FROM_ITS_WEIGHTS = "policy=hub policy.name=<run folder>/policy policy.chat=<as b
 
 
 def run_folder(resume: str | None, mode: str, experiment: str | None) -> str:
-    """Returns a new folder for a new run, and the old one for a run that is resumed."""
+    """Returns the folder of a run: a new one, or that of the run that is resumed."""
     if resume:
         return resume
     kind = experiment or "custom" if mode == "train" else mode
@@ -49,7 +49,7 @@ OmegaConf.register_new_resolver("fifth", lambda number: max(1, number // 5))
 
 @contextmanager
 def as_config_error() -> Iterator[None]:
-    """Turns the errors of a bad configuration into a ConfigError; Hydra's wrapping hides the sentence that helps."""
+    """Turns the errors of a bad configuration into a ConfigError with the sentence that Hydra's wrapping hides."""
     try:
         yield
     except ConfigError:
@@ -57,13 +57,13 @@ def as_config_error() -> Iterator[None]:
     except (ValueError, ImportError, OmegaConfBaseException, HydraException) as error:
         raise ConfigError(_sentence(error)) from error
     except Exception as error:
-        if type(error).__module__ != "huggingface_hub.errors":  # its errors share no built-in type
+        if type(error).__module__ != "huggingface_hub.errors":  # its errors have no built-in type in common
             raise
         raise ConfigError(f"policy: {' '.join(str(error).split())}") from error
 
 
 def _sentence(error: BaseException) -> str:
-    """The sentence that helps: of the missing package if there is one, else of the first cause of Hydra's wrapping."""
+    """Returns how to install the package that is missing, if one is, and otherwise the error that Hydra wrapped."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ModuleNotFoundError) and (extra := extra_with(cause.name or "")):
@@ -73,7 +73,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def load_run_config(config: DictConfig) -> DictConfig:
-    """Loads the configuration of the run that is resumed or evaluated, and applies what may be changed."""
+    """Loads the configuration of the run that is resumed or evaluated, and applies the overrides that may change it."""
     if config.resume and (config.checkpoint or config.mode != "train"):
         raise ConfigError(
             "resume continues training: leave out checkpoint and mode, or use mode=evaluate checkpoint=<run folder>."
@@ -89,28 +89,26 @@ def load_run_config(config: DictConfig) -> DictConfig:
 
 
 def load_evaluated(config: DictConfig) -> DictConfig:
-    """Composes the configuration of the run that `checkpoint` belongs to, with the present overrides on top.
+    """Composes the configuration of the run that `checkpoint` belongs to, and applies the overrides of this command.
 
-    A group that is chosen now starts afresh: what the old run, or its recipe, set in that group belonged to the option
-    chosen then.
+    If the command chooses another option of a group, the settings of the old run in that group are dropped, because
+    they belonged to the old option.
     """
     given = Path(config.checkpoint)
     file = latest(given / "checkpoints") if given.is_dir() else given
     if file is None or not file.is_file() or not (file.parent.parent / "config.yaml").is_file():
         raise ConfigError(
-            f"checkpoint={given}: is neither the folder of a run nor a .ckpt file inside one. "
-            "For a policy folder use policy=hub policy.name=<folder>."
+            f"checkpoint={given} is neither the folder of a run nor a .ckpt file inside one. "
+            "For the folder of a policy, use policy=hub policy.name=<folder>."
         )
     now = list(HydraConfig.get().overrides.task)
-    named = groups_named(now)
-    dropped = {"run_folder", "mode", *named}
-    of_that_run = [
-        o for o in read_config(file.parent.parent)["overrides"] if override_key(o).partition(".")[0] not in dropped
-    ]
-    overrides = [*of_that_run, *now]
+    chosen = groups_chosen(now)
+    dropped = {"run_folder", "mode", *chosen}
+    before = read_config(file.parent.parent)["overrides"]
+    overrides = [*(o for o in before if override_key(o).partition(".")[0] not in dropped), *now]
     composed = compose("config", overrides=overrides, return_hydra_config=True)
     with open_dict(composed):
-        composed.update({group: config[group] for group in named if group in config})
+        composed.update({group: config[group] for group in chosen if group in config})
         composed.choices, composed.overrides = options_of(composed.pop("hydra")), overrides
         composed.checkpoint = str(file)
         if "warm_start" in composed.policy:
@@ -118,39 +116,32 @@ def load_evaluated(config: DictConfig) -> DictConfig:
     return composed
 
 
-def groups_named(overrides: list[str]) -> set[str]:
-    """Returns the config groups for which an option is chosen, by name or by the recipe or experiment."""
-    chosen = HydraConfig.get().runtime.choices
-    default = compose("config", return_hydra_config=True).hydra.runtime.choices
-    return {override_key(o) for o in overrides if override_key(o) in chosen} | {
-        g for g in chosen if chosen[g] != default.get(g)
-    }
+def groups_chosen(overrides: list[str]) -> set[str]:
+    """Returns the config groups whose option the command names, or its recipe or experiment changes."""
+    choices, named = HydraConfig.get().runtime.choices, {override_key(override) for override in overrides}
+    return {group for group, default in groups().items() if group in named or choices.get(group) != default}
 
 
 def load_resumed(config: DictConfig) -> DictConfig:
-    """Reads the configuration of the run to resume, with the paths of where its folder is now.
+    """Reads the configuration of the run to resume, with its paths at the present place of its folder.
 
-    `num_steps` and the trainer may be changed (another number of ranks trains the same), and are remembered.
+    `num_steps` and the trainer may be changed, because neither changes the steps themselves; the changes are saved.
     """
     folder = Path(config.resume)
     checkpoint = checkpoint_in(folder)
-    overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
-    free = [
-        o
-        for o in overrides
-        if override_key(o).split(".")[0] in ("num_steps", "trainer") and override_key(o) != "trainer.precision"
-    ]
-    refused = [override for override in overrides if override not in free]
+    overrides = {o: override_key(o) for o in HydraConfig.get().overrides.task if not o.startswith("resume=")}
+    free = [o for o, key in overrides.items() if key.split(".")[0] in ("num_steps", "trainer")]
+    refused = [o for o, key in overrides.items() if o not in free or key == "trainer.precision"]
     if refused:
         raise ConfigError(
             f"resume keeps the configuration of its run, so {' '.join(refused)} would have no effect: leave it out, "
-            f"or start a new run with {FROM_ITS_WEIGHTS}. Only num_steps and the trainer, except for its precision, "
-            "can be changed."
+            f"or start a new run with {FROM_ITS_WEIGHTS}. Only num_steps and the trainer, except its precision, can be "
+            "changed."
         )
     saved = OmegaConf.create(read_config(folder))
-    if any(override_key(override) == "trainer" for override in free):
+    if "trainer" in overrides.values():
         saved.trainer = OmegaConf.merge(config.trainer, {"precision": saved.trainer.precision})
-        free = [override for override in free if override_key(override) == "num_steps"]
+        free = [o for o in free if overrides[o] == "num_steps"]
     saved.merge_with(OmegaConf.from_dotlist(free), {"resume": str(folder)})
     if saved.num_steps < steps_done(checkpoint):
         raise ConfigError(f"num_steps={saved.num_steps}: {checkpoint} already holds {steps_done(checkpoint)} steps.")
@@ -158,8 +149,8 @@ def load_resumed(config: DictConfig) -> DictConfig:
 
 
 def record_origin(config: DictConfig) -> DictConfig:
-    """Adds where a configuration came from: the options and overrides (of the run that is resumed or evaluated, if
-    there is one), and all versions of the code that took part."""
+    """Adds the options and overrides that a configuration was composed with (by the run that is resumed or evaluated,
+    if there is one), and all versions of the code that have run it."""
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     origin = OmegaConf.create({"choices": options_of(hydra_config), "overrides": overrides, "commits": []})
@@ -170,7 +161,7 @@ def record_origin(config: DictConfig) -> DictConfig:
 
 
 def options_of(hydra_config: DictConfig) -> dict[str, str]:
-    """Returns the option that was chosen in each config group; Hydra's own groups do not affect results."""
+    """Returns the option of each config group, without Hydra's own groups, which do not affect results."""
     return {group: option for group, option in hydra_config.runtime.choices.items() if "hydra/" not in group}
 
 
@@ -185,11 +176,7 @@ def in_sweep() -> bool:
 
 
 def check_launcher() -> None:
-    """Refuses a launcher without `-m`, which Hydra ignores: the run would start on this machine.
-
-    Raises:
-        ConfigError: with the remedy.
-    """
+    """Raises a ConfigError for a launcher without `-m`, which Hydra would ignore."""
     launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
     if launcher != "basic" and not in_sweep():
         raise ConfigError(
@@ -199,5 +186,5 @@ def check_launcher() -> None:
 
 
 def can_resume() -> bool:
-    """Whether the folder may hold an earlier part of this run: a sweep can be repeated, a SLURM job requeued."""
+    """Whether the folder may hold an earlier part of this run, because a sweep is repeated or a SLURM job requeued."""
     return in_sweep() or slurm.is_restarted()

@@ -27,27 +27,21 @@ PLAIN = tuple(field.name for field in fields(Settings))
 
 @contextmanager
 def initialized() -> Iterator[None]:
-    """Keeps Hydra initialized with the tree of conf/ for the block."""
+    """Initializes Hydra with conf/ for the block."""
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF), job_name="train"):
         yield
 
 
 def compose_run(overrides: Sequence[str]) -> DictConfig:
-    """Composes and checks the configuration of a run; the objects themselves check the rest once they are built.
-
-    Raises:
-        ConfigError: naming the key and the remedy.
-    """
+    """Composes the configuration of a run, or raises a ConfigError. The objects check the rest when they are built."""
     base = check_overrides(overrides, is_sweep=False)
     with as_config_error():
         composed = compose("config", overrides=list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(composed)
     check_launcher()
     choices = dict(composed.hydra.runtime.choices)
-    if OmegaConf.is_interpolation(composed, "run_folder"):
-        folder = Path(composed.hydra.run.dir).absolute()
-    else:
-        folder = Path(str(composed.run_folder))
+    is_hydras = OmegaConf.is_interpolation(composed, "run_folder")
+    folder = Path(composed.hydra.run.dir).absolute() if is_hydras else Path(str(composed.run_folder))
     OmegaConf.set_readonly(composed.hydra, False)  # HydraConfig has locked it
     with open_dict(composed), open_dict(base):
         for key in ("resume", "checkpoint"):
@@ -61,19 +55,16 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
         resolved = check_settings(composed, choices)
         if any(override.startswith(("+", "~")) for override in overrides):
             check_targets(resolved)  # only the classes themselves know whether they have such an argument
-        check_numbers(resolved, {str(key): _defaults(base, str(key), choices) for key in base if key not in PLAIN})
+        check_numbers(resolved, base)
     _create(folder)
     return composed
 
 
 def check_settings(config: DictConfig, choices: Mapping[str, str]) -> dict[str, Any]:
-    """Resolves a configuration and checks what can be checked without importing its classes.
+    """Resolves a configuration, or raises a ConfigError for whatever can be refused without importing its classes.
 
     Args:
         choices: the option of each group.
-
-    Raises:
-        ConfigError: naming the key and the remedy.
     """
     plain = {key: resolve(config, key, choices) for key in PLAIN}
     check_plain(plain)
@@ -92,11 +83,7 @@ def check_settings(config: DictConfig, choices: Mapping[str, str]) -> dict[str, 
 
 
 def resolve(config: DictConfig, key: str, choices: Mapping[str, str]) -> Any:
-    """Returns one key, or group, as plain values.
-
-    Raises:
-        ConfigError: if it takes its value from a key that does not exist.
-    """
+    """Returns one key or group as plain values; raises a ConfigError if it refers to a key that does not exist."""
     try:
         value = config[key]
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
@@ -111,14 +98,6 @@ def resolve(config: DictConfig, key: str, choices: Mapping[str, str]) -> Any:
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0].rpartition("resolving interpolation: ")[2].strip("\"'. ")
         raise ConfigError(f"{error.full_key}: {reason}. {_about(str(error.full_key), choices)}".rstrip()) from error
-
-
-def _defaults(base: DictConfig, group: str, choices: Mapping[str, str]) -> Any:
-    """A group as its files have it; its links stay as they are if they lead to a value that the command gives."""
-    try:
-        return resolve(base, group, choices)
-    except ConfigError:
-        return OmegaConf.to_container(base[group], resolve=False)
 
 
 def _about(key: str, choices: Mapping[str, str]) -> str:

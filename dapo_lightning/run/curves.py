@@ -1,4 +1,4 @@
-"""curves.png: the course of a run at a glance."""
+"""Draws curves.png, an overview of a run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def draw_curves(run_folder: Path) -> None:
 
 
 def _shown(names: Iterable[str]) -> list[str]:
-    """Leaves out the confidence intervals, which are drawn as bars, and pass@k for all k but the largest."""
+    """Leaves out confidence intervals, which are drawn as error bars, and pass@k for all but the largest k."""
     names = [name for name in names if not name.endswith("_ci95")]
     passes = [name for name in names if name.startswith("validation/pass@")]
     smaller = sorted(passes, key=lambda name: int(name.rpartition("@")[2]))[:-1]

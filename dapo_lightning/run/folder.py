@@ -21,22 +21,22 @@ from dapo_lightning.utils.overrides import ORIGIN, leaves
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of a folder for the block; all ranks of one run are let in.
+    """Locks a folder for the block; the first rank holds the lock for all ranks of its run.
 
     Raises:
-        ConfigError: if another run holds the lock, as when a sweep is repeated while its jobs are still running.
+        ConfigError: if another run holds the lock, for example because a sweep is repeated while its jobs still run.
     """
-    from lightning.pytorch.utilities import rank_zero_only  # takes seconds, which a refused command need not wait for
+    from lightning.pytorch.utilities import rank_zero_only  # takes seconds, and a refused command should answer at once
 
     if getattr(rank_zero_only, "rank", 0) != 0:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=10)  # seconds: a process that was just killed may take some to let go
+    lock = FileLock(folder / ".lock", timeout=10)  # seconds, because a killed process may take some to release it
     try:
         lock.acquire()
     except Timeout:
-        raise ConfigError(f"{folder}: another process is working on this run. Wait until it has ended.") from None
+        raise ConfigError(f"{folder}: another process is working on this run. Wait until it has finished.") from None
     try:
         yield
     finally:
@@ -44,33 +44,28 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Reads what `save_config` wrote. If the folder was moved, its paths are those of the new place."""
+    """Reads what `save_config` wrote. If the folder was moved, paths in it are changed to its present place."""
     saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    return _moved(saved, str(saved.get("run_folder")), str(folder.absolute()))  # not resolved: Hydra keeps links
+    return _moved(saved, str(saved.get("run_folder")), str(folder.absolute()))  # Hydra keeps symbolic links
 
 
 def save_config(config: Mapping[str, Any], folder: Path) -> None:
     """Writes a resolved configuration with its origin as config.yaml, atomically."""
-    settings = {name: value for name, value in config.items() if name not in ORIGIN} | {"resume": None}
+    written = {name: config[name] for name in ORIGIN} | dict(config) | {"resume": None}  # the origin comes first
     with replacing(folder / "config.yaml") as partial:
-        written = {name: config[name] for name in ORIGIN} | settings
         partial.write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def checkpoint_in(folder: Path) -> Path:
-    """Returns the last checkpoint of a run.
-
-    Raises:
-        ConfigError: if there is none.
-    """
+    """Returns the last checkpoint of a run; raises a ConfigError if there is none."""
     checkpoint = latest(folder / "checkpoints")
     if not (folder / "config.yaml").is_file() or checkpoint is None:
-        raise ConfigError(f"resume={folder}: holds no config.yaml with a checkpoint. Name the folder of a run.")
+        raise ConfigError(f"resume={folder}: holds no config.yaml with a checkpoint. Give the folder of a run.")
     return checkpoint
 
 
 def continuation(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a job adds to its configuration to continue this very run, if its folder holds a part of it.
+    """Returns the settings with which a job continues the run in its folder; none if the folder holds no run.
 
     Raises:
         ConfigError: if the folder holds a run with other settings.
@@ -84,7 +79,7 @@ def continuation(config: Mapping[str, Any]) -> dict[str, Any]:
     if differing:
         changes = ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in differing[:3])
         raise ConfigError(
-            f"{folder} holds a run of the same overrides with other settings: {changes}. Remove that folder to repeat "
+            f"{folder} holds a run with the same overrides but other settings: {changes}. Remove that folder to repeat "
             "the run, or choose another hydra.sweep.dir."
         )
     return {"resume": str(folder), "commits": saved.get("commits", [])}
@@ -102,7 +97,7 @@ def finished_result(config: Mapping[str, Any]) -> float | None:
 
 
 def hyperparameters(config: Mapping[str, Any], techniques: Sequence[str]) -> dict[str, Any]:
-    """Returns what distinguishes runs when they are compared: the options chosen, and the algorithm's numbers."""
+    """Returns what distinguishes runs in a comparison: the chosen options and the numbers of the algorithm."""
     groups = ("experiment", "recipe", "policy", "data", "reward", "rollout", "optimizer", *techniques)
     chosen = {group: option for group, option in config["choices"].items() if group in groups}
     of_algorithm = {name: config[name] for name in config if name in (*techniques, "optimizer", "seed")}
@@ -112,9 +107,8 @@ def hyperparameters(config: Mapping[str, Any], techniques: Sequence[str]) -> dic
 
 
 def remove_if_unused(folder: Path) -> None:
-    """Removes the folder of a refused command: one that holds nothing but an empty log and the lock."""
-    unused = {"train.log", ".lock"}
-    if folder.is_dir() and {path.name for path in folder.iterdir()} <= unused:
+    """Removes the folder of a refused command, if it holds nothing but its log and the lock."""
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {"train.log", ".lock"}:
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
@@ -123,7 +117,7 @@ def remove_if_unused(folder: Path) -> None:
 
 
 def folder_name(overrides: str) -> str:
-    """Names the folder of a job by its overrides: the same overrides give the same folder, whatever else is swept."""
+    """Returns the name of a job's folder, which depends only on its overrides and not on the rest of the sweep."""
     name = re.sub(r"[^\w.,=+~-]", "_", overrides)
     if name == overrides and len(name) <= 200:
         return name or "defaults"
@@ -131,7 +125,7 @@ def folder_name(overrides: str) -> str:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns all settings except those that resuming may change and those that only observe or plan a run."""
+    """Returns all settings except those that may change when a run is resumed and those that only observe or plan."""
     free = {*ORIGIN, "resume", "logger", "callbacks", "trainer", "plan"}
     kept = {name: value for name, value in config.items() if name not in free}
     return leaves(kept | {"trainer": {"precision": config["trainer"]["precision"]}})

@@ -1,4 +1,4 @@
-"""Makes the text of --help: how to use the command, and all groups, options and keys of conf/."""
+"""Writes the text of --help: how to use the command, and all groups, options and keys of conf/."""
 
 from __future__ import annotations
 

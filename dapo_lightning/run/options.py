@@ -1,4 +1,4 @@
-"""The tree of conf/ as data: which groups there are, which options each has, and what their first lines say."""
+"""Reads conf/: its groups, the options of each group, and the comments that describe them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dapo_lightning.utils.overrides import leaves
 
 CONF = Path(__file__).parents[1] / "conf"
 RENAMED = {"experiment=ppo_clip": "experiment=reinforce_clip", "experiment=paper_32b": "recipe=paper_32b"}
-"""Old names of options; they work for one release, with a note on the log."""
+"""Old names of options, which still work for one release and log a warning."""
 
 
 @cache
@@ -32,20 +32,20 @@ def groups() -> dict[str, str | None]:
 
 @cache
 def options(group: str) -> dict[str, str]:
-    """Returns the options of a group with the first comment of their files; renamed ones are left out."""
+    """Returns the options of a group with the first comment of their files, without old names."""
     files = sorted((CONF / group).glob("*.yaml"))
     return {path.stem: first_comment(path) for path in files if f"{group}={path.stem}" not in RENAMED}
 
 
 def first_comment(path: Path) -> str:
-    """Returns the first line of a file that is a comment for people."""
+    """Returns the first comment of a file that is not a directive for Hydra."""
     lines = path.read_text(encoding="utf-8").splitlines()
     comments = [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
     return comments[0] if comments else ""
 
 
 def is_global(group: str) -> bool:
-    """Whether the options of a group set keys elsewhere (a recipe or an experiment) and none of their own."""
+    """Whether the options of a group set keys of other groups only, as recipes and experiments do."""
     return all("@package _global_" in path.read_text(encoding="utf-8") for path in (CONF / group).glob("*.yaml"))
 
 
@@ -61,8 +61,8 @@ def options_with(group: str, key: str) -> list[str]:
 
 
 def numbers_of_options() -> list[str]:
-    """Keys such as `clip.upper` of every option in conf/ whose class is in `dapo_lightning.algorithm`: values that are
-    numbers, or that are computed from others."""
+    """Returns the numeric keys, such as `clip.upper`, of all options in conf/ whose class is in
+    `dapo_lightning.algorithm`. Values that are computed from other keys count as numbers."""
     found = set()
     for path in CONF.glob("*/*.yaml"):
         option = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -73,7 +73,7 @@ def numbers_of_options() -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns " Did you mean ...?" with the names that are most like a misspelt one, or an empty text."""
+    """Returns " Did you mean ...?" with the names that are most similar to a misspelt one, or an empty text."""
     last = name.rpartition(".")[2]
     whole = [(SequenceMatcher(None, name, other).ratio(), other) for other in known]
     parts = [(SequenceMatcher(None, last, other.rpartition(".")[2]).ratio(), other) for _, other in whole]

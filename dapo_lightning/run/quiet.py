@@ -1,4 +1,4 @@
-"""Lightning without the remarks that mean nothing here."""
+"""Silences the hints of Lightning that do not apply here."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Leaves out Lightning's hints and its log of the obvious, for the block. Its other warnings stay.
+    """Silences Lightning's hints and its log of devices and products for the block. Other warnings are still shown.
 
     The hints concern modules in eval mode (the policy has no dropout), few data loader workers (nothing is loaded),
-    metrics that are not reduced (ours are those of all ranks) and srun. The log names devices and other products.
+    metrics that are not reduced over ranks (they are reduced already) and srun.
     """
     remarks = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = remarks.level
@@ -28,7 +28,7 @@ def quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings(
                 "ignore", category=UserWarning, module=r"peft\.", message=".*(tie|embedding layers)"
             )
-            # A step that is skipped leaves the optimizer alone, but not the schedule of the learning rate.
+            # The learning rate scheduler warns after a skipped step, in which only the scheduler was called.
             schedule = r"torch\.optim\.lr_scheduler|dapo_lightning\.step\."
             warnings.filterwarnings("ignore", category=UserWarning, module=schedule)
             yield

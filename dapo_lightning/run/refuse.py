@@ -16,15 +16,11 @@ from dapo_lightning.run.options import CONF, groups, is_global, nearest, options
 from dapo_lightning.utils.overrides import leaves
 
 PLUGINS = {"joblib": "study", "submitit_slurm": "slurm", "optuna": "optuna"}
-"""Hydra's own options that come with an extra of this package."""
+"""The extra of this package that installs an option of Hydra."""
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Reads overrides as Hydra does.
-
-    Raises:
-        ConfigError: for one that cannot be read, with what to quote.
-    """
+    """Parses overrides as Hydra does; raises a ConfigError that says what to quote in one that cannot be parsed."""
     parser, found = OverridesParser.create(), []
     for text in overrides:
         try:
@@ -32,28 +28,24 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         except HydraException:
             key, equals, value = text.partition("=")
             remedy = f"\"{key}='{value}'\"" if equals and value else f"{key}=<value>"
-            reason = "it has characters with a meaning for Hydra, so quote it twice" if value else "it has no value"
-            raise ConfigError(f"{text}: cannot be read, as {reason}: {remedy}.") from None
+            reason = "some characters have a meaning for Hydra, so quote it twice" if value else "it has no value"
+            raise ConfigError(f"{text}: cannot be read, because {reason}: {remedy}.") from None
     return found
 
 
 def check_overrides(overrides: Sequence[str], is_sweep: bool) -> DictConfig:
-    """Checks that all keys and options exist, and returns the configuration of the chosen options alone.
-
-    Raises:
-        ConfigError: naming the key and the nearest known ones.
-    """
+    """Raises a ConfigError with the nearest known names if a key or an option does not exist. Returns the configuration
+    of the chosen options without the values of the command."""
     parsed = parse(overrides)
     for override in parsed:
         if override.is_sweep_override() and not is_sweep:
             raise ConfigError(
-                f"{override.input_line}: has several values, which are a sweep: add -m. (A single value with commas "
-                "is quoted twice.)"
+                f"{override.input_line}: several values are a sweep: add -m. (Quote a single value with commas twice.)"
             )
         if override.key_or_group == "hydra/sweeper" and not is_sweep:
-            raise ConfigError(f"{override.input_line}: is for sweeps: add -m, or leave it out.")
+            raise ConfigError(f"{override.input_line} is for sweeps: add -m, or leave it out.")
         if override.key_or_group == "run_folder" and is_sweep:
-            raise ConfigError("run_folder is one folder, and a sweep needs one for each job: use hydra.sweep.dir=.")
+            raise ConfigError("run_folder is one folder, but each job of a sweep needs its own: use hydra.sweep.dir=.")
     chosen = [override for override in parsed if override.key_or_group in groups() and override.package is None]
     for override in chosen:
         _check_option(override)
@@ -76,7 +68,7 @@ def _is_hydras(override: Override) -> bool:
 
 
 def _selection(override: Override) -> Iterator[str]:
-    """The choice of a group, or of the launcher; the first value of a sweep stands for all."""
+    """Yields an override that chooses an option, with the first value of a sweep in place of all."""
     key = override.input_line.partition("=")[0]
     if override.key_or_group in groups() or "@" in key or override.key_or_group.startswith("hydra/"):
         is_sweep = override.is_sweep_override()
@@ -94,7 +86,7 @@ def _check_option(override: Override) -> None:
             raise ConfigError(f"{group}=null: choose one of {', '.join(options(group))}{remedy}.")
         if not (CONF / group / f"{name}.yaml").is_file() and not override.is_add():
             raise ConfigError(
-                f"{group}={name}: there is no such option: choose one of {', '.join(options(group))}."
+                f"{group}={name}: there is no such option; choose one of {', '.join(options(group))}."
                 f"{nearest(str(name), options(group))}"
             )
 
@@ -110,14 +102,14 @@ def _check_key(override: Override, base: Any, choices: Mapping[str, str]) -> Non
             missing = part
             break
         node = node[part]
-    is_added = override.is_add() or override.is_force_add()
     if not missing:
         if override.is_add():
             raise ConfigError(f"{override.input_line}: {key} exists already: write {key}={value}.")
         return
-    if is_added and group in base and rest:  # the signature of the object decides, once it is imported
-        return
-    if group in base and rest and group in choices:
+    is_in_group = group in base and rest
+    if is_in_group and (override.is_add() or override.is_force_add()):
+        return  # the signature of the class decides, once it is imported
+    if is_in_group and group in choices:
         others = [f"{group}={option}" for option in options_with(group, rest) if option != choices[group]]
         if others:
             belongs = " and ".join(others[:3] + ["others"] * (len(others) > 3))
@@ -136,5 +128,5 @@ def _missing(error: MissingConfigException) -> str:
     name = str(error.missing_cfg_file).rpartition("/")[2]
     if name in PLUGINS:
         package = f"dapo-lightning[{PLUGINS[name]}]"
-        return f'{error.missing_cfg_file} comes with a package that is missing: pip install "{package}".'
+        return f'{error.missing_cfg_file} needs a package that is missing: pip install "{package}".'
     return " ".join(str(error).split())

@@ -13,14 +13,14 @@ from dapo_lightning.run.errors import ConfigError
 
 @dataclass(frozen=True)
 class Bound:
-    """What a number must exceed, or reach."""
+    """A lower bound on a number; `is_reached` says whether the number may equal it."""
 
     minimum: float
     is_reached: bool = True
     hint: str = ""
 
     def holds(self, value: float) -> bool:
-        return value >= self.minimum if self.is_reached else value > self.minimum
+        return value > self.minimum or (self.is_reached and value == self.minimum)
 
     def __str__(self) -> str:
         return f"{'at least' if self.is_reached else 'above'} {self.minimum}{self.hint}"
@@ -45,7 +45,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Plan:
-    """See `plan` in conf/config.yaml. The plan itself checks the names of further keys."""
+    """See `plan` in conf/config.yaml. The plan itself checks all other keys."""
 
     accelerator: str
     num_accelerators: CountOrNull
@@ -56,7 +56,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Settings:
-    """The plain keys. Sampling temperatures and top_p state their own bounds, see `dapo_lightning.types.Generation`."""
+    """The plain keys. `dapo_lightning.types.Generation` checks the bounds of temperatures and top_p."""
 
     mode: Literal["train", "evaluate", "plan"]
     num_steps: Count
@@ -79,11 +79,7 @@ class Settings:
 
 
 def check_plain(given: Mapping[str, Any], schema: type = Settings, path: str = "") -> None:
-    """Checks plain keys against their types and bounds.
-
-    Raises:
-        ConfigError: naming the key, its value, and what is expected.
-    """
+    """Raises a ConfigError if a plain key does not have the type or violates the bound that the schema states."""
     hints = get_type_hints(schema, include_extras=True)
     if schema is Evaluation and (unknown := sorted(given.keys() - hints.keys())):
         raise ConfigError(f"{path}{unknown[0]}: there is no such key, only {', '.join(hints)}.")
@@ -93,29 +89,30 @@ def check_plain(given: Mapping[str, Any], schema: type = Settings, path: str = "
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{name}={value}: set its keys one by one, {name}.<key>=<value>.")
             check_plain(value, hint, f"{name}.")  # type: ignore[arg-type]
-            continue
-        expected, bound = get_args(hint) if get_origin(hint) is Annotated else (hint, None)
-        check_value(name, value, expected, str(bound or ""))
-        if value is not None and bound is not None and not bound.holds(value):
-            raise ConfigError(f"{name}={value}: must be {describe(expected)}, {bound}.")
+        elif get_origin(hint) is Annotated:
+            check_value(name, value, *get_args(hint))
+        else:
+            check_value(name, value, hint)
 
 
-def check_value(name: str, value: Any, expected: Any, bound: str = "") -> None:
-    """Raises a ConfigError if a value does not have the expected type."""
-    if fits(value, expected):
+def check_value(name: str, value: Any, expected: Any, bound: Bound | None = None) -> None:
+    """Raises a ConfigError if a value does not have the expected type or violates the bound."""
+    has_type = fits(value, expected)
+    if has_type and (bound is None or value is None or bound.holds(value)):
         return
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
     if get_origin(expected) is Literal:
         raise ConfigError(f"{name}={shown}: choose {_listed(get_args(expected))}.")
-    hint = f" To give a number as text, quote it twice: {name}='\"{value}\"'." if _wants_text(value, expected) else ""
-    raise ConfigError(f"{name}={shown}: must be {describe(expected)}{', ' if bound else ''}{bound}.{hint}")
+    is_unquoted = not has_type and type(value) in (int, float) and fits("", expected)
+    hint = f" To give a number as text, quote it twice: {name}='\"{value}\"'." if is_unquoted else ""
+    raise ConfigError(f"{name}={shown}: must be {describe(expected)}{f', {bound}' if bound else ''}.{hint}")
 
 
 def fits(value: Any, expected: Any) -> bool:
-    """Whether a value from a YAML file fits a type annotation; objects are given as mappings with a `_target_`."""
+    """Whether a value from a YAML file fits a type annotation. Mappings with a `_target_` stand for objects."""
     origin, arguments = get_origin(expected), get_args(expected)
     if isinstance(value, Mapping) and "_target_" in value:
-        return expected not in (int, float, bool, str, None, type(None))  # its class is known only once it is built
+        return expected not in (int, float, bool, str, None, type(None))  # of an unknown class
     if origin in (Union, types.UnionType):
         return any(fits(value, one) for one in arguments)
     if origin is Literal:
@@ -134,11 +131,11 @@ def fits(value: Any, expected: Any) -> bool:
         return isinstance(value, Mapping)
     if isinstance(expected, type):  # a class, whose objects have a `_target_`
         return expected is object
-    return origin is not collections.abc.Callable  # what cannot be judged is let through
+    return origin is not collections.abc.Callable  # other annotations are not checked
 
 
 def describe(expected: Any) -> str:
-    """What fits a type, in words."""
+    """Describes in words which values fit a type."""
     origin, arguments = get_origin(expected), get_args(expected)
     if origin in (Union, types.UnionType):
         choices = [choice for one in arguments if get_origin(one) is Literal for choice in get_args(one)]
@@ -159,7 +156,3 @@ def describe(expected: Any) -> str:
 def _listed(choices: Iterable[Any]) -> str:
     *first, last = dict.fromkeys(map(str, choices))
     return f"{', '.join(first)} or {last}" if first else last
-
-
-def _wants_text(value: Any, expected: Any) -> bool:
-    return type(value) in (int, float) and fits("", expected)

@@ -1,4 +1,4 @@
-"""A training run, an evaluation or a plan, once everything is built."""
+"""Trains, evaluates or plans, once everything is built."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from dapo_lightning.draws.datamodule import PromptDataModule
 from dapo_lightning.run.checks import check
 from dapo_lightning.run.command import as_dict
 from dapo_lightning.run.curves import draw_curves
-from dapo_lightning.run.evaluation import evaluation_as_text, summarize_evaluation
 from dapo_lightning.run.folder import read_config
-from dapo_lightning.run.summary import as_text, summarize, write_summary
+from dapo_lightning.run.summary import as_text, evaluation_as_text, summarize, summarize_evaluation, write_summary
 from dapo_lightning.run.targets import check_targets
 from dapo_lightning.slurm.stop import Stop
 from dapo_lightning.step.module import DAPOModule
@@ -30,7 +29,7 @@ def train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule,
     """Evaluates, trains, evaluates again, fills the run folder, and returns the held-out avg@k at the end.
 
     Raises:
-        Stopped: if a signal ended it; the steps that were done are saved.
+        Stopped: if a signal ended the run; all completed steps are saved.
     """
     stop = next((callback for callback in trainer.callbacks if isinstance(callback, Stop)), None)  # type: ignore[attr-defined]
     with stop.listening() if stop else nullcontext():
@@ -42,7 +41,7 @@ def _train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule
     checkpoint = latest(folder / "checkpoints") if config["resume"] else None
     if checkpoint is None:
         trainer.validate(module, data, verbose=False)
-    if checkpoint is not None and steps_done(checkpoint) == config["num_steps"]:  # at most the end is missing
+    if checkpoint is not None and steps_done(checkpoint) == config["num_steps"]:  # only the end of the run is missing
         trainer.validate(module, data, ckpt_path=checkpoint, verbose=False, weights_only=False)
     else:
         if checkpoint is not None and _lacks_evaluation(checkpoint, config["evaluation"]["every"]):
@@ -50,7 +49,7 @@ def _train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
     if module.history.dapo_steps not in module.history.evaluations:
         trainer.validate(module, data, verbose=False)
-    weights = full_state_dict(module.model) if is_sharded(module.model) else None  # all ranks take part
+    weights = full_state_dict(module.model) if is_sharded(module.model) else None  # a collective
     if trainer.is_global_zero:
         module.worker.policy.save(folder / "policy", weights)
         _finish(module, data, folder)
@@ -58,17 +57,17 @@ def _train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule
 
 
 def _lacks_evaluation(checkpoint: Path, every: int) -> bool:
-    """Whether the run was stopped during the evaluation that was due."""
+    """Whether the run stopped before or during the evaluation that follows the checkpoint."""
     history = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)["history"]
     return history["dapo_steps"] % every == 0 and history["dapo_steps"] not in history["evaluations"]
 
 
 def _finish(module: DAPOModule, data: PromptDataModule, folder: Path) -> None:
-    """Summary and curves."""
+    """Writes the summary and the curves."""
     saved, seconds = read_config(folder), dict(module.clock.seconds)
     summary = summarize(module.history, seconds, data.counts, saved["choices"], saved["seed"], folder)
     write_summary(summary, folder / "summary.json")
-    if (folder / "metrics.csv").exists():  # else logger.csv=null
+    if (folder / "metrics.csv").exists():  # missing with logger.csv=null
         draw_curves(folder)
     print(as_text(summary))
 
@@ -88,7 +87,7 @@ def _avg_at_k(config: Mapping[str, Any], module: DAPOModule) -> float:
 
 
 def plan_run(config: DictConfig) -> float:
-    """Prints what a run would need, and returns the least number of seconds that a DAPO step takes."""
+    """Prints the memory and time that a run would need, and returns the minimum seconds of a DAPO step."""
     from dapo_lightning.plan import cluster_of, known_config, plan
 
     settings = as_dict(config)

@@ -1,4 +1,4 @@
-"""The results of a training run: summary.json for programs, a short text for people."""
+"""The results of a training run or an evaluation: summary.json for programs, a short text for people."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ def summarize(
 ) -> dict[str, Any]:
     """Returns the content of summary.json.
 
-    `before` and `after` are held-out evaluations. `seconds` is wall time by activity; `generate`, `grade`, `wait` (for
-    other ranks) and `update` are the activities of training. All numbers cover the whole run, including the earlier
-    sessions of a resumed run.
+    `before` and `after` are held-out evaluations. `seconds` is wall time by activity; those of training are `generate`,
+    `grade`, `wait` (for other ranks) and `update`. All numbers include the earlier sessions of a resumed run.
     """
     steps = sorted(history.evaluations)
     return {
@@ -74,17 +73,41 @@ def as_text(summary: dict[str, Any]) -> str:
     )
 
 
+def summarize_evaluation(
+    config: Mapping[str, Any], metrics: Mapping[str, float], prompts: dict[str, int]
+) -> dict[str, Any]:
+    """Returns the content of summary.json with mode=evaluate: the metrics, and the settings that they depend on."""
+    settings = {name: config[name] for name in ("policy", "checkpoint", "data", "reward", "evaluation", "seed")}
+    return settings | {
+        "prompts": prompts,
+        "metrics": metrics,
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "run_folder": config["run_folder"],
+    }
+
+
+def evaluation_as_text(summary: Mapping[str, Any]) -> str:
+    """Returns the text shown at the end of an evaluation."""
+    settings, prompts = summary["evaluation"], summary["prompts"]
+    sampled = ", ".join(f"{name} {settings[name]}" for name in ("max_new_tokens", "temperature", "top_p"))
+    title = f"{prompts['evaluated']} of {prompts['validation']} held-out prompts, {sampled}"
+    return as_lines(
+        f"{title}\n\n{held_out_table('metric', {'value': summary['metrics']})}",
+        {"run folder": summary["run_folder"], "every prompt": "evaluation.jsonl", "these numbers": "summary.json"},
+    )
+
+
 def as_lines(results: str, *blocks: Mapping[str, str]) -> str:
-    """Returns a table of results and, below it, blocks of named facts."""
+    """Returns a table of results, followed by blocks of named facts."""
     facts = ["\n".join(f"{name:<17}{fact}" for name, fact in block.items()) for block in blocks]
     return "\n" + "\n\n".join([results, *facts]) + "\n"
 
 
 def held_out_table(title: str, evaluations: Mapping[str, Mapping[str, float]]) -> str:
-    """Returns a table with a row per metric and a column per evaluation.
+    """Returns a table with a row for each metric and a column for each evaluation.
 
-    Metrics with a 95 % confidence interval are shown as mean ± half-width; a dash marks a metric that an evaluation
-    does not have.
+    Metrics with a 95 % confidence interval are shown as mean ± half-width. A dash stands for a metric that an
+    evaluation does not have.
     """
 
     def cell(metrics: Mapping[str, float], name: str) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pkgutil import resolve_name
 from typing import Any, get_type_hints
 
+from omegaconf import DictConfig, OmegaConf
+
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.options import groups, nearest
 from dapo_lightning.run.schema import check_value
@@ -18,27 +20,24 @@ _REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _OF_HYDRA = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 
 
-def check_numbers(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Refuses words where the option's own file has numbers or true and false. Imports nothing, so it answers at once.
+def check_numbers(config: Mapping[str, Any], defaults: DictConfig) -> None:
+    """Raises a ConfigError if an option has text where its file has a number, true or false. Imports no classes.
 
     Args:
-        config: resolved.
-        defaults: the same options as their files have them.
+        config: the resolved settings.
+        defaults: the configuration of the same options without the values of the command.
     """
     for path, node in targets(config):
         for key, value in node.items():
-            default = _select(defaults, f"{path}.{key}")
+            default = OmegaConf.select(defaults, f"{path}.{key}", throw_on_resolution_failure=False)
             expected = bool if isinstance(default, bool) else float if isinstance(default, int | float) else None
             if expected and value is not None and not (path == "trainer" and key == "devices"):  # 1 or "auto"
                 check_value(f"{path}.{key}", value, expected)
 
 
 def check_targets(config: Mapping[str, Any]) -> None:
-    """Checks names and types of all arguments. Imports the classes.
-
-    Raises:
-        ConfigError: naming the key, its value, and what is expected.
-    """
+    """Raises a ConfigError if an argument of a `_target_` is unknown, missing or of the wrong type. Imports the
+    classes."""
     for path, node in targets(config):
         try:
             target = resolve_name(node["_target_"])
@@ -50,7 +49,7 @@ def check_targets(config: Mapping[str, Any]) -> None:
 
 
 def targets(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yields the mappings that have a `_target_`, with their paths."""
+    """Yields the path and the content of each mapping that has a `_target_`."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             if "_target_" in value:
@@ -59,24 +58,22 @@ def targets(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Ma
 
 
 def check_entries(config: Mapping[str, Any]) -> None:
-    """Checks groups that hold several objects by name, such as callbacks: each is an object, or null.
-
-    Raises:
-        ConfigError: naming the key and the remedy.
-    """
+    """Raises a ConfigError if a group of named objects, such as callbacks, holds anything but objects and null."""
     for group in groups():
         node = config.get(group)
         if isinstance(node, Mapping) and "_target_" not in node:
             for name, value in node.items():
                 if value is not None and not (isinstance(value, Mapping) and "_target_" in value):
-                    remedy = f"{group}.{name}=null switches it off"
-                    raise ConfigError(f"{group}.{name}={value}: must be an object with a _target_; {remedy}.")
+                    raise ConfigError(
+                        f"{group}.{name}={value}: must be an object with a _target_; {group}.{name}=null switches it "
+                        "off."
+                    )
 
 
 def _check_arguments(path: str, node: Mapping[str, Any], target: Callable[..., Any]) -> None:
     try:
         parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):  # of a class in C
+    except (TypeError, ValueError):  # a class written in C
         return
     takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
     hints = _hints(target)
@@ -97,16 +94,10 @@ def _check_arguments(path: str, node: Mapping[str, Any], target: Callable[..., A
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """Annotations of the arguments; none if they name what is imported for type checkers alone."""
+    """Returns the annotations of the arguments; none if they refer to names that only type checkers import."""
     try:
         if inspect.isclass(target) and hasattr(target, "__dataclass_fields__"):
             return get_type_hints(target)
         return get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except (NameError, TypeError, AttributeError):
         return {}
-
-
-def _select(config: Any, path: str) -> Any:
-    for part in path.split("."):
-        config = config.get(part) if isinstance(config, Mapping) else None
-    return config

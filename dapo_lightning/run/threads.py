@@ -1,4 +1,4 @@
-"""How the threads of a run wait for each other."""
+"""Sets how the threads of a run wait for each other."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ log = logging.getLogger(__name__)
 
 
 def wait_passively() -> None:
-    """Lets OpenMP threads sleep while they wait, unless OMP_WAIT_POLICY is set; call it before torch is imported.
+    """Lets OpenMP threads sleep while they wait, unless OMP_WAIT_POLICY is set. Call it before torch is imported.
 
-    By default they spin, and where other programs use the same cores, each thread then keeps the others from the work
-    that it waits for. A training step on two cores that were shared with other programs took 1.2 s with spinning
-    threads and 0.4 s with sleeping ones.
+    By default, waiting threads spin. If other programs use the same cores, a spinning thread takes time from the
+    thread that it waits for: a training step on two shared cores took 1.2 s with spinning threads and 0.4 s with
+    sleeping threads.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def log_threads() -> None:
-    """Logs the number of threads, which OMP_NUM_THREADS changes."""
+    """Logs the number of threads, which OMP_NUM_THREADS sets."""
     import torch
 
-    log.info("computing with %d threads (OMP_NUM_THREADS=<n> changes that)", torch.get_num_threads())
+    log.info("computing with %d threads (OMP_NUM_THREADS=<n> changes it)", torch.get_num_threads())

@@ -40,7 +40,7 @@ def test_a_failed_job_does_not_sink_the_rest_and_an_interrupted_sweep_goes_on(tm
         checkpoint.unlink()
     (first[1.28] / "metrics.csv").unlink()  # what is done is left alone
     returned, output = sweep(folder, "clip.upper=1.2,1.28,1.3")
-    assert returned == 0 and output.count("is done already") == 1, output
+    assert returned == 0 and output.count("is finished already") == 1, output
     second = runs_by_clip(folder)
     assert set(second) == {1.2, 1.28, 1.3} and not (second[1.28] / "metrics.csv").exists()
     assert_same_weights(second[1.2], tmp_path / "straight" / first[1.2].name)

@@ -101,7 +101,7 @@ AT_ONCE = [
     ("-m clip=higher,nne", "clip=nne: there is no such option"),
     # what Hydra cannot read
     ("data.answer_after=#:{", "cannot be read"),
-    ("foo", "foo: cannot be read, as it has no value: foo=<value>."),
+    ("foo", "foo: cannot be read, because it has no value: foo=<value>."),
 ]
 # Refused by the classes themselves or by their signatures, once they are imported.
 BY_THE_CLASSES = [
