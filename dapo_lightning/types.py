@@ -1,4 +1,4 @@
-"""The frozen records that travel between rooms.
+"""The frozen records that rooms exchange.
 
 Shape suffixes used everywhere: P prompts, G completions per prompt, B = P * G rows, S prompt tokens, T tokens after the
 prompt, V vocabulary. `tokens_BT` is a [B, T] tensor.
@@ -49,7 +49,7 @@ class Generation:
     """How completions are sampled.
 
     Raises:
-        ValueError: for values that no sampler can honour, naming the key and the remedy.
+        ValueError: if no sampler can use a value; the message names the key and the remedy.
     """
 
     max_new_tokens: int
@@ -65,7 +65,7 @@ class Generation:
                 "and log-probs are divided by the temperature. Use a value above 0 (the paper: 1.0)."
             )
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}: must lie in (0, 1]; 1.0 samples from the whole policy.")
+            raise ValueError(f"top_p={self.top_p}: must lie in (0, 1]; 1.0 samples from the full distribution.")
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class Completion:
 
     Args:
         tokens_T: token ids, including the end token if there is one.
-        logps_T: log-probs under the whole policy at the sampling temperature (top_p narrows what is drawn, not what is
-            recorded).
+        logps_T: log-probs at the sampling temperature under the full distribution (top_p restricts which tokens are
+            sampled, but not the log-probs that are recorded).
         entropies_T: entropies of the same distributions, in nats.
-        truncated: the token budget was used up before an end token.
+        truncated: whether the token budget was used up before an end token.
     """
 
     tokens_T: Tensor
@@ -88,7 +88,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Everything that follows a prompt, as it is trained on, on the CPU.
+    """Everything that follows a prompt and is trained on, on the CPU.
 
     Lengths, punishments and denominators count the tokens of the loss mask only.
 
@@ -97,10 +97,10 @@ class Trajectory:
         loss_mask_T: True where the policy wrote the token; False where an environment did.
         logps_T: log-probs recorded while sampling (see `Completion`); any value where the mask is False.
         entropies_T: entropies recorded while sampling, in nats.
-        truncated: the token budget was used up before the policy ended.
-        policy_step: number of DAPO steps that the policy had been trained for when it sampled this.
-        old_logps_T: log-probs under the policy that sampled this, from a forward pass (line 3 of Algorithm 1); None
-            until they are known.
+        truncated: whether the token budget was used up before the policy wrote an end token.
+        policy_step: number of DAPO steps that the policy had been trained for when it sampled the trajectory.
+        old_logps_T: log-probs from a forward pass of the policy that sampled the trajectory (line 3 of Algorithm 1);
+            None until they are known.
     """
 
     tokens_T: Tensor
@@ -113,7 +113,7 @@ class Trajectory:
 
     @staticmethod
     def single_turn(completion: Completion, policy_step: int) -> Trajectory:
-        """The trajectory of one completion: the policy wrote every token."""
+        """Returns the trajectory of one completion, in which the policy wrote every token."""
         written_T = torch.ones_like(completion.tokens_T, dtype=torch.bool)
         return Trajectory(
             completion.tokens_T,
@@ -126,7 +126,7 @@ class Trajectory:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens the policy wrote."""
+        """Number of tokens that the policy wrote."""
         return int(self.loss_mask_T.sum())
 
 
@@ -136,12 +136,12 @@ class Grade:
 
     Args:
         score: the reward before overlong shaping.
-        correct: decides alone which groups dynamic sampling keeps; shaping never changes it.
-        answer: the final answer as the reward read it; None if the completion gives none.
-        vote: one text for all spellings of that answer, which majority voting counts; None: the answer itself.
+        correct: whether the answer is correct; dynamic sampling uses only this, and shaping never changes it.
+        answer: the final answer that the reward found; None if the completion gives none.
+        vote: one text for all spellings of that answer, which majority voting counts; None uses the answer itself.
         failure: why the completion could not be graded ("timeout", "memory", "crash", "error"); it then counts as
             wrong.
-        parts: by name, the scores of the rewards that `score` is the weighted sum of.
+        parts: the scores that `score` is the weighted sum of, by name.
     """
 
     score: float
@@ -154,7 +154,7 @@ class Grade:
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt with its G graded trajectories. `number` is that of the prompt (see `NumberedPrompt`)."""
+    """A prompt with its G graded trajectories. `number` is the number of the prompt (see `NumberedPrompt`)."""
 
     number: int
     prompt: Prompt

@@ -32,7 +32,7 @@ class LossOption(Protocol):
     """Aggregation of the per-token objectives. See `loss.py`."""
 
     def weights(self, tokens: CountedTokens) -> Tensor:
-        """The weight of each token with its denominator: [B, 1] if all tokens of a row weigh the same, else [B, T]."""
+        """The weight of each token, including its denominator: [B, 1] if all tokens of a row share it, else [B, T]."""
         ...
 
 
@@ -40,11 +40,11 @@ class OverlongOption(Protocol):
     """Treatment of long and truncated trajectories. See `overlong.py`."""
 
     def penalty(self, num_tokens: Tensor) -> Tensor:
-        """What is added to the rewards; any shape, returned alike."""
+        """The number added to each reward, of the same shape as `num_tokens`."""
         ...
 
     def loss_mask(self, truncated_B: Tensor) -> Tensor:
-        """Which trajectories count in the loss and in its denominator, [B] bool."""
+        """Which trajectories are in the loss and in its denominator, [B] bool."""
         ...
 
 
@@ -61,7 +61,7 @@ class SamplingOption(Protocol):
         ...
 
     def next_round(self, missing: int, keep_rate: float, rounds_done: int) -> int:
-        """How many prompts to sample next; 0: no more."""
+        """The number of prompts to sample next; 0 ends the sampling."""
         ...
 
     def shortfall(self, missing: int, reasons: dict[str, int]) -> str | None:
@@ -85,7 +85,7 @@ class KLOption(Protocol):
     def needs_reference(self) -> bool: ...
 
     def __call__(self, tokens: Tokens) -> PerToken:
-        """What is subtracted from each token's objective."""
+        """The penalty that is subtracted from the objective of each token."""
         ...
 
 
@@ -96,13 +96,13 @@ class CorrectionOption(Protocol):
     def reweights(self) -> bool: ...
 
     def __call__(self, tokens: Tokens) -> PerToken:
-        """What each token's objective is multiplied by, without a gradient."""
+        """The factor for the objective of each token, without a gradient."""
         ...
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """One option for each technique: this is what an experiment is."""
+    """One option for each technique. An experiment is a choice of these."""
 
     ratio: RatioOption
     clip: ClipOption
@@ -119,8 +119,8 @@ class Algorithm:
         advantages and soft overlong punishment; `dataclasses.replace` exchanges single options.
 
         Args:
-            max_tokens: length from which the punishment is -1; usually that of the longest completion.
-            cache_tokens: number of tokens before it over which the punishment grows.
+            max_tokens: length from which the punishment is -1; usually the longest possible completion.
+            cache_tokens: number of tokens before that length over which the punishment grows.
         """
         from dapo_lightning.algorithm import advantage, clip, correction, kl, loss, overlong, ratio, sampling
 
@@ -137,5 +137,5 @@ class Algorithm:
 
     @property
     def needs_entropies(self) -> bool:
-        """Whether an option of the objective wants the entropies of the policy that is being trained."""
+        """Whether an option of the objective needs the entropies of the policy that is being trained."""
         return any(getattr(o, "needs_entropies", False) for o in (self.ratio, self.clip, self.kl, self.correction))

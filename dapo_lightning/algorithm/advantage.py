@@ -31,8 +31,8 @@ class GroupNormalized:
 
 @dataclass(frozen=True)
 class MeanCentered:
-    """R - mean, without division by the spread, which would inflate the advantages of hard and easy prompts (Dr.
-    GRPO)."""
+    """R - mean, without division by the standard deviation, which would inflate the advantages of very hard and very
+    easy prompts (Dr. GRPO)."""
 
     def __call__(self, rewards_PG: Tensor, groups: Sequence[Group]) -> Tensor:
         """[P, G] rewards -> [P, G, 1] advantages."""
@@ -50,6 +50,6 @@ class LeaveOneOut:
 
 
 def _centered(rewards_PG: Tensor) -> Tensor:
-    """R - mean; exactly 0 in a group of equal rewards, where a rounding error would otherwise be divided by itself."""
+    """R - mean. It is exactly 0 if all rewards are equal; otherwise a rounding error would be divided by itself."""
     constant_P1 = (rewards_PG == rewards_PG[:, :1]).all(dim=1, keepdim=True)
     return (rewards_PG - rewards_PG.mean(dim=1, keepdim=True)).masked_fill(constant_P1, 0.0)

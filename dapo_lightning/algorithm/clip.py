@@ -35,7 +35,7 @@ class Clip:
         if 0 < self.lower < 0.5:
             raise ValueError(
                 f"clip.lower={self.lower} bounds the ratio; if you meant epsilon_low={self.lower}, "
-                f"write clip.lower={1 - self.lower:g}. To switch it off use 0, or clip=none for both bounds."
+                f"write clip.lower={1 - self.lower:g}. 0 switches the lower bound off, clip=none switches off both."
             )
 
     def __call__(self, ratio_BT: Tensor, tokens: Tokens) -> PerToken:

@@ -29,8 +29,8 @@ class NoCorrection:
 
 @dataclass(frozen=True)
 class Truncated:
-    """min(pi_old / pi_sampler, cap) for each token: unbiased where the cap does not bind, and of bounded variance where
-    it does.
+    """min(pi_old / pi_sampler, cap) for each token. It is unbiased while the cap does not apply; the cap bounds the
+    variance.
 
     Raises:
         ValueError: if the cap is below 1.
@@ -47,7 +47,7 @@ class Truncated:
             )
 
     def __call__(self, tokens: Tokens) -> PerToken:
-        """The weight of each token, a constant to the gradient."""
+        """The weight of each token, without a gradient."""
         ratio_BT = log_ratio(tokens.old_logps_BT, tokens.sampled_logps_BT).exp().detach()
         weights_BT = ratio_BT.clamp(max=self.cap)
         capped_BT = ratio_BT > self.cap

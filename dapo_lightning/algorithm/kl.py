@@ -1,4 +1,4 @@
-"""Penalty against the reference copy. DAPO removes it (section 2.3); GRPO and PPO baselines may want it."""
+"""Penalty on the divergence from the reference copy. GRPO has one, and DAPO removes it (section 2.3)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class K3:
             raise ValueError(f"kl.coefficient={self.coefficient}: must be positive; kl=none switches the penalty off.")
 
     def __call__(self, tokens: Tokens) -> PerToken:
-        """What is subtracted from each token's objective."""
+        """The penalty that is subtracted from the objective of each token."""
         assert tokens.reference_logps_BT is not None
         divergence_BT = k3(tokens.reference_logps_BT, tokens.logps_BT)
         return PerToken(self.coefficient * divergence_BT, {"kl/reference": Mean(divergence_BT.detach())})

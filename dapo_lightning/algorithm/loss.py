@@ -1,7 +1,7 @@
 """Loss aggregation: per-token objectives -> scalar (Eq. 8 and section 3.3, "Token-Level Policy Gradient Loss").
 
-Every aggregation is a weighted sum over tokens, so an option is one method: from the tokens that count in the WHOLE
-mini-batch (all micro-batches, all ranks) it computes the weight of each token, before the first forward pass.
+Every aggregation is a weighted sum over tokens, so an option has a single method. It computes the weight of each token
+from all tokens in the loss of the WHOLE mini-batch (all micro-batches, all ranks), before the first forward pass.
 `weighted_sum` then adds up any part of the mini-batch, and the parts add up to the same loss however it is divided.
 """
 
@@ -28,7 +28,7 @@ def weighted_sum(objective_BT: Tensor, mask_BT: Tensor, weights: Tensor) -> Tens
 
 
 def _shares(num_tokens_B: Tensor, total: Tensor) -> Tensor:
-    """[B, 1]: 1 / total for completions with tokens that count, 0 for the others."""
+    """[B, 1]: 1 / total for completions with tokens in the loss, 0 for the others."""
     return ((num_tokens_B > 0).float() / total.clamp(min=1))[:, None]
 
 

@@ -13,11 +13,11 @@ class NoOverlong:
     """Truncated and long completions are treated like all others."""
 
     def penalty(self, num_tokens: Tensor) -> Tensor:
-        """What is added to the reward of each completion: 0."""
+        """The number added to the reward of each completion: 0."""
         return torch.zeros_like(num_tokens, dtype=torch.float32)
 
     def loss_mask(self, truncated_B: Tensor) -> Tensor:
-        """Which completions count in the loss and in its denominator, [B] bool: all of them."""
+        """Which completions are in the loss and in its denominator, [B] bool: all of them."""
         return torch.ones_like(truncated_B)
 
 
@@ -47,7 +47,7 @@ class Punish(NoOverlong):
             )
 
     def penalty(self, num_tokens: Tensor) -> Tensor:
-        """What is added to the reward of each completion, in [-1, 0]."""
+        """The number added to the reward of each completion, in [-1, 0]."""
         free = self.max_tokens - self.cache_tokens
         return ((free - num_tokens.float()) / self.cache_tokens).clamp(-1.0, 0.0)
 
@@ -58,10 +58,10 @@ class Filter(NoOverlong):
     still enter the baseline of their group. The paper's best run does not use it."""
 
     def loss_mask(self, truncated_B: Tensor) -> Tensor:
-        """Which completions count in the loss and in its denominator, [B] bool: those that were not truncated."""
+        """Which completions are in the loss and in its denominator, [B] bool: those that were not truncated."""
         return ~truncated_B
 
 
 @dataclass(frozen=True)
 class PunishAndFilter(Punish, Filter):
-    """Both: long completions are punished, truncated ones are masked as well."""
+    """Both: long completions are punished, and truncated completions are masked."""

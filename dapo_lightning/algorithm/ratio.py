@@ -10,7 +10,7 @@ from dapo_lightning.algorithm.tokens import Tokens
 
 MAX_LOG_RATIO = 20.0
 """Log ratios are clamped from above, so that ratios stay below 5e8: float32 overflows at a log ratio of 89, and an
-infinite ratio has a NaN gradient even where the clip would have removed it. Nothing overflows from below."""
+infinite ratio has a NaN gradient even if the clip would have removed it. Very negative log ratios need no clamp."""
 
 
 def log_ratio(logps_BT: Tensor, others_BT: Tensor) -> Tensor:

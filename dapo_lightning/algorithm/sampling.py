@@ -11,11 +11,11 @@ from dapo_lightning.types import Group, Verdict
 
 @dataclass(frozen=True)
 class Static:
-    """One round, every group is trained on: naive GRPO. All-correct and all-wrong groups have zero
+    """Samples one round and trains on every group, as naive GRPO does. All-correct and all-wrong groups have zero
     advantage, so they dilute the batch."""
 
     carries: ClassVar[bool] = False
-    filters_groups: ClassVar[bool] = False  # a plan reads it: whether more groups are generated than trained on
+    filters_groups: ClassVar[bool] = False  # whether more groups are generated than trained on; mode=plan reads it
 
     def verdict(self, group: Group) -> Verdict:
         """Keeps every group; the reason says whether it is useful."""
@@ -41,11 +41,11 @@ class Dynamic:
         max_rounds: how many rounds of prompts may be drawn for one DAPO step.
         at_cap: what happens if max_rounds did not fill the batch: "error", or "train_partial".
         max_oversampling: a round draws at most this many prompts per missing group.
-        surplus: what happens to useful groups that a step does not need. "drop": they are dropped. "carry": the next
-            step trains on them, off-policy by one step.
+        surplus: what happens to useful groups that a step does not need: "drop", or "carry", with which the next step
+            trains on them, one step off-policy.
 
     Raises:
-        ValueError: for values without meaning.
+        ValueError: if a value is out of range; the message names the key.
     """
 
     max_rounds: int
@@ -62,7 +62,7 @@ class Dynamic:
         if not 1 <= self.max_oversampling < math.inf:
             raise ValueError(
                 f"sampling.max_oversampling={self.max_oversampling}: must be a finite number of at least 1, because a "
-                "round draws at least one prompt per missing group (1: never more than that)."
+                "round draws at least one prompt per missing group (with 1, exactly one)."
             )
         if self.surplus not in ("drop", "carry"):
             raise ValueError(f"sampling.surplus={self.surplus!r}: choose 'drop' or 'carry'.")
@@ -100,7 +100,7 @@ class Dynamic:
                 f"{message}. Raise sampling.max_rounds, use prompts that are neither too easy nor too hard, "
                 "or set sampling.at_cap=train_partial."
             )
-        return f"{message}; training on what there is."
+        return f"{message}; training on the groups that were found."
 
 
 class SamplingError(RuntimeError):

@@ -1,4 +1,4 @@
-"""What a technique sees of the tokens, and what it returns about them."""
+"""The tokens that a technique receives, and the values and metrics that it returns for them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from dapo_lightning.types import Trajectory
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of one micro-batch. Rows are whole trajectories, padded on the right: a ratio over a sequence is as
-    well defined as one over a token.
+    """The tokens of one micro-batch. Rows are whole trajectories, padded on the right, so that a ratio may also be
+    defined over a whole sequence.
 
     Args:
-        logps_BT: log-probs under the policy that is being trained; the only tensor here with a gradient, beside
-            `entropies_BT`.
+        logps_BT: log-probs under the policy that is being trained; only these and
+            `entropies_BT` have a gradient.
         old_logps_BT: log-probs under the policy that sampled, from a forward pass; 0 where the mask is False.
         sampled_logps_BT: log-probs as the rollout recorded them; 0 where the mask is False.
-        advantages_BT: [B, 1] or [B, T]; either broadcasts.
-        mask_BT: True where the policy wrote a token that counts. Options that sum over a row must apply it.
+        advantages_BT: [B, 1] or [B, T]; both broadcast.
+        mask_BT: True for tokens in the loss. Options that sum over a row must apply it.
         reference_logps_BT: log-probs under the reference copy, 0 where the mask is False; None unless the KL option has
             `needs_reference = True`.
         entropies_BT: entropies of the policy that is being trained, in nats; None unless an option of the objective
@@ -39,11 +39,11 @@ class Tokens:
 
 @dataclass(frozen=True)
 class CountedTokens:
-    """The tokens of a whole mini-batch, of all its micro-batches and all ranks, as known before its first forward pass.
+    """The tokens of a whole mini-batch, on all ranks, as they are known before its first forward pass.
 
     Args:
-        mask_BT: True for the tokens that count in the loss.
-        group_B: the group of each row: equal numbers, equal groups.
+        mask_BT: True for tokens in the loss.
+        group_B: the number of each row's group.
         trajectories: the B rows.
     """
 
@@ -59,14 +59,14 @@ class CountedTokens:
 
     @property
     def num_tokens_B(self) -> Tensor:
-        """How many tokens of each row count."""
+        """Number of tokens of each row that are in the loss."""
         return self.mask_BT.sum(dim=1)
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A metric: the mean of values over the tokens that count, or over those of them where `where_BT` is True. It is
-    not logged at steps without such tokens."""
+    """A metric: the mean of values over the tokens in the loss, or over those of them where `where_BT` is True. Steps
+    without such tokens do not log it."""
 
     values_BT: Tensor
     where_BT: Tensor | None = None
@@ -78,7 +78,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Max:
-    """A metric: the maximum of non-negative values over the tokens that count."""
+    """A metric: the maximum of non-negative values over the tokens in the loss."""
 
     values_BT: Tensor
 
@@ -101,13 +101,13 @@ class ReducedMean:
 
     @property
     def value(self) -> float | None:
-        """None if no token counted."""
+        """The mean, or None over no tokens."""
         return self.total / self.count if self.count else None
 
 
 @dataclass(frozen=True)
 class ReducedMax:
-    """A maximum of maxima."""
+    """A maximum, which combines with those of other micro-batches, ranks and gradient steps."""
 
     value: float
 
@@ -120,8 +120,8 @@ Reduced = ReducedMean | ReducedMax
 
 @dataclass(frozen=True)
 class PerToken:
-    """What an option of the objective returns: a value for each token, [B, T], and metrics by the name that they are
-    logged under."""
+    """The result of an option of the objective: a value for each token, [B, T], and metrics under the names by which
+    they are logged."""
 
     values_BT: Tensor
     metrics: Mapping[str, Metric] = field(default_factory=dict)

@@ -1,1 +1,1 @@
-"""Several processes: what they exchange, and weights that are sharded over them."""
+"""Training with several processes: the data that they exchange, and sharded weights."""

@@ -13,28 +13,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run. With one process, every method returns its argument."""
+    """The place of this process among those of the run. With one process, nothing is exchanged."""
 
     rank: int = 0
     size: int = 1
 
     @staticmethod
     def current() -> Ranks:
-        """The process group that Lightning's strategy has set up, if any."""
+        """Returns the place in the process group that Lightning's strategy has set up, if there is one."""
         if not (dist.is_available() and dist.is_initialized()):
             return Ranks()
         return Ranks(dist.get_rank(), dist.get_world_size())
 
     def owns(self, place: int) -> bool:
-        """Whether an item at this place of a sequence falls to this rank."""
+        """Whether the item at this place of a sequence belongs to this rank."""
         return place % self.size == self.rank
 
     def mine(self, items: Sequence[T]) -> Sequence[T]:
-        """This rank's share of a sequence that all ranks know, dealt like cards."""
+        """Returns this rank's share of a sequence that all ranks know: every `size`-th item."""
         return items[self.rank :: self.size]
 
     def gather(self, items: Sequence[T]) -> list[T]:
-        """The items of all ranks, rank by rank, on every rank."""
+        """Returns the items of all ranks, rank by rank, on every rank."""
         if self.size == 1:
             return list(items)
         parts: list[list[T]] = [[] for _ in range(self.size)]
@@ -42,5 +42,5 @@ class Ranks:
         return [item for part in parts for item in part]
 
     def max(self, value: int) -> int:
-        """The largest of the ranks' values."""
+        """Returns the largest value of all ranks."""
         return max(self.gather([value]))

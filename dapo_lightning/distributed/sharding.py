@@ -1,5 +1,5 @@
-"""Policies sharded over the ranks (FSDP2: each rank holds a part of every weight, gradient and optimizer state), and
-where they differ from replicated ones."""
+"""Shards policies over the ranks with FSDP2 (each rank holds a part of every weight, gradient and optimizer state), and
+hides the differences from replicated policies."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class FSDP2(ModelParallelStrategy):
     strategy, so that any strategy can load them.
 
     Args:
-        timeout_minutes: how long a rank waits for the others, for example while the first writes a checkpoint, before
-            the run is given up.
+        timeout_minutes: how long a rank waits for the others, for example while the first rank writes a checkpoint,
+            before the run fails.
     """
 
-    shards_weights: ClassVar[bool] = True  # read before anything is built, as by the plan
+    shards_weights: ClassVar[bool] = True  # read from the class, before anything is built
 
     def __init__(self, timeout_minutes: float = 60.0, process_group_backend: str | None = None):
         super().__init__(
@@ -44,15 +44,15 @@ class FSDP2(ModelParallelStrategy):
         self._data_parallel_size, self._tensor_parallel_size = self.world_size, 1
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """As Lightning's, which ignores the `weights_only=False` that `fit` was given."""
+        """Loads with `weights_only=False`, because Lightning ignores the value given to `fit`."""
         return super().load_checkpoint(checkpoint_path, weights_only=False)
 
 
 def shard(model: PreTrainedModel, mesh: DeviceMesh, compute_dtype: torch.dtype | None) -> None:
-    """Shards the weights in place, layer by layer; weights outside of layers (embeddings, head) are one more part.
+    """Shards the weights in place, layer by layer. Weights outside the layers (embeddings, head) form one more part.
 
     Args:
-        compute_dtype: dtype of the gathered weights; None: their own. Shards and gradients keep the dtype of the
+        compute_dtype: dtype of the gathered weights; None keeps theirs. Shards and gradients have the dtype of the
             weights.
     """
     precision = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=model.dtype)
@@ -67,7 +67,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 @contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
-    """Whole weights on every rank for the block, which all ranks enter and leave together.
+    """Gathers all weights on every rank for the block, which all ranks must enter and leave together.
 
     With sharded weights every decoding step would be a collective that fetches all weights, and all ranks would have to
     wait for the longest completion.
@@ -85,15 +85,15 @@ def gathered(model: nn.Module) -> Iterator[None]:
 
 
 def exchanging_gradients(model: nn.Module | None, is_last: bool) -> AbstractContextManager[None]:
-    """The context of a backward pass: replicas (DDP) exchange gradients only in the last one of a gradient step."""
+    """The context of a backward pass. Replicas (DDP) exchange gradients only in the last one of a gradient step."""
     return nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync()
 
 
 def full_tensor(value: Tensor) -> Tensor:
-    """The whole of a tensor of which each rank may hold a part; a collective if it is sharded."""
+    """Returns the full tensor if each rank holds only a part of it. This is a collective for sharded tensors."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def full_state_dict(model: nn.Module) -> dict[str, Any]:
-    """All weights on the CPU of rank 0, none on other ranks; a collective."""
+    """Returns all weights, on the CPU, on rank 0, and nothing on other ranks. This is a collective."""
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

@@ -1,1 +1,1 @@
-"""Prompts to graded groups: which prompts a step draws, and which groups it keeps."""
+"""From prompts to graded groups: which prompts a step draws, and which groups it keeps."""

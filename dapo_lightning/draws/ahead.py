@@ -1,5 +1,5 @@
-"""Generation ahead of demand, to save time. It changes the cost of a step, but not the groups that it trains on, except
-that surplus groups which are carried to the next step depend on it."""
+"""Generates groups ahead of demand to save time. This changes the cost of a step but not the groups that it trains on,
+unless surplus groups are carried to the next step."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from dapo_lightning.draws.stream import PromptStream
 from dapo_lightning.types import Group, NumberedPrompt, PendingGroup, Verdict
 
 Generate = Callable[[Sequence[NumberedPrompt]], Iterable[Sequence[PendingGroup]]]
-"""Prompts -> their groups in order. Groups that are generated together come in one sequence, and are generated only
-when that sequence is requested."""
+"""Prompts -> their groups in order. Each sequence holds groups that are generated together, once it is requested."""
 
 
 @dataclass(frozen=True)
 class KeepRate:
-    """The share of recent groups that were kept; 1 before any was seen.
+    """The share of recent groups that were kept; 1 before the first group.
 
     Each step weighs 0.7 times as much as the next, so the rate follows a learning policy within about three steps.
     """
@@ -34,17 +33,17 @@ class KeepRate:
         return self.kept / self.seen if self.seen else 1.0
 
     def decayed(self) -> KeepRate:
-        """The same rate with less weight, after a step has passed."""
+        """Returns the same rate with less weight, for the next step."""
         return KeepRate(0.7 * self.seen, 0.7 * self.kept)
 
     def updated(self, verdicts: Sequence[Verdict]) -> KeepRate:
-        """The rate that includes these verdicts."""
+        """Returns the rate that includes these verdicts."""
         return KeepRate(self.seen + len(verdicts), self.kept + sum(verdict.keep for verdict in verdicts))
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A group's record and the decision about it; exchanged between ranks."""
+    """The record of a group and the decision about it. Ranks exchange these."""
 
     record: GroupRecord
     verdict: Verdict
@@ -53,16 +52,17 @@ class Judged:
 class AheadGenerator:
     """Generates and judges the prompts of one DAPO step, on demand and ahead of it.
 
-    A round that is requested is generated together with as many further prompts as the recent keep rate suggests will
-    be needed, unless no further round can follow and surplus groups are dropped. Generation stops early, between two
-    batches of the rollout, as soon as enough groups are known to be kept; not if surplus groups are carried to the next
-    step, which can use them.
+    With each requested round, it also generates the further prompts that will probably be needed, judging by the recent
+    keep rate. It does not if no further round can follow and surplus groups are dropped. Generation stops early,
+    between two batches of the rollout, as soon as enough groups are known to be kept. It does not if surplus groups are
+    carried to the next step, which can use them.
 
-    Every rank generates its share of the prompts; verdicts and records are then exchanged, so that all ranks know the
-    same. One rank may stop as soon as it has kept enough groups itself: its remaining prompts have higher numbers.
+    Every rank generates its share of the prompts. The ranks then exchange verdicts and records, so that all have the
+    same information. A rank may stop as soon as it has kept enough groups itself, because its remaining prompts have
+    higher numbers.
 
     Attributes:
-        judged: of all ranks, by prompt number.
+        judged: groups of all ranks, by prompt number.
         kept: the kept groups that this rank generated.
         num_rounds: how many times prompts were generated.
         end: number after the last prompt that was given to the ranks.
@@ -86,15 +86,15 @@ class AheadGenerator:
         self.num_rounds, self.end = 0, start
 
     def num_kept(self, count: int | None = None) -> int:
-        """How many of the first `count` prompts of this step are known to be kept; None: of all."""
+        """Returns how many of the first `count` prompts of this step (None: of all) are known to be kept."""
         stop = math.inf if count is None else self._start + count
         return sum(judged.verdict.keep for number, judged in self.judged.items() if number < stop)
 
     def generate(self, count: int, is_last: bool) -> None:
-        """Makes the verdicts on the first `count` prompts of this step known, or on enough of them.
+        """Generates and judges the first `count` prompts of this step, or as many of them as are needed.
 
         Args:
-            is_last: no further round can follow this one, so nothing is generated ahead.
+            is_last: whether no further round can follow; then nothing is generated ahead of demand.
         """
         missing = self._wanted - self.num_kept()
         if missing <= 0 or self._start + count <= self.end:
@@ -111,10 +111,10 @@ class AheadGenerator:
         self.num_rounds += 1
 
     def _judge(self, pending: Iterable[Sequence[PendingGroup]], enough: float) -> list[tuple[Group, Judged]]:
-        """The groups with their verdicts, in order; no more are generated once `enough` are known to be kept.
+        """Returns the groups with their verdicts, in order. Generation stops once `enough` are known to be kept.
 
-        Grades are awaited as late as possible, so that they are made while the next groups are generated: only once the
-        groups without a grade could complete the number, and at the end.
+        It waits for grades as late as possible, so that grading and generation overlap: only when the groups without a
+        grade could complete the number, and at the end.
         """
         judged: list[tuple[Group, Judged]] = []
         ungraded: deque[PendingGroup] = deque()

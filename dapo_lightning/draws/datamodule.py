@@ -1,4 +1,4 @@
-"""Serves prompts: an endless stream to training, plain batches to validation."""
+"""Serves prompts: an endless stream for training, and batches for validation."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ class PromptDataModule(L.LightningDataModule):
         length_limit: how long prompts may be.
         num_prompts_per_step: groups that a DAPO step trains on, over all ranks.
         num_steps: DAPO steps; 0 serves held-out prompts only and does not load the train split.
-        num_validation_prompts: how many held-out prompts, from the first, are evaluated; None: all.
-        seed: of the order in which train prompts are drawn.
-        num_prompts_per_batch: held-out prompts sampled at once on one rank.
+        num_validation_prompts: how many held-out prompts are evaluated, from the first on; None evaluates all.
+        seed: seed of the order in which train prompts are drawn.
+        num_prompts_per_batch: number of held-out prompts that one rank samples at once.
 
     Attributes:
-        counts: how many prompts each split holds ("train", "validation"), were dropped as too long ("..._dropped"), are
-            evaluated, and of these, how many occur in the train split as well ("repeated").
+        counts: number of prompts in each split ("train", "validation"), of prompts dropped as too long
+            ("..._dropped"), of held-out prompts that are evaluated ("evaluated"), and of those among them that the
+            train split contains as well ("repeated").
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class PromptDataModule(L.LightningDataModule):
         if num_validation_prompts is not None and num_validation_prompts > len(held_out):
             raise DataError(
                 f"evaluation.num_prompts={num_validation_prompts}, but the dataset holds {len(held_out)} held-out "
-                "prompts: lower it (null: all prompts), or let the dataset hold more."
+                "prompts: lower it (null evaluates all), or use a larger dataset."
             )
         self._loader = DrawLoader(PromptDraws(PromptStream(train, seed), num_prompts_per_step), num_steps)
         self._held_out = [NumberedPrompt(row, prompt) for row, prompt in enumerate(held_out[:num_validation_prompts])]
@@ -77,25 +78,25 @@ class PromptDataModule(L.LightningDataModule):
         self.counts["repeated"] = len(pairs)
         if pairs:
             log.warning(
-                "%d of %d held-out prompts are trained on as well (%s is %s, for one): their scores say little about "
-                "new prompts", len(pairs), len(self._held_out), pairs[0][1], pairs[0][0],
+                "%d of %d held-out prompts are also train prompts (for example, %s equals %s): their scores say little "
+                "about new prompts", len(pairs), len(self._held_out), pairs[0][1], pairs[0][0],
             )  # fmt: skip
 
     def train_dataloader(self) -> DrawLoader:
-        """The draws, once for each DAPO step."""
+        """Returns the draws, once for each DAPO step."""
         return self._loader
 
     def val_dataloader(self) -> ValidationBatches:
-        """This rank's held-out prompts, in batches."""
+        """Returns the held-out prompts of this rank, in batches."""
         return ValidationBatches(Ranks.current().mine(self._held_out), self._num_prompts_per_batch)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Returns the batch as it is: text has no device."""
+        """Returns the batch unchanged, because text has no device."""
         return batch
 
 
 class ValidationBatches:
-    """Lists of prompts; one empty list for a rank that has none, because Lightning refuses ranks without batches."""
+    """Lists of prompts. A rank without prompts gets an empty list, because Lightning requires a batch on every rank."""
 
     def __init__(self, prompts: Sequence[NumberedPrompt], batch_size: int):
         self._batches = [list(prompts[i : i + batch_size]) for i in range(0, len(prompts), batch_size)] or [[]]

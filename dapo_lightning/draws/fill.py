@@ -21,9 +21,10 @@ from dapo_lightning.types import Group
 
 @dataclass(frozen=True)
 class DrawState:
-    """What a run remembers of its draws from one DAPO step to the next; the same on every rank.
+    """What a DAPO step needs to know of the draws before it. It is the same on every rank.
 
-    `num_drawn`: prompts that the steps so far have used up. `carried`: useful groups left over from the last step.
+    `num_drawn` counts the prompts that earlier steps have used up. `carried` holds useful groups left over from the
+    last step.
     """
 
     num_drawn: int = 0
@@ -32,8 +33,8 @@ class DrawState:
 
 
 class PromptDraws:
-    """The prompts of a run, and how many groups each DAPO step needs. `fill` samples from it, inside the step: so
-    completions come from the weights that are about to be trained, in the context of the strategy and the precision."""
+    """The prompts of a run, and the number of groups that a DAPO step needs. `fill` samples from them inside the step,
+    so that completions come from the weights that are about to be trained, under the same strategy and precision."""
 
     def __init__(self, stream: PromptStream, num_groups: int):
         self.stream, self.num_groups = stream, num_groups
@@ -65,17 +66,17 @@ class DrawLoader:
 @dataclass(frozen=True)
 class Batch:
     """The groups of one DAPO step, and how they were found. It is the same on every rank, except that a rank may know
-    the old log-probs of its own groups only.
+    only the old log-probs of its own groups.
 
     Args:
-        groups: those that are trained on, in order of their numbers; the first `num_carried` come from the last step.
+        groups: the groups to train on, in order of their numbers; the first `num_carried` come from the last step.
         surplus: useful groups that are carried to the next step.
-        reasons: how many of the prompts that this step used up had which verdict.
-        records: of all groups that were generated, those trained on included.
+        reasons: number of prompts with each verdict, among those that this step used up.
+        records: records of all groups that were generated, including those that are trained on.
         num_drawn: number of prompts that the run has used up after this step.
         num_rounds: how many times prompts were generated.
-        keep_rate: as known after this step.
-        warning: why the batch is short of groups, if it is.
+        keep_rate: keep rate after this step.
+        warning: why the batch is short of groups; None if it is full.
     """
 
     groups: tuple[Group, ...]
@@ -90,12 +91,12 @@ class Batch:
 
     @property
     def used(self) -> list[GroupRecord]:
-        """The records of the prompts that this step used up; the others will be drawn again, as if never generated."""
+        """The records of the prompts that this step used up. The others will be drawn again."""
         return [record for record in self.records if record.number < self.num_drawn]
 
     @property
     def next_state(self) -> DrawState:
-        """What the next step begins with."""
+        """The state for the next step."""
         return DrawState(self.num_drawn, self.keep_rate, self.surplus)
 
     def scores_PG(self) -> Tensor:
@@ -110,12 +111,12 @@ class Batch:
 def fill(draws: PromptDraws, generate: Generate, sampling: SamplingOption, ranks: Ranks = Ranks()) -> Batch:  # noqa: B008
     """Samples rounds of prompts until the wanted number of groups is kept, or the sampling option asks for no more.
 
-    This loop is all there is to dynamic sampling. Which prompts a step uses up and which groups it trains on follow
-    from the sizes of its rounds, which depend only on the keep rate within this step. What `AheadGenerator` generates
-    ahead of them, or stops generating, has no influence; but if surplus groups are carried, the step uses up all it
+    This loop is the whole of dynamic sampling. The sizes of its rounds determine which prompts a step uses up and which
+    groups it trains on, and they depend only on the keep rate within this step. `AheadGenerator` has no influence on
+    them, whatever it generates ahead of demand; but if surplus groups are carried, the step uses up everything that was
     generated.
 
-    All ranks run the same rounds, and the result is that of one process. `draws` does not change.
+    All ranks run the same rounds, with the same result as a single process. `draws` does not change.
 
     Raises:
         SamplingError: if the batch is short of groups and the sampling option asks for an error.
@@ -136,13 +137,13 @@ def fill(draws: PromptDraws, generate: Generate, sampling: SamplingOption, ranks
 
 
 def _batch(draws: PromptDraws, source: AheadGenerator, sampling: SamplingOption, end: int, ranks: Ranks) -> Batch:
-    """The first groups kept among the prompts before number `end`, and the surplus if it is carried."""
+    """Takes the first kept groups among the prompts before number `end`, and the surplus if it is carried."""
     carried, num_groups = draws.state.carried, draws.num_groups
     end, limit = (source.end, 2 * num_groups - 1) if sampling.carries else (end, num_groups)
     kept = sorted(ranks.gather(source.kept), key=lambda group: group.number)
     taken = [*carried, *(group for group in kept if group.number < end)][:limit]
     if sampling.carries and len(taken) == limit:
-        end = taken[-1].number + 1  # there is no room for the rest: it is drawn again
+        end = taken[-1].number + 1  # the rest does not fit and is drawn again
     groups = tuple(taken[:num_groups])
     surplus = tuple(group for group in taken[num_groups:] if group.scores_G().isfinite().all())
     reasons = Counter(judged.verdict.reason for number, judged in source.judged.items() if number < end)

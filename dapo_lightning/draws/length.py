@@ -23,8 +23,8 @@ class LengthLimit:
 
     Args:
         max_prompt_tokens: longer prompts are dropped and counted; None drops none.
-        max_new_tokens: tokens of the longest completion.
-        max_positions: positions of the policy; None if it states no limit.
+        max_new_tokens: number of tokens in the longest completion.
+        max_positions: number of positions of the policy; None if it states no limit.
 
     Raises:
         DataError: if the longest prompt and the longest completion together exceed the positions of the policy.
@@ -44,7 +44,7 @@ class LengthLimit:
             )
 
     def filter(self, prompts: Sequence[Prompt], encode: Encode, split: str) -> list[Prompt]:
-        """The prompts that are short enough.
+        """Returns the prompts that are short enough.
 
         Raises:
             DataError: if a prompt cannot be encoded, if one is too long for the policy, or if none is left.
@@ -60,7 +60,7 @@ class LengthLimit:
         if not kept:
             raise DataError(
                 f"all {len(prompts)} {split} prompts have more than max_prompt_tokens={self.max_prompt_tokens} tokens "
-                f"(the shortest {min(lengths)}): raise it."
+                f"(the shortest has {min(lengths)}): raise it."
             )
         if len(kept) < len(prompts):
             log.warning("dropped %d of %d %s prompts: more than max_prompt_tokens=%d tokens",

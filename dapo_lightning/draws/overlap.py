@@ -1,4 +1,4 @@
-"""Held-out prompts that are trained on as well."""
+"""Finds held-out prompts that are also train prompts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dapo_lightning.types import Prompt
 
 
 def repeated(train: Sequence[Prompt], held_out: Sequence[Prompt]) -> list[tuple[str, str]]:
-    """The held-out prompts that equal a train prompt up to white space and case; chats are compared by the contents of
-    their messages.
+    """Finds the held-out prompts that equal a train prompt up to white space and case. Chats are compared by the
+    contents of their messages.
 
     Returns:
-        For each of them, in order, two sources: of the first train prompt that equals it, and its own.
+        For each of them, in order, the source of the first train prompt that equals it, and its own source.
     """
     first: dict[tuple[str, ...], str] = {}
     for prompt in train:

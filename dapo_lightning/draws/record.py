@@ -1,4 +1,4 @@
-"""What remains of a group once its tokens are gone."""
+"""The part of a group that is kept after the step: its numbers without its tokens."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dapo_lightning.types import Group
 
 @dataclass(frozen=True)
 class GroupRecord:
-    """The numbers of a group that metrics are made of, small enough to send to every rank: tuples have one entry for
-    each of the G completions; entropies (nats) and probabilities are summed over all tokens that the policy wrote."""
+    """The numbers of a group that metrics need, small enough to send to every rank. Tuples have one entry for each of
+    the G completions. Entropies (nats) and probabilities are summed over all tokens that the policy wrote."""
 
     number: int
     source: str
@@ -27,7 +27,7 @@ class GroupRecord:
 
     @staticmethod
     def of(group: Group) -> GroupRecord:
-        """The record of a graded group."""
+        """Returns the record of a graded group."""
         grades, trajectories = group.grades, group.trajectories
         return GroupRecord(
             number=group.number,

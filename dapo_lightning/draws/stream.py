@@ -10,8 +10,8 @@ from dapo_lightning.types import NumberedPrompt, Prompt
 
 
 class PromptStream:
-    """Number n is the same prompt in every run with this seed and on every rank, whatever was taken before it: the only
-    state of a run is how many prompts it has taken."""
+    """Number n is the same prompt in every run with this seed and on every rank, whatever was taken before it. The only
+    state of a run is therefore the number of prompts that it has taken."""
 
     def __init__(self, prompts: Sequence[Prompt], seed: int):
         self._prompts, self._seed = prompts, seed
@@ -19,7 +19,7 @@ class PromptStream:
         self._order = np.empty(0, dtype=int)
 
     def take(self, start: int, stop: int) -> list[NumberedPrompt]:
-        """The prompts with numbers start .. stop - 1."""
+        """Returns the prompts with numbers start .. stop - 1."""
         return [NumberedPrompt(number, self._prompt(number)) for number in range(start, stop)]
 
     def _prompt(self, number: int) -> Prompt:

@@ -1,4 +1,4 @@
-"""Prompts -> graded groups: encode, generate, decode, grade. Training and evaluation both sample through here."""
+"""Prompts -> graded groups: encode, generate, decode, grade. Both training and evaluation use this."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RolloutWorker:
 
     Args:
         seed: keys the sampling noise, together with the stream and the number of each prompt.
-        clock: is charged under "generate" and "grade".
+        clock: measures the time spent under "generate" and "grade".
     """
 
     policy: Policy
@@ -37,7 +37,7 @@ class RolloutWorker:
         stream: str,
         policy_step: int = 0,
     ) -> list[Group]:
-        """One group of `num_completions` for each prompt, in order.
+        """Returns one group of `num_completions` for each prompt, in order.
 
         Raises:
             RewardError: naming the prompt, if the reward does not give one grade for each completion.
@@ -53,12 +53,12 @@ class RolloutWorker:
         stream: str,
         policy_step: int = 0,
     ) -> Iterator[list[PendingGroup]]:
-        """The same groups, in lists of those that the rollout generates together, when each list is requested.
+        """Yields the same groups in lists. The groups of a list are generated together, once the list is requested.
 
-        They are graded while the next ones are generated. Waiting for a group may raise what `__call__` raises.
+        Groups are graded while the next ones are generated. Waiting for a group may raise the errors of `__call__`.
 
         Args:
-            stream: what the prompts are for ("train", "validation"): each stream has noise of its own.
+            stream: the purpose of the prompts ("train" or "validation"), each of which has its own noise.
             policy_step: number of DAPO steps that the policy has been trained for.
         """
         if not prompts:  # a rank's share of a small round can be empty

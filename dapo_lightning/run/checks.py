@@ -50,23 +50,14 @@ def _check_batches(config: Mapping[str, Any]) -> None:
             "of one prompt with each other, so a group needs at least two (the paper: 16)."
         )
     prompts, steps = config["num_prompts_per_step"], config["num_gradient_steps"]
-    if prompts % steps:
+    devices, nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
+    ranks = devices * nodes if isinstance(devices, int) and devices > 0 else 1  # "auto" and -1: Lightning counts them
+    if prompts % (steps * ranks):
+        times = f" times {ranks} processes" if ranks > 1 else ""
         raise ConfigError(
-            f"num_prompts_per_step={prompts} cannot be split into num_gradient_steps={steps} equal mini-batches of "
-            "whole groups: make num_prompts_per_step a multiple of num_gradient_steps."
+            f"num_prompts_per_step={prompts} cannot be divided into num_gradient_steps={steps} equal mini-batches of "
+            f"whole groups: make num_prompts_per_step a multiple of num_gradient_steps{times} ({steps * ranks})."
         )
-    ranks = _num_ranks(config["trainer"])
-    if ranks is not None and prompts % (steps * ranks):
-        raise ConfigError(
-            f"num_prompts_per_step={prompts} cannot be shared equally by {ranks} processes in "
-            f"num_gradient_steps={steps} mini-batches: use a multiple of {steps * ranks}."
-        )
-
-
-def _num_ranks(trainer: Mapping[str, Any]) -> int | None:
-    """Returns the number of processes, or None if Lightning chooses it ("auto" or -1: all devices)."""
-    devices = trainer["devices"]
-    return devices * trainer["num_nodes"] if isinstance(devices, int) and devices > 0 else None
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:

@@ -143,8 +143,8 @@ def load_resumed(config: DictConfig) -> DictConfig:
         saved.trainer = OmegaConf.merge(config.trainer, {"precision": saved.trainer.precision})
         free = [o for o in free if overrides[o] == "num_steps"]
     saved.merge_with(OmegaConf.from_dotlist(free), {"resume": str(folder)})
-    if saved.num_steps < steps_done(checkpoint):
-        raise ConfigError(f"num_steps={saved.num_steps}: {checkpoint} already holds {steps_done(checkpoint)} steps.")
+    if saved.num_steps < (done := steps_done(checkpoint)):
+        raise ConfigError(f"num_steps={saved.num_steps}: {checkpoint} already holds {done} steps: use at least {done}.")
     return saved
 
 

@@ -33,15 +33,13 @@ def groups() -> dict[str, str | None]:
 @cache
 def options(group: str) -> dict[str, str]:
     """Returns the options of a group with the first comment of their files, without old names."""
-    files = sorted((CONF / group).glob("*.yaml"))
-    return {path.stem: first_comment(path) for path in files if f"{group}={path.stem}" not in RENAMED}
-
-
-def first_comment(path: Path) -> str:
-    """Returns the first comment of a file that is not a directive for Hydra."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    comments = [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
-    return comments[0] if comments else ""
+    found = {}
+    for path in sorted((CONF / group).glob("*.yaml")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        comments = [line.lstrip("# ") for line in lines if line.startswith("#") and "@package" not in line]
+        if f"{group}={path.stem}" not in RENAMED:
+            found[path.stem] = comments[0] if comments else ""
+    return found
 
 
 def is_global(group: str) -> bool:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 
-_INTERACTIVE = ("bash", "interactive")  # job names for which Lightning, too, starts further processes itself
+_INTERACTIVE = ("bash", "interactive")  # Lightning, too, treats jobs with these names as interactive
 
 
 def in_job() -> bool:
@@ -20,26 +20,26 @@ def is_restarted() -> bool:
 
 
 def is_first_task() -> bool:
-    """Whether this process speaks for the job."""
+    """Whether this process is the first task, which acts for the whole job."""
     return os.environ.get("SLURM_PROCID", "0") == "0"
 
 
 def tasks() -> tuple[int, int]:
-    """Returns the tasks per node and the nodes of this job."""
+    """Returns the number of tasks per node and the number of nodes of this job."""
     nodes = int(os.environ.get("SLURM_NNODES", 1))
     return int(os.environ.get("SLURM_NTASKS_PER_NODE", int(os.environ["SLURM_NTASKS"]) // nodes)), nodes
 
 
 def job_id() -> str:
-    """Returns an id of this job only: the plain id of an array's last job is also that of the whole array."""
+    """Returns an id of this job alone. (The plain id of the last job of an array is also the id of the whole array.)"""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
 def is_cancelled() -> bool:
-    """Whether this job is ending, for example after scancel. A job that must make room for another one still runs.
+    """Whether this job is ending, for example after scancel. (A preempted job is still running.)
 
-    True also if SLURM does not answer: in doubt, a job is not requeued.
+    It is also true if SLURM does not answer, because a cancelled job must not be requeued.
     """
     return _squeue("%T") in ("COMPLETING", "")
 
@@ -70,7 +70,7 @@ def _squeue(format: str) -> str:
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Tries three times, because a busy or restarting controller answers late."""
+    """Runs a command up to three times, because a busy or restarting controller may not answer."""
     for pause in (1.0, 4.0, None):
         try:
             answer = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-"""Stops a run between two DAPO steps when a signal asks for it; under SLURM its job is then requeued."""
+"""Stops a run between two DAPO steps after a signal. Under SLURM, the job is then requeued."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dapo_lightning.utils.checkpoints import latest
 
 log = logging.getLogger(__name__)
 
-TIME_LIMIT = signal.SIGUSR1  # `sbatch --signal=USR1@seconds` sends it that long before the time limit
+TIME_LIMIT = signal.SIGUSR1  # `sbatch --signal=USR1@<seconds>` sends it so many seconds before the time limit
 SIGNALS = (signal.SIGTERM, TIME_LIMIT)
 SPARE_SECONDS = 15.0
 
@@ -28,8 +28,8 @@ SPARE_SECONDS = 15.0
 class Stop(L.Callback):
     """Ends training before the next DAPO step once any rank has received SIGTERM or SLURM's warning.
 
-    It acts only within `listening`. There it replaces Lightning's handlers, which start a collective inside the signal
-    handler, wherever each rank is at that moment, and save a checkpoint in the middle of a step.
+    It is active only within `listening`, where it replaces Lightning's signal handlers. Those would start a collective
+    while each rank is at another point of its work, and would save a checkpoint in the middle of a step.
 
     Args:
         checkpoints: folder of the run's checkpoints.
@@ -39,8 +39,8 @@ class Stop(L.Callback):
         self.checkpoints = Path(checkpoints)
         self.received: list[signal.Signals] = []
         self._is_listening = False
-        self._first_checkpoint: Path | None = None  # the newest one at the start
-        self._job_ends_at: float | None = None  # on the monotonic clock, like the next one
+        self._first_checkpoint: Path | None = None  # the newest checkpoint at the start
+        self._job_ends_at: float | None = None  # on the monotonic clock, as is the next value
         self._last_step_began: float | None = None
         self._longest_step = 0.0  # seconds, including the evaluation after the step
         self._is_over = threading.Event()
@@ -49,8 +49,8 @@ class Stop(L.Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handles signals in the block. A SLURM job that reaches its time limit or must make room for another one is
-        requeued after the run has stopped or, if its step takes too long, just before the limit."""
+        """Handles signals in the block. A SLURM job that reaches its time limit or is preempted is requeued after the
+        run has stopped, or just before the limit if the current step takes too long."""
         self._first_checkpoint = latest(self.checkpoints)
         if slurm.in_job() and slurm.is_first_task():
             threading.Thread(target=self._watch_time, daemon=True).start()
@@ -92,7 +92,7 @@ class Stop(L.Callback):
                 signal.signal(number, lambda number, _: self.received.append(signal.Signals(number)))
 
     def _check_time(self) -> None:
-        """Stops, and so saves, before a step that would exceed the time limit if it took as long as the longest yet."""
+        """Stops, and thereby saves, if a step as long as the longest so far would exceed the time limit."""
         now = time.monotonic()
         if self._last_step_began is not None:
             self._longest_step = max(self._longest_step, now - self._last_step_began)
@@ -102,20 +102,18 @@ class Stop(L.Callback):
             self.received.append(TIME_LIMIT)
 
     def _watch_time(self) -> None:
-        """Runs in a thread, since at the time limit this process may be waiting for other ranks, deaf to signals."""
+        """Runs in a thread, because a main thread that waits for other ranks does not handle signals."""
         while (left := slurm.seconds_left()) is not None:
             self._job_ends_at = time.monotonic() + left
             if left <= SPARE_SECONDS:
-                log.warning(
-                    "the time limit comes before the end of the DAPO step or evaluation, which will be repeated"
-                )
+                log.warning("the DAPO step or evaluation cannot finish before the time limit and will be repeated")
                 self._requeue()
                 return
             if self._is_over.wait(left - SPARE_SECONDS):
                 return
 
     def _requeue(self) -> None:
-        makes_room = signal.SIGTERM in self.received  # for another job, perhaps long before the time limit
+        makes_room = signal.SIGTERM in self.received  # was preempted, perhaps long before the time limit
         if self._is_requeued:
             return
         if latest(self.checkpoints) == self._first_checkpoint and not makes_room:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Writes files that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to, and renames it into place when the block ends without an error: a kill or
-    an error in between leaves the file that was there before. After an error nothing half-written is left, as the disk
-    may be full."""
+    """Yields a temporary path beside `path`, and renames it into place if the block ends without an error. A kill or an
+    error leaves the previous file as it was. After an error the temporary file is removed, because the disk may be
+    full."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     try:

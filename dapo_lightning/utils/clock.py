@@ -1,4 +1,4 @@
-"""Wall time by what it is spent on."""
+"""Measures wall time by activity."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 class Clock:
-    """Seconds spent under each name so far. Time is charged once: a block inside a block belongs to the outer one."""
+    """Seconds spent under each name so far. Time counts once: a block inside another adds to the outer name only."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -20,8 +20,8 @@ class Clock:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Adds the wall time of the block to `name`. Waits for the GPU, so that no other block is charged for its
-        work."""
+        """Adds the wall time of the block to `name`. It waits for the GPU, whose work would otherwise count for a later
+        block."""
         if self._is_running:
             yield
             return
@@ -34,7 +34,7 @@ class Clock:
 
     @contextmanager
     def remainder(self, name: str) -> Iterator[None]:
-        """Adds to `name` the wall time of the block that is not charged to other names within it."""
+        """Adds the wall time of the block that other names within it do not account for to `name`."""
         if self._is_running:
             yield
             return
@@ -45,7 +45,7 @@ class Clock:
             self.seconds[name] += max(0.0, _now() - start - (sum(self.seconds.values()) - charged))
 
     def lap(self) -> dict[str, float]:
-        """Seconds spent under each name since the last lap."""
+        """Returns the seconds spent under each name since the last call."""
         before, self._at_last_lap = self._at_last_lap, dict(self.seconds)
         return {name: total - before.get(name, 0.0) for name, total in self.seconds.items()}
 

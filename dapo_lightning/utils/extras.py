@@ -1,4 +1,4 @@
-"""Which extra of this package brings an optional package, as pyproject.toml has it."""
+"""Finds the extra of this package that installs an optional package."""
 
 from __future__ import annotations
 

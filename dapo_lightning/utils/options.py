@@ -1,4 +1,4 @@
-"""What the options of a configuration declare about themselves, read from their classes before anything is built."""
+"""Reads class attributes of the options of a configuration, before anything is built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hydra overrides and nested settings as text: what run folders, resuming and the study compare."""
+"""Hydra overrides and nested settings in the form in which run folders, resuming and the study compare them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 ORIGIN = ("choices", "overrides", "commits")
-"""What config.yaml holds beside the settings: the option of each group, the overrides, and the versions of the code
+"""The keys of config.yaml that are not settings: the option of each group, the overrides, and the versions of the code
 (more than one if the run was continued with another version)."""
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """`{"clip": {"upper": 1.28}}` as `{"clip.upper": 1.28}`."""
+    """Turns `{"clip": {"upper": 1.28}}` into `{"clip.upper": 1.28}`."""
     if isinstance(value, Mapping) and value:
         return {name: leaf for key in value for name, leaf in leaves(value[key], f"{path}.{key}").items()}
     return {path.lstrip("."): value}
 
 
 def override_key(override: str) -> str:
-    """`clip.upper` of `++clip.upper=1.4`."""
+    """Returns `clip.upper` for `++clip.upper=1.4`."""
     return override.lstrip("+~").partition("=")[0]

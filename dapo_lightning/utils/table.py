@@ -1,4 +1,4 @@
-"""Tables as text."""
+"""Formats tables as text."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], style: str = 
     """
     cells = [[str(cell) for cell in row] for row in rows]
     if style == "pipe":
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]  # else a cell would become two
-    align = {"colalign": ("left", *["right"] * (len(header) - 1))} if cells else {}  # tabulate aligns no empty table
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]  # or it would split the cell
+    align = {"colalign": ("left", *["right"] * (len(header) - 1))} if cells else {}  # not for an empty table
     return tabulate(cells, header, tablefmt=style, disable_numparse=True, **align)

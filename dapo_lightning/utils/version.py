@@ -1,4 +1,4 @@
-"""Which version of the code a run is made with."""
+"""Identifies the version of the code that makes a run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ CHANGED = "+changes"
 
 @cache
 def code_version() -> str:
-    """The commit of the code, with `+changes` if the code differs from it; the package's version outside a checkout.
+    """Returns the commit of the code, with `+changes` if the code differs from it. Outside a checkout, it returns the
+    version of the package.
 
-    Only files that git knows are compared, and only code and configuration: notes lying about change no run.
+    Only tracked files of the code and the configuration are compared, because other files do not affect a run.
     """
     if not (_ROOT / ".git").exists():
         return f"version {version('dapo-lightning')}"
