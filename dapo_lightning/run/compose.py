@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,9 @@ from dapo_lightning.utils.overrides import ORIGIN, leaves
 PLAIN = tuple(field.name for field in fields(Settings))
 
 
-@contextmanager
-def initialized() -> Iterator[None]:
-    """Initializes Hydra with conf/ for the block."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF), job_name="train"):
-        yield
+def initialized() -> AbstractContextManager[None]:
+    """Initializes Hydra with conf/ for a block."""
+    return initialize_config_dir(version_base="1.3", config_dir=str(CONF), job_name="train")
 
 
 def compose_run(overrides: Sequence[str]) -> DictConfig:
@@ -54,7 +52,7 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     else:
         resolved = check_settings(composed, choices)
         if any(override.startswith(("+", "~")) for override in overrides):
-            check_targets(resolved)  # only the classes themselves know whether they have such an argument
+            check_targets(resolved)  # only the signatures show which arguments exist
         check_numbers(resolved, base)
     _create(folder)
     return composed

@@ -52,7 +52,11 @@ def _train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule
     weights = full_state_dict(module.model) if is_sharded(module.model) else None  # a collective
     if trainer.is_global_zero:
         module.worker.policy.save(folder / "policy", weights)
-        _finish(module, data, folder)
+        summary = summarize(module.history, module.clock.seconds, data.counts, read_config(folder), folder)
+        write_summary(summary, folder / "summary.json")
+        if (folder / "metrics.csv").exists():  # missing with logger.csv=null
+            draw_curves(folder)
+        print(as_text(summary))
     return _avg_at_k(config, module)
 
 
@@ -60,16 +64,6 @@ def _lacks_evaluation(checkpoint: Path, every: int) -> bool:
     """Whether the run stopped before or during the evaluation that follows the checkpoint."""
     history = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)["history"]
     return history["dapo_steps"] % every == 0 and history["dapo_steps"] not in history["evaluations"]
-
-
-def _finish(module: DAPOModule, data: PromptDataModule, folder: Path) -> None:
-    """Writes the summary and the curves."""
-    saved, seconds = read_config(folder), dict(module.clock.seconds)
-    summary = summarize(module.history, seconds, data.counts, saved["choices"], saved["seed"], folder)
-    write_summary(summary, folder / "summary.json")
-    if (folder / "metrics.csv").exists():  # missing with logger.csv=null
-        draw_curves(folder)
-    print(as_text(summary))
 
 
 def evaluate(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:

@@ -14,12 +14,7 @@ from dapo_lightning.utils.table import table
 
 
 def summarize(
-    history: History,
-    seconds: dict[str, float],
-    prompts: dict[str, int],
-    choices: dict[str, str],
-    seed: int,
-    run_folder: Path,
+    history: History, seconds: Mapping[str, float], prompts: dict[str, int], config: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
     """Returns the content of summary.json.
 
@@ -28,8 +23,8 @@ def summarize(
     """
     steps = sorted(history.evaluations)
     return {
-        "choices": choices,
-        "seed": seed,
+        "choices": config["choices"],
+        "seed": config["seed"],
         "prompts": prompts,
         "before": history.evaluations[steps[0]],
         "after": history.evaluations[steps[-1]],
@@ -41,7 +36,7 @@ def summarize(
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "tokens": {"generated": history.tokens_generated, "trained": history.tokens_trained},
         "peak_memory_mb": round(peak_memory_mb(), 1),
-        "run_folder": str(run_folder),
+        "run_folder": str(folder),
     }
 
 
