@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
 
+from dapo_lightning.callbacks.tensorboard import summary_writers
 from dapo_lightning.types import Group
 from dapo_lightning.utils.atomic import replacing
 
@@ -42,9 +42,8 @@ class SampleCompletions(L.Callback):
         rows = self._rows(step, groups)
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("completions", _table(rows), step)
+        for writer in summary_writers(trainer):
+            writer.add_text("completions", _table(rows), step)
 
     def _rows(self, step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
         return [

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2  # type: ignore[import-untyped]
+
+from dapo_lightning.callbacks.tensorboard import summary_writers
 
 # Category -> chart -> tag, a regular expression. Each chart has one tag, because TensorBoard draws all lines of a run
 # in one colour. TensorBoard merges the layouts of all runs.
@@ -91,7 +92,7 @@ class Dashboard(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
         if not self._has_layout:
-            for writer in _writers(trainer):
+            for writer in summary_writers(trainer):
                 writer.add_custom_scalars(_layout(outputs["step"].metrics))
         self._has_layout = True
 
@@ -100,18 +101,12 @@ class Dashboard(L.Callback):
         is_last = not self._is_complete and steps == pl_module.hparams.get("num_steps")
         values = {name: value for name, value in pl_module.hparams.items() if name not in CHANGED_BY_RESUMING}
         row = [_columns(values, self.numbers, _metric_tags(evaluations[steps])), _start(values)]
-        for writer in _writers(trainer):
+        for writer in summary_writers(trainer):
             for summary in [*(row if not self._has_row else []), *([_end()] if is_last else [])]:
                 # SummaryWriter.add_hparams would create a separate run; step 0 survives the purge when a run is resumed
                 writer._get_file_writer().add_summary(summary, 0)
             writer.flush()
         self._has_row, self._is_complete = True, self._is_complete or is_last
-
-
-def _writers(trainer: L.Trainer) -> list[Any]:
-    """The SummaryWriters of this process."""
-    loggers = trainer.loggers if trainer.is_global_zero else []
-    return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def _layout(metrics: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
@@ -133,7 +128,7 @@ def _metric_tags(evaluation: Iterable[str]) -> list[str]:
 
 def _columns(values: dict[str, Any], numbers_of_options: Iterable[str], tags: Iterable[str]) -> Summary:
     """Returns the columns of the HPARAMS tab. TensorBoard shows those at first that are marked as `differs`."""
-    numbers = {name for name, value in values.items() if _is_number(value)}.union(numbers_of_options)
+    numbers = {name for name, value in values.items() if type(value) in (int, float)}.union(numbers_of_options)
     infos = [
         api_pb2.HParamInfo(
             name=name,
@@ -151,7 +146,7 @@ def _start(values: dict[str, Any]) -> Summary:
     """Returns the row of a run with its hyperparameters. Columns of options that it did not choose stay empty."""
     start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
     for name, value in values.items():
-        if _is_number(value):
+        if type(value) in (int, float):
             start.hparams[name].number_value = value
         elif value is not None:
             start.hparams[name].string_value = str(value)
@@ -166,7 +161,3 @@ def _end() -> Summary:
 def _summary(tag: str, data: plugin_data_pb2.HParamsPluginData) -> Summary:
     made = metadata.create_summary_metadata(data)
     return Summary(value=[Summary.Value(tag=tag, metadata=made, tensor=metadata.NULL_TENSOR)])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
 from pkgutil import resolve_name
 from typing import Any, get_type_hints
 
@@ -96,8 +97,7 @@ def _check_arguments(path: str, node: Mapping[str, Any], target: Callable[..., A
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     """Returns the annotations of the arguments; none if they refer to names that only type checkers import."""
     try:
-        if inspect.isclass(target) and hasattr(target, "__dataclass_fields__"):
-            return get_type_hints(target)
-        return get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        is_plain_class = inspect.isclass(target) and not is_dataclass(target)
+        return get_type_hints(target.__init__ if is_plain_class else target)
     except (NameError, TypeError, AttributeError):
         return {}
