@@ -11,6 +11,7 @@ import torch
 
 from dapo_lightning.data import DataError, Dataset
 from dapo_lightning.distributed.ranks import Ranks
+from dapo_lightning.draws.digest import Digest, check_same, digest_of
 from dapo_lightning.draws.fill import DrawLoader, PromptDraws
 from dapo_lightning.draws.length import Encode, LengthLimit
 from dapo_lightning.draws.overlap import repeated
@@ -63,6 +64,7 @@ class PromptDataModule(L.LightningDataModule):
         self._held_out = [NumberedPrompt(row, prompt) for row, prompt in enumerate(held_out[:num_validation_prompts])]
         self._num_prompts_per_batch = num_prompts_per_batch
         self.counts["evaluated"] = len(self._held_out)
+        self._digest = digest_of({"train": train, "held-out": held_out[:num_validation_prompts]}) if num_steps else {}
         if num_steps:
             self._count_repeated(train)
 
@@ -89,6 +91,14 @@ class PromptDataModule(L.LightningDataModule):
     def val_dataloader(self) -> ValidationBatches:
         """Returns the held-out prompts of this rank, in batches."""
         return ValidationBatches(Ranks.current().mine(self._held_out), self._num_prompts_per_batch)
+
+    def state_dict(self) -> Digest:
+        """What checkpoints remember of the prompts."""
+        return self._digest
+
+    def load_state_dict(self, state_dict: Digest) -> None:
+        """Loads nothing, and raises a DataError if the prompts of a run that goes on have changed."""
+        check_same(state_dict, self._digest)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Returns the batch unchanged, because text has no device."""

@@ -9,6 +9,7 @@ from functools import partial
 from dapo_lightning.policy import Policy
 from dapo_lightning.reward import PendingGrades, Reward, RewardError
 from dapo_lightning.rollout import Rollout
+from dapo_lightning.rollout.finite import check_finite
 from dapo_lightning.rollout.noise import uniform_noise
 from dapo_lightning.types import Completion, Generation, Group, NumberedPrompt, PendingGroup, Trajectory
 from dapo_lightning.utils.clock import Clock
@@ -41,6 +42,7 @@ class RolloutWorker:
 
         Raises:
             RewardError: naming the prompt, if the reward does not give one grade for each completion.
+            NotFiniteError: if the weights of the policy, or its logits, are not finite.
         """
         batches = list(self.generate(prompts, num_completions, generation, stream, policy_step))
         return [pending() for batch in batches for pending in batch]
@@ -78,6 +80,8 @@ class RolloutWorker:
                 part = slice(num_done, num_done + len(batch))
                 num_done += len(batch)
                 _check(batch, prompts[part], num_completions)
+                for completions, numbered in zip(batch, prompts[part], strict=True):
+                    check_finite(completions, model, numbered.prompt.source)
                 submitted = [
                     self._submit(numbered, ids, [Trajectory.single_turn(c, policy_step) for c in completions])
                     for numbered, ids, completions in zip(prompts[part], tokens[part], batch, strict=True)

@@ -12,7 +12,8 @@ def sample_tokens(
     """Inverse-CDF sampling from softmax(logits / temperature), restricted to its nucleus if top_p < 1.
 
     Returns:
-        tokens_B, logps_B and entropies_B in fp32; log-prob and entropy are those of the unrestricted policy.
+        tokens_B, logps_B and entropies_B in fp32; log-prob and entropy are those of the unrestricted policy. Where
+        logits are not finite (-inf is allowed), some token is returned, and its log-prob is NaN.
     """
     logps_BV = (logits_BV.float() / temperature).log_softmax(dim=1)
     probabilities_BV = logps_BV.exp()
@@ -23,6 +24,7 @@ def sample_tokens(
     tokens_B1 = torch.searchsorted(cumulative_BV, noise_B[:, None] * total_B1, right=True)
     # Rounding may raise noise * total to total itself: then the last token with any probability is drawn.
     tokens_B1 = torch.minimum(tokens_B1, torch.searchsorted(cumulative_BV, total_B1))
+    tokens_B1 = tokens_B1.clamp_(max=logits_BV.shape[1] - 1)  # beyond it if the sum is NaN
     return tokens_B1.squeeze(1), logps_BV.gather(1, tokens_B1).squeeze(1), entropies_B
 
 

@@ -8,15 +8,12 @@ from collections.abc import Sequence
 from lightning.pytorch.utilities import rank_zero_only
 
 from dapo_lightning.draws.fill import Batch
+from dapo_lightning.rollout.finite import NotFiniteError
 from dapo_lightning.step.result import History, Update
 
 log = logging.getLogger(__name__)
 
 MAX_SKIPPED_IN_A_ROW = 5  # gradient steps
-
-
-class NotFiniteError(RuntimeError):
-    """Rewards, losses or gradients stayed NaN or infinite."""
 
 
 def check(batch: Batch, updates: Sequence[Update], history: History) -> None:

@@ -13,6 +13,7 @@ from runs import ROOT, SMALL, assert_same_weights, command, config, finish, resu
 
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest
 from dapo_lightning.callbacks.metrics_file import read_metrics
+from dapo_lightning.data import DataError
 from dapo_lightning.run.command import load_resumed
 from dapo_lightning.run.errors import ConfigError
 
@@ -85,6 +86,30 @@ def test_carried_groups_are_in_the_checkpoint(tmp_path, precision):
     assert_same_weights(straight, stopped)
     shares = [[row.get("groups/carried") for row in read_metrics(f / "metrics.csv")] for f in (straight, stopped)]
     assert shares[0] == shares[1] and shares[0][3] > 0  # in the first step after the checkpoint
+
+
+@pytest.mark.parametrize("change", ["fewer", "column", "held_out", None])
+def test_a_run_goes_on_only_with_the_prompts_that_it_began_with(tmp_path, change):
+    rows = [{"prompt": f"{i}+1=", "answer": str(i + 1), "level": 1} for i in range(6)]
+
+    def write(name, rows):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(tmp_path / name)
+
+    train, held_out = write("train.jsonl", rows), write("held_out.jsonl", rows[:2])
+    data = ("data=jsonl", f"data.train_path={train}", f"data.validation_path={held_out}", "evaluation.num_prompts=null")
+    folder = run(tmp_path / "run", *data, "num_steps=1", "sampling=static")
+    if change == "held_out":
+        write("held_out.jsonl", rows[1:3])
+    elif change:
+        write("train.jsonl", rows[:5] if change == "fewer" else [*rows[:5], rows[5] | {"level": 2}])
+    if change is None:
+        resume(folder, "num_steps=2")
+        return
+    then, now = ("2", "2") if change == "held_out" else ("6", "5" if change == "fewer" else "6")
+    says = rf"resume: the (train|held-out) prompts have changed.*then {then} prompts, .*now {now} prompts"
+    with pytest.raises(DataError, match=says):
+        resume(folder, "num_steps=2")
 
 
 @pytest.mark.parametrize(

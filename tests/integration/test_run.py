@@ -18,9 +18,9 @@ from dapo_lightning.algorithm.sampling import SamplingError
 from dapo_lightning.callbacks.metrics_file import MetricsFile, read_metrics
 from dapo_lightning.policy.tiny import TinyPolicy
 from dapo_lightning.reward import RewardError
+from dapo_lightning.rollout.finite import NotFiniteError
 from dapo_lightning.run import build
 from dapo_lightning.step import module
-from dapo_lightning.step.guard import NotFiniteError
 from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.utils.checkpoints import latest
 
