@@ -49,7 +49,7 @@ class OverlongOption(Protocol):
 
 
 class SamplingOption(Protocol):
-    """Which groups are trained on. See `sampling.py`."""
+    """Selection of the groups that are trained on. See `sampling.py`."""
 
     @property
     def carries(self) -> bool:

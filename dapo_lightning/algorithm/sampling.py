@@ -1,4 +1,4 @@
-"""Which groups are trained on (section 3.2, "Dynamic Sampling", Eq. 11)."""
+"""Decides which groups are trained on (section 3.2, "Dynamic Sampling", Eq. 11)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Static:
         return Verdict(keep=True, reason=_usefulness(group))
 
     def next_round(self, missing: int, keep_rate: float, rounds_done: int) -> int:
-        """How many prompts to sample next: all of them in the first round, then none."""
+        """Returns the number of prompts to sample next: all of them in the first round, then none."""
         return missing if rounds_done == 0 else 0
 
     def shortfall(self, missing: int, reasons: dict[str, int]) -> str | None:
@@ -78,8 +78,8 @@ class Dynamic:
         return Verdict(keep=reason == "useful", reason=reason)
 
     def next_round(self, missing: int, keep_rate: float, rounds_done: int) -> int:
-        """How many prompts to sample next: missing / keep_rate, but at most max_oversampling * missing, because a keep
-        rate measured on few groups is noisy."""
+        """Returns the number of prompts to sample next: missing / keep_rate, but at most max_oversampling * missing,
+        because a keep rate measured on few groups is noisy."""
         if missing <= 0 or rounds_done >= self.max_rounds:
             return 0
         needed = missing / keep_rate if keep_rate else math.inf

@@ -21,7 +21,7 @@ from dapo_lightning.types import Group
 
 @dataclass(frozen=True)
 class DrawState:
-    """What a DAPO step needs to know of the draws before it. It is the same on every rank.
+    """The state of the draws when a DAPO step begins. It is the same on every rank.
 
     `num_drawn` counts the prompts that earlier steps have used up. `carried` holds useful groups left over from the
     last step.

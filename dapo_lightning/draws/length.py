@@ -19,7 +19,7 @@ _SHOW_PROGRESS_FROM = 5000  # prompts
 
 @dataclass(frozen=True)
 class LengthLimit:
-    """How long a prompt may be, in tokens.
+    """The maximum length of a prompt, in tokens.
 
     Args:
         max_prompt_tokens: longer prompts are dropped and counted; None drops none.

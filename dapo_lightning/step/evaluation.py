@@ -1,4 +1,4 @@
-"""One evaluation on held-out prompts: an accumulator over validation batches."""
+"""Accumulates the validation batches of one evaluation on held-out prompts."""
 
 from __future__ import annotations
 

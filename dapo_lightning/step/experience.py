@@ -36,7 +36,7 @@ class Row:
 
     @property
     def num_tokens(self) -> int:
-        """All tokens of the prompt and the trajectory, in the loss mask or not."""
+        """Number of tokens of the prompt and the trajectory, in the loss mask or not."""
         return len(self.prompt_tokens) + len(self.trajectory.tokens_T)
 
 

@@ -37,7 +37,7 @@ class Update:
 
 @dataclass(frozen=True)
 class StepResult:
-    """One DAPO step, as callbacks and loggers receive it.
+    """The result of one DAPO step, which callbacks receive.
 
     Args:
         number: number of DAPO steps done, including this one.

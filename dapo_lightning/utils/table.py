@@ -15,6 +15,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], style: str = 
     """
     cells = [[str(cell) for cell in row] for row in rows]
     if style == "pipe":
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]  # or it would split the cell
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]  # a plain | would split the cell
     align = {"colalign": ("left", *["right"] * (len(header) - 1))} if cells else {}  # not for an empty table
     return tabulate(cells, header, tablefmt=style, disable_numparse=True, **align)
