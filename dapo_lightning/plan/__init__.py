@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
-from dapo_lightning.plan.accelerators import Cluster, accelerator, cluster_of
+from dapo_lightning.plan.accelerators import ACCELERATORS, Cluster, cluster_of
 from dapo_lightning.plan.advice import Change, advise, assess_with
 from dapo_lightning.plan.assessment import Assessment, assess
 from dapo_lightning.plan.job import Config
 from dapo_lightning.plan.model import known_config
 from dapo_lightning.plan.report import text
 
-__all__ = ["Cluster", "Plan", "accelerator", "cluster_of", "known_config", "plan"]
+__all__ = ["ACCELERATORS", "Cluster", "Plan", "cluster_of", "known_config", "plan"]
 
 
 @dataclass(frozen=True)

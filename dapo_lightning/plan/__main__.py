@@ -11,7 +11,7 @@ from torch.optim import AdamW
 from dapo_lightning.algorithm.kl import NoKL
 from dapo_lightning.algorithm.sampling import Dynamic
 from dapo_lightning.distributed.sharding import FSDP2
-from dapo_lightning.plan.accelerators import ACCELERATORS, Cluster, accelerator
+from dapo_lightning.plan.accelerators import ACCELERATORS, Cluster
 from dapo_lightning.plan.assessment import assess
 from dapo_lightning.plan.model import QWEN, known_config
 from dapo_lightning.plan.report import duration
@@ -41,9 +41,9 @@ def overview(name: str, numbers: Sequence[int]) -> str:
         assert model_config is not None
         for number in numbers:
             for trainer in ("ddp", "fsdp2") if number > 1 else ("single",):
-                found = assess(example(trainer), model_config, Cluster(accelerator(name), number))
+                found = assess(example(trainer), model_config, Cluster(ACCELERATORS[name], number))
                 totals = [f"{found.totals[phase] / 1e9:.0f}" for phase in PHASES]
-                verdict = ("yes" if found.fits else "no", duration(sum(found.seconds().values())))
+                verdict = ("yes" if found.fits else "no", duration(found.seconds))
                 rows.append((model.partition("/")[2], number, trainer, *totals, *verdict))
     phases = [f"{phase}, GB" for phase in PHASES]
     return table(("policy", "ranks", "trainer", *phases, "fits", "minimum time per step"), rows)
@@ -54,7 +54,7 @@ def example(trainer: str) -> dict[str, Any]:
     limits = {"max_new_tokens": 4096, "top_p": 1.0}
     strategy = {"_target_": target_of(FSDP2)} if trainer == "fsdp2" else trainer
     return {
-        "policy": {"attention": "auto", "dtype": "float32", "gradient_checkpointing": True, "lora": None},
+        "policy": {"gradient_checkpointing": True},
         "rollout": {"_target_": target_of(Decode), "max_rows": 64},
         "kl": {"_target_": target_of(NoKL)},
         "sampling": {"_target_": target_of(Dynamic)},

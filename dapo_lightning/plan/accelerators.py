@@ -94,18 +94,9 @@ def cluster_of(config: Mapping[str, Any]) -> Cluster:
         raise ValueError(f"plan.{key}: there is no such key. Choose from {', '.join(sorted(known))}.")
     devices, num_nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
     num_ranks = devices * num_nodes if isinstance(devices, int) and devices > 0 else 1
-    chip = accelerator(given.get("accelerator", "h100-sxm"))
-    chip = replace(chip, **{name: given[name] for name in given.keys() & of_chip})
+    chip = given.get("accelerator", "h100-sxm")
+    if chip not in ACCELERATORS:
+        raise ValueError(f"plan.accelerator={chip}: choose one of {', '.join(ACCELERATORS)}.")
+    accelerator = replace(ACCELERATORS[chip], **{name: given[name] for name in given.keys() & of_chip})
     overridden = {name: given[name] for name in given.keys() & of_cluster}
-    return Cluster(**{"num_accelerators": num_ranks, **overridden, "accelerator": chip})
-
-
-def accelerator(name: str) -> Accelerator:
-    """Returns an accelerator by name.
-
-    Raises:
-        ValueError: listing the known names.
-    """
-    if name not in ACCELERATORS:
-        raise ValueError(f"plan.accelerator={name}: choose one of {', '.join(ACCELERATORS)}.")
-    return ACCELERATORS[name]
+    return Cluster(**{"num_accelerators": num_ranks, **overridden, "accelerator": accelerator})

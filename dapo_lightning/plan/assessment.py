@@ -46,9 +46,10 @@ class Assessment:
         """Host memory that each rank needs to load the policy and its reference copy, before sharding."""
         return float(self.job.weight_bytes * self.sizes.parameters * (1 + self.job.copies_reference))
 
-    def seconds(self) -> dict[str, float]:
-        """The minimum time of each part of a DAPO step."""
-        return {part.name: part.seconds(self.job, self.cluster) for part in self.work}
+    @property
+    def seconds(self) -> float:
+        """The minimum time of a DAPO step."""
+        return sum(part.seconds(self.job, self.cluster) for part in self.work)
 
 
 def assess(config: Config, model_config: PreTrainedConfig, cluster: Cluster) -> Assessment:

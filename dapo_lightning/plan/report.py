@@ -71,7 +71,7 @@ def _verdict(current: Assessment) -> str:
 
 
 def _step(current: Assessment) -> str:
-    return f"a step takes at least {duration(sum(current.seconds().values()))}."
+    return f"a step takes at least {duration(current.seconds)}."
 
 
 def duration(seconds: float) -> str:

@@ -137,25 +137,29 @@ def _learned_overrides(run: Run) -> tuple[str, ...]:
 def _name(groups: Sequence[Sequence[Run]], ignored: Collection[str]) -> list[Variant]:
     """Makes each group a variant with the overrides of the run that has the fewest, except those that all groups share.
     Groups that cannot have an override do not count: without punishment there is no `overlong.cache_tokens=4`."""
-    overrides = [[_learned_overrides(run) for run in group] for group in groups]
-    fewest = [min(of_group, key=lambda kept: (len(kept), kept)) for of_group in overrides]
+    named = []  # the fewest overrides that a run of each group has, and the experiments of the runs with these
+    for group in groups:
+        experiments: dict[tuple[str, ...], set[str]] = defaultdict(set)
+        for run in group:
+            experiments[_learned_overrides(run)].add(run.choices.get("experiment", "custom"))
+        named.append(min(experiments.items(), key=lambda item: (len(item[0]), item[0])))
 
     def cannot_have(run: Run, name: str) -> bool:  # the option that it chose of the config group lacks the setting
         return name.partition(".")[0] in run.choices and name not in run.leaves
 
     def shared(override: str) -> bool:
-        pairs = zip(groups, fewest, strict=True)
-        return all(override in kept or cannot_have(group[0], override_key(override)) for group, kept in pairs)
+        pairs = zip(groups, named, strict=True)
+        return all(override in kept or cannot_have(group[0], override_key(override)) for group, (kept, _) in pairs)
 
-    variants = []
-    for group, of_group, kept in zip(groups, overrides, fewest, strict=True):
-        plain = [run for run, others in zip(group, of_group, strict=True) if others == kept]
-        experiments = sorted(
-            {run.choices.get("experiment", "custom") for run in plain}, key=lambda name: (len(name), name)
+    return [
+        Variant(
+            experiments=tuple(sorted(names, key=lambda name: (len(name), name))),
+            extras=tuple(override for override in kept if not shared(override)),
+            runs=tuple(group),
+            settings=_learned_settings(group[0], ignored),
         )
-        extras = tuple(override for override in kept if not shared(override))
-        variants.append(Variant(tuple(experiments), extras, tuple(group), _learned_settings(group[0], ignored)))
-    return variants
+        for group, (kept, names) in zip(groups, named, strict=True)
+    ]
 
 
 def _rename_homonyms(variants: Sequence[Variant], notes: list[str]) -> list[Variant]:

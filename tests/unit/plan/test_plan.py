@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from dapo_lightning.forward.layout import SHARED_PROMPT
 from dapo_lightning.forward.logprobs import completion_logps
-from dapo_lightning.plan import Cluster, accelerator, cluster_of, known_config, plan
+from dapo_lightning.plan import ACCELERATORS, Cluster, cluster_of, known_config, plan
 from dapo_lightning.plan.__main__ import overview
 from dapo_lightning.plan.activations import MicroBatch, SavedTensors, saved_bytes
 from dapo_lightning.plan.assessment import assess
@@ -35,7 +35,7 @@ from dapo_lightning.step.objective import surrogate_loss
 from dapo_lightning.types import Completion, Trajectory
 
 SMOLLM2 = ROOT / "outputs/smollm2"
-LAPTOP = Cluster(accelerator("laptop"))
+LAPTOP = Cluster(ACCELERATORS["laptop"])
 ONE_PROMPT = MicroBatch(1, 13, 6, 20)  # what the measured runs compute: six completions of one prompt
 
 
@@ -81,10 +81,10 @@ def rows(micro_batch):
     return made
 
 
-# --- held to measurements -------------------------------------------------------------------------------------------
+# --- compared with measurements --------------------------------------------------------------------------------------
 
 
-def test_weights_are_counted_as_they_are(model):
+def test_weights_are_counted_exactly(model):
     sizes = sizes_of(model.config)
     assert sizes.parameters == sum(weight.numel() for weight in model.parameters())
     assert sizes.head == model.get_output_embeddings().weight.numel() and sizes.is_tied
@@ -106,7 +106,7 @@ def test_saved_activations(model, autocast):
 
 
 def peak_of_update(model, autocast, context):
-    """What is there after the backward pass of a micro-batch, and at its peak: bytes by kind."""
+    """Bytes by kind after the backward pass of a micro-batch, and at its peak."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)
@@ -125,7 +125,7 @@ HELD = {"weights": "Parameter", "gradients": "Gradient", "optimizer states": "Op
 
 
 def test_peak_of_an_update(model):
-    """As torch's tracker sees every tensor. What is held: exact; what comes on top at the peak: within 5 %."""
+    """Compared with torch's memory tracker. Persistent tensors: exact; the rest of the peak: within 5 %."""
     now, peak = peak_of_update(model, autocast=False, context=nullcontext())
     found = assess(settings(*SMALL), model.config, LAPTOP)
     assert largest_micro_batch(found.job) == replace(ONE_PROMPT, num_rows=pytest.approx(6))
@@ -138,8 +138,8 @@ def test_peak_of_an_update(model):
     assert total - held == pytest.approx(peak["Total"] - held, rel=0.05)
 
 
-def on_top_of_what_is_held(model, autocast, recomputes=False):
-    """Bytes at the peak beside weights, gradients and moments: as planned, as measured."""
+def beside_persistent_tensors(model, autocast, recomputes=False):
+    """Planned and measured bytes at the peak, without weights, gradients and moments."""
     context = nullcontext()
     if recomputes:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -157,13 +157,13 @@ def on_top_of_what_is_held(model, autocast, recomputes=False):
 
 @pytest.mark.parametrize(("autocast", "recomputes"), [(True, False), (False, True), (True, True)])
 def test_peak_in_bf16_and_with_recomputation(autocast, recomputes):
-    """The tiny policy, whose vocabulary is so small that layers decide: within 5 %."""
-    planned, measured = on_top_of_what_is_held(wide_tiny(), autocast, recomputes)
+    """The tiny policy, whose vocabulary is so small that the peak is in a layer: within 5 %."""
+    planned, measured = beside_persistent_tensors(wide_tiny(), autocast, recomputes)
     assert planned == pytest.approx(measured, rel=0.05)
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16-mixed"])
-def test_peak_where_logits_decide(autocast):
+def test_peak_in_the_logits(autocast):
     """More predictions than a hidden state has numbers, as in every real micro-batch; grouped heads: within 5 %."""
     config = LlamaConfig(
         vocab_size=20_000, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
@@ -171,7 +171,7 @@ def test_peak_where_logits_decide(autocast):
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
     model.set_attn_implementation(SHARED_PROMPT)
-    planned, measured = on_top_of_what_is_held(model, autocast)
+    planned, measured = beside_persistent_tensors(model, autocast)
     assert planned > 12 * ONE_PROMPT.predicted * config.vocab_size
     assert planned == pytest.approx(measured, rel=0.05)
 
@@ -229,7 +229,7 @@ QWEN_32B = known_config("Qwen/Qwen2.5-32B")
 
 
 def on(number, name="h100-sxm"):
-    return Cluster(accelerator(name), number)
+    return Cluster(ACCELERATORS[name], number)
 
 
 def test_weights_and_operations_of_qwen_32b():
@@ -312,7 +312,7 @@ def update_of(*overrides, number):
     return assess(paper(*overrides), QWEN_32B, on(number)).phases["update"]
 
 
-def test_sharding_divides_what_it_should_and_nothing_else():
+def test_only_sharded_memory_is_divided():
     one, two, thirty_two = (update_of("trainer=fsdp2", number=number) for number in (1, 2, 32))
     for name in ("weights", "gradients", "optimizer states"):
         assert one[name] == 2 * two[name] == 32 * thirty_two[name]
@@ -333,7 +333,7 @@ def test_thousands_of_ranks_take_no_time():
     assert not found.obstacles and sum(part.flops for part in found.work) > 0
 
 
-def test_a_plan_that_cannot_be_says_so_and_its_advice_fits():
+def test_a_plan_that_does_not_fit_says_so_and_its_advice_fits():
     """The advice is given to Hydra as it is printed: its keys are real."""
     made = plan(paper("trainer=fsdp2"), QWEN_32B, on(8))
     assert not made.fits and "It does not fit" in str(made) and made.advice
@@ -346,26 +346,26 @@ def test_a_plan_that_cannot_be_says_so_and_its_advice_fits():
         assert f"| {change.override}" in str(made)
 
 
-def test_a_small_excess_takes_a_change_of_memory_only():
+def test_a_small_excess_needs_a_change_of_memory_only():
     config = settings("policy=hub", "policy.name=x", "trainer.precision=bf16-mixed", "max_prompt_tokens=512",
                       "max_new_tokens=4096", "micro_batch_tokens=32768", "rollout.max_rows=16")  # fmt: skip
     made = plan(config, known_config("Qwen/Qwen2.5-0.5B"), on(1))
     assert not made.fits and {change.affects for change in made.advice} == {"memory and speed only"}
 
 
-def test_what_nothing_helps_is_told():
+def test_a_plan_that_no_change_helps_says_so():
     """One group in each mini-batch is work for one rank, and no accelerator holds 16 bytes a weight."""
     made = plan(paper("num_prompts_per_step=16"), QWEN_32B, on(1))
     assert not made.fits and not made.advice and made.with_advice is None
     assert "No change that was tried makes it fit" in str(made)
 
 
-def test_more_ranks_than_groups_is_told():
+def test_more_ranks_than_groups_are_refused():
     stands = assess(paper("trainer=fsdp2"), QWEN_32B, on(128))
     assert "at most 32 ranks" in stands.obstacles[0]
 
 
-def test_what_is_computed_again_costs_again():
+def test_recomputation_costs_operations():
     def passes(*overrides):
         return {part.name: part.flops for part in assess(paper("trainer=fsdp2", *overrides), QWEN_32B, on(8)).work}
 
@@ -396,8 +396,8 @@ def test_adapters_and_the_reference_copy():
     assert whole["reference copy"] == whole["weights"]
 
 
-def test_adapters_spare_the_gradients_of_all_other_weights():
-    """Two passes of the linear layers in the place of three, all three of attention, which is little of it here."""
+def test_adapters_save_the_gradients_of_all_other_weights():
+    """Two passes of the linear layers instead of three; attention needs all three, but takes little time here."""
     full, lora = (
         assess(settings(*overrides, "policy.name=x", "max_prompt_tokens=8"), QWEN_32B, on(1)).work[-1]
         for overrides in (("policy=hub",), ("policy=lora",))
@@ -411,7 +411,7 @@ def test_the_table_of_three_sizes():
     assert len(lines) == 2 + 3 * 3 and {line.split("|")[-3].strip() for line in lines[2:]} == {"yes", "no"}
 
 
-def test_the_cluster_is_the_users():
+def test_the_cluster_can_be_overridden():
     asked = {"accelerator": "h200", "num_accelerators": 64, "bf16_flops": 4e14, "usable_share": 0.8, "bandwidth": None}
     cluster = cluster_of(paper() | {"plan": asked})
     assert (cluster.num_accelerators, cluster.accelerator.bf16_flops) == (64, 4e14)
@@ -420,9 +420,9 @@ def test_the_cluster_is_the_users():
     assert on(8).exchange_bandwidth == 450e9 and on(16).exchange_bandwidth == 8 * 50e9
 
 
-def test_what_is_unknown_is_refused():
+def test_unknown_names_and_invalid_numbers_are_refused():
     with pytest.raises(ValueError, match=r"plan\.accelerator=abacus: choose one of"):
-        accelerator("abacus")
+        cluster_of(paper() | {"plan": {"accelerator": "abacus"}})
     assert known_config("gpt2") is None
     with pytest.raises(ValueError, match=r"plan\.acelerator: there is no such key"):
         cluster_of(paper() | {"plan": {"acelerator": "h200"}})

@@ -62,7 +62,7 @@ def test_paired_difference_worked_by_hand():
     assert paired({0: 0.8}, {0: 0.7}) == pytest.approx([0.1, np.nan, 1], nan_ok=True)
 
 
-def test_what_the_seeds_share_drops_out_of_a_paired_interval():
+def test_effects_that_seeds_share_drop_out_of_a_paired_interval():
     assert paired({0: 0.1, 1: 0.5, 2: 0.9}, {0: 0.0, 1: 0.4, 2: 0.8}) == pytest.approx([0.1, 0, 3], abs=1e-9)
 
 
@@ -88,7 +88,7 @@ def test_measures_worked_by_hand(tmp_path):
     )  # fmt: skip
 
 
-def test_static_sampling_pays_for_groups_that_teach_nothing(tmp_path):
+def test_static_sampling_pays_for_groups_without_a_learning_signal(tmp_path):
     """A quarter of 16 groups is useful: 1600 / 4 = 400 tokens each."""
     write_run(tmp_path / "run", "ladder_0_grpo", groups__useful=lambda s: 0.25, tokens__generated=lambda s: 1600.0)
     assert measures.measures(read_run(tmp_path / "run", tmp_path))["tokens_per_useful_group"] == pytest.approx(400)
@@ -104,8 +104,8 @@ def test_steps_that_find_no_useful_group_cost_tokens_all_the_same(tmp_path):
 def test_carried_groups_are_useful_too(tmp_path):
     """16 groups a step. One step finds 24 useful of 48 and carries 8, the next wants 8 more and finds 12 of 24: it used
     up 24 for 16, of which half are carried. 3200 tokens for 32 groups."""
-    odd = {"groups__useful": (0.5, 0.5), "groups__kept": (16 / 48, 16 / 24), "groups__carried": (0.0, 0.5)}
-    curves = {name: lambda step, v=values: v[(step + 1) % 2] for name, values in odd.items()}
+    steps = {"groups__useful": (0.5, 0.5), "groups__kept": (16 / 48, 16 / 24), "groups__carried": (0.0, 0.5)}
+    curves = {name: lambda step, v=values: v[(step + 1) % 2] for name, values in steps.items()}
     write_run(tmp_path / "run", "dapo", num_steps=10, tokens__generated=lambda s: 1600.0, **curves)
     assert measures.measures(read_run(tmp_path / "run", tmp_path))["tokens_per_useful_group"] == pytest.approx(100)
 
@@ -126,7 +126,7 @@ def test_overrides_that_all_variants_share_are_not_in_their_names(tmp_path):
     assert set(by_name(tmp_path)) == {"dapo", "grpo clip.upper=1.1"}
 
 
-def test_an_override_that_some_variants_cannot_have_does_not_part_the_ladder(tmp_path):
+def test_an_override_that_some_variants_cannot_have_does_not_divide_the_ladder(tmp_path):
     for number, experiment in enumerate(ladder.LADDER):
         punishes = sweeps.TECHNIQUES[experiment][2] == "punish"
         write_run(tmp_path / str(number), experiment, 0, ["overlong.cache_tokens=4"] if punishes else [])
@@ -135,7 +135,7 @@ def test_an_override_that_some_variants_cannot_have_does_not_part_the_ladder(tmp
     assert set(by_name(tmp_path)) >= {"ladder_0_grpo", "dapo overlong.cache_tokens=8"}
 
 
-def test_settings_count_and_not_how_they_were_asked_for(tmp_path):
+def test_settings_count_and_not_the_overrides_that_led_to_them(tmp_path):
     """Two runs of one name with other settings: a default was changed between them."""
     write_run(tmp_path / "a", "dapo", 0)
     write_run(tmp_path / "b", "dapo", 1)
@@ -147,7 +147,7 @@ def test_settings_count_and_not_how_they_were_asked_for(tmp_path):
     }
 
 
-def test_presets_that_are_taken_for_the_same_have_the_same_settings():
+def test_experiments_that_are_taken_for_the_same_have_the_same_settings():
     def settings(experiment: str) -> dict:
         composed = OmegaConf.to_container(real_runs.config(f"experiment={experiment}", "run_folder=x"), resolve=True)
         choices = HydraConfig.get().runtime.choices
@@ -203,7 +203,7 @@ def test_dapo_on_another_task_is_nothing_to_compare_with(tmp_path):
 
 
 def test_pairs_differ_in_their_technique_and_in_no_other():
-    """But for the filter, which is itself a way with overlong completions."""
+    """The filter of overlong completions counts as a technique of its own."""
     for technique, group in zip(figures.PAIRS, ("clip", "loss", "overlong", "sampling"), strict=True):
         for with_it, without in figures.PAIRS[technique]:
             one, other = sweeps.TECHNIQUES[with_it], sweeps.TECHNIQUES[without]
@@ -212,7 +212,7 @@ def test_pairs_differ_in_their_technique_and_in_no_other():
             assert one[sweeps.GROUPS.index(group)] in ("higher", "token_level", "punish", "filter", "dynamic")
 
 
-def test_pairs_are_leave_one_out_first_and_else_steps_of_the_ladder(tmp_path):
+def test_pairs_are_leave_one_out_or_else_steps_of_the_ladder(tmp_path):
     for experiment in ("ladder_1_overlong_filter", "ladder_2_clip_higher", "dapo"):
         write_run(tmp_path / experiment, experiment)
     assert list(chosen(variants_of(tmp_path))["entropy_clip_higher.png"]) == [*ladder.LADDER[2:0:-1]]
@@ -246,7 +246,7 @@ def test_curves_worked_by_hand(tmp_path):
     assert list(held_out["x"]) == [0, 4] and list(held_out["count"]) == [3, 2]
 
 
-def test_the_paper_s_figures_have_the_right_variants_in_them(tmp_path):
+def test_the_figures_of_the_paper_show_the_right_variants(tmp_path):
     variants = variants_of(write_ladder(tmp_path, seeds=[0]))
     drawn = chosen(variants)
     roles = {file: list(variants) for file, variants in drawn.items()}
@@ -271,7 +271,7 @@ def test_figures_without_their_variants_are_named(tmp_path):
     assert any("token_level.png" in one and "dapo and dapo_minus_token_level" in one for one in missing)
 
 
-def test_a_ladder_that_all_has_some_override_is_still_a_ladder(tmp_path):
+def test_a_ladder_with_the_same_override_everywhere_is_still_a_ladder(tmp_path):
     for value in (20, 30):
         for experiment in ladder.LADDER[:2]:
             write_run(tmp_path / f"{experiment}{value}", experiment, 0, [f"max_new_tokens={value}"])
@@ -282,7 +282,7 @@ def test_a_ladder_that_all_has_some_override_is_still_a_ladder(tmp_path):
     assert "The paper's figures show the variants with max_new_tokens=20." in figures.describe_missing(found)
 
 
-def test_a_sweep_of_a_number_has_the_default_in_it(tmp_path):
+def test_a_sweep_of_a_number_includes_the_default(tmp_path):
     write_run(tmp_path / "a", "ladder_5_dynamic_sampling", 0)
     for number, (upper, best) in enumerate([(1.4, 0.5), (1.4, 0.7), (1.2, 0.4)]):
         write_run(tmp_path / str(number), "dapo", number, [f"clip.upper={upper}"], accuracy=lambda step, v=best: v)
@@ -293,7 +293,7 @@ def test_a_sweep_of_a_number_has_the_default_in_it(tmp_path):
     assert avg[1.4]["mean"] == pytest.approx(0.6) and avg[1.4]["count"] == 2 and np.isnan(avg[1.2]["half_width"])
 
 
-def test_command_line_writes_and_prints_all_of_it(tmp_path, capsys):
+def test_the_command_writes_and_prints_everything(tmp_path, capsys):
     write_ladder(tmp_path / "sweep", seeds=[0, 1], num_steps=10)
     write_run(tmp_path / "sweep" / "up", "dapo", 0, ["clip.upper=1.4"], num_steps=10)
     assert main([str(tmp_path / "sweep"), "--output", str(tmp_path / "out")]) == 0
@@ -308,7 +308,7 @@ def test_command_line_writes_and_prints_all_of_it(tmp_path, capsys):
     assert not list((tmp_path / "sweep").glob("study*"))
 
 
-def test_help_teaches():
+def test_help_explains_the_inputs_and_outputs():
     process = subprocess.run(
         [sys.executable, "-m", "dapo_lightning.study", "--help"], capture_output=True, text=True, cwd=real_runs.ROOT
     )
@@ -319,7 +319,7 @@ def test_help_teaches():
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_what_train_leaves_is_read(tmp_path, capsys):
+def test_real_run_folders_are_read(tmp_path, capsys):
     for seed in (0, 1):
         real_runs.run(tmp_path / f"dapo{seed}", f"seed={seed}")
     real_runs.run(tmp_path / "grpo0", "experiment=grpo")

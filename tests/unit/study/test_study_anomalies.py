@@ -43,7 +43,7 @@ def sweep(tmp_path):
 
 
 def study(sweep, tmp_path=None) -> tuple[list[str], dict[str, dict[str, str]]]:
-    """The notes, but for figures left out, and the rows of study.csv."""
+    """The notes, except those on figures that are left out, and the rows of study.csv."""
     assert main([str(sweep)]) == 0
     text = (sweep / "study.md").read_text()
     assert "nan" not in text and "nan" not in (sweep / "study.csv").read_text()
@@ -56,14 +56,14 @@ def noted(notes: list[str], *words: str) -> bool:
     return any(all(word in note for word in words) for note in notes)
 
 
-def test_a_sweep_in_order_has_nothing_odd(sweep):
+def test_a_sweep_in_order_has_no_anomalies(sweep):
     notes, rows = study(sweep)
     assert [note for note in notes if "Steps of the ladder" not in note] == []
     assert [rows[name]["seeds"] for name in ("dapo", "grpo")] == ["2", "2"]
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("x")])
-def test_no_runs_is_told_with_what_a_run_looks_like(make, tmp_path, capsys):
+def test_without_runs_a_run_folder_is_described(make, tmp_path, capsys):
     make(tmp_path / "sweep")
     assert main([str(tmp_path / "sweep")]) == 2
     error = capsys.readouterr().err
@@ -99,7 +99,7 @@ def test_a_run_that_did_all_its_steps_counts_without_its_summary(sweep):
     assert rows["dapo"]["seeds"] == "2" and not noted(notes, "dapo0")
 
 
-def test_a_run_that_is_to_go_on_is_unfinished_whatever_its_old_summary_says(sweep):
+def test_a_run_that_was_extended_is_unfinished_in_spite_of_its_old_summary(sweep):
     config = sweep / "dapo0" / "config.yaml"
     config.write_text(config.read_text().replace("num_steps: 10", "num_steps: 20"))
     notes, rows = study(sweep)
@@ -146,14 +146,14 @@ def test_a_damaged_metrics_file(damage, says, step, sweep):
     assert step == 10 or noted(notes, f"bad: unfinished: at step {step} of 10")
 
 
-def test_a_finished_run_whose_metrics_are_lost_keeps_what_its_summary_says(sweep):
+def test_a_finished_run_whose_metrics_are_lost_keeps_the_results_of_its_summary(sweep):
     (sweep / "dapo0" / "metrics.csv").unlink()
     after = [json.loads((sweep / f"dapo{seed}/summary.json").read_text())["after"]["avg@8"] for seed in (0, 1)]
     notes, rows = study(sweep)
     assert noted(notes, "dapo0: no metrics.csv") and float(rows["dapo"]["avg"]) == pytest.approx(sum(after) / 2)
 
 
-def test_what_is_not_finite_is_left_out(sweep):
+def test_values_that_are_not_finite_are_left_out(sweep):
     write_run(sweep / "bad", "dapo", 2, num_steps=10, entropy=lambda step: float("nan") if step == 9 else 2.0)
     notes, _ = study(sweep)
     assert noted(notes, "bad: entropy is not finite at 1 step(s)")
@@ -197,14 +197,14 @@ def test_settings_cut_between_two_lines_are_not_taken_for_whole(sweep):
     assert noted(notes, "dapo0: config.yaml is cut short") and rows["dapo"]["seeds"] == "2"
 
 
-def test_a_run_of_which_nothing_tells_the_settings_is_left_out(sweep):
+def test_a_run_whose_settings_are_lost_is_left_out(sweep):
     for name in ("summary.json", "config.yaml"):
         (sweep / "dapo0" / name).write_text("{")
     notes, rows = study(sweep)
     assert noted(notes, "dapo0: left out") and rows["dapo"]["seeds"] == "1"
 
 
-def test_runs_that_do_not_tell_their_commit_are_named(sweep):
+def test_runs_without_a_commit_are_named(sweep):
     write_run(sweep / "dapo2", "dapo", 2, num_steps=10, commit=None)
     notes, rows = study(sweep)
     assert noted(notes, "The commit is not recorded in dapo2") and rows["dapo"]["seeds"] == "3"
@@ -220,7 +220,7 @@ def test_a_job_that_failed_before_it_wrote_anything_is_named(sweep):
     assert noted(notes, "silent: failed before it began: its log names no error.")
 
 
-def test_if_all_failed_at_once_it_says_why(tmp_path):
+def test_if_all_runs_failed_at_once_the_error_says_why(tmp_path):
     (tmp_path / "failed").mkdir()
     (tmp_path / "failed" / "train.log").write_text("[08:41][__main__][ERROR] - it failed: clip.upper=0.28: ...\n")
     with pytest.raises(NoRunsError, match=r"(?s)failed before it began.*clip\.upper=0\.28"):
@@ -234,7 +234,7 @@ def test_a_run_without_its_configuration_is_named(sweep):
     assert rows["dapo"]["seeds"] == "2"
 
 
-def test_steps_whose_metrics_are_lost_are_named_and_what_the_summary_tells_counts(sweep):
+def test_steps_whose_metrics_are_lost_are_named_and_the_summary_replaces_them(sweep):
     whole = study(sweep)[1]["dapo"]
     path = sweep / "dapo1" / "metrics.csv"
     header, *lines = path.read_text().splitlines(keepends=True)
@@ -295,7 +295,7 @@ def test_of_duplicates_the_finished_one_counts_then_the_newest(sweep):
     assert changed["dapo"]["seeds"] == "2" and changed["dapo"]["avg"] > rows["dapo"]["avg"]
 
 
-def test_seeds_that_are_missing_in_an_arm(sweep):
+def test_seeds_that_are_missing_in_a_variant(sweep):
     write_run(sweep / "dapo2", "dapo", 2, num_steps=10)
     assert noted(study(sweep)[0], "grpo: no run of seed 2, which other variants have")
 
@@ -333,7 +333,7 @@ def test_ladder_steps_that_are_missing(sweep):
     assert noted(study(sweep)[0], "Steps of the ladder that were not run", "ladder_4_token_level")
 
 
-def test_nothing_that_can_happen_to_its_files_kills_it(sweep, tmp_path, monkeypatch):
+def test_no_damage_to_its_files_is_fatal(sweep, tmp_path, monkeypatch):
     """Files cut, zeroed, overwritten or gone, at random; figures are drawn by the other tests."""
     monkeypatch.setattr("dapo_lightning.study.__main__.draw_all", lambda variants, folder: [])
     damages = (
