@@ -91,7 +91,7 @@ def test_two_processes_do_not_work_on_one_run(tmp_path):
 
 def test_runs_of_several_processes_are_refused_in_a_sweep_on_one_machine(tmp_path):
     returned, output = sweep(tmp_path / "sweep", "trainer=ddp_cpu", "clip.upper=1.2,1.3")
-    assert returned == 1 and "a sweep on this machine gives each run one process" in output
+    assert returned == 1 and "a sweep on this machine starts one process for each run" in output
 
 
 def test_folders_are_named_by_overrides():
