@@ -141,6 +141,7 @@ class Grade:
         vote: one text for all spellings of that answer, which majority voting counts; None uses the answer itself.
         failure: why the completion could not be graded ("timeout", "memory", "crash", "error"); it then counts as
             wrong.
+        detail: what happened then, for people to read.
         parts: the scores that `score` is the weighted sum of, by name.
     """
 
@@ -149,6 +150,7 @@ class Grade:
     answer: str | None = None
     vote: str | None = None
     failure: str | None = None
+    detail: str = ""
     parts: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -51,6 +51,7 @@ def _row(group: Group) -> dict[str, Any]:
                 "correct": grade.correct,
                 "score": grade.score,
                 "failure": grade.failure,
+                "detail": grade.detail,
                 "num_tokens": trajectory.num_tokens,
                 "truncated": trajectory.truncated,
             }

@@ -14,6 +14,7 @@ from torch import Tensor
 from dapo_lightning.algorithm import SamplingOption
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.draws.ahead import AheadGenerator, Generate, KeepRate
+from dapo_lightning.draws.graded import require_grades
 from dapo_lightning.draws.record import GroupRecord
 from dapo_lightning.draws.stream import PromptStream
 from dapo_lightning.types import Group
@@ -119,6 +120,7 @@ def fill(draws: PromptDraws, generate: Generate, sampling: SamplingOption, ranks
     All ranks run the same rounds, with the same result as a single process. `draws` does not change.
 
     Raises:
+        RewardError: if nothing in this step could be graded.
         SamplingError: if the batch is short of groups and the sampling option asks for an error.
     """
     wanted = draws.num_groups - len(draws.state.carried)
@@ -147,6 +149,7 @@ def _batch(draws: PromptDraws, source: AheadGenerator, sampling: SamplingOption,
     groups = tuple(taken[:num_groups])
     surplus = tuple(group for group in taken[num_groups:] if group.scores_G().isfinite().all())
     reasons = Counter(judged.verdict.reason for number, judged in source.judged.items() if number < end)
+    require_grades([judged.record for number, judged in source.judged.items() if number < end], "a DAPO step")
     return Batch(
         groups=groups,
         num_carried=len(carried),

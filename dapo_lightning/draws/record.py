@@ -21,6 +21,7 @@ class GroupRecord:
     num_tokens: tuple[int, ...]
     truncated: tuple[bool, ...]
     failures: tuple[str | None, ...]
+    details: tuple[str, ...]
     parts: tuple[Mapping[str, float], ...]
     entropy_sum: float
     probability_sum: float
@@ -38,6 +39,7 @@ class GroupRecord:
             num_tokens=tuple(trajectory.num_tokens for trajectory in trajectories),
             truncated=tuple(trajectory.truncated for trajectory in trajectories),
             failures=tuple(grade.failure for grade in grades),
+            details=tuple(grade.detail for grade in grades),
             parts=tuple(grade.parts for grade in grades),
             entropy_sum=float(sum(t.entropies_T[t.loss_mask_T].sum() for t in trajectories)),
             probability_sum=float(sum(t.logps_T[t.loss_mask_T].exp().sum() for t in trajectories)),

@@ -11,9 +11,11 @@ so the first item without an answer is the one that is being graded.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import pickle
+import re
 import resource
 import signal
 import sys
@@ -31,6 +33,7 @@ _MAX_ANSWER_BYTES = 1_000_000
 _MAX_DETAIL = 500  # characters
 _LENGTH_BYTES = 8
 _PR_SET_PDEATHSIG = 1
+_SHORT_OF_MEMORY = re.compile("(?i)allocate memory|out of memory|start new thread|failed to map segment")
 
 Grader = Callable[[Any], Any]
 
@@ -118,9 +121,9 @@ def _answer(index: int, grader: Grader, item: bytes) -> str:
         if len(answer) <= _MAX_ANSWER_BYTES:
             return answer
         detail = f"the value has {len(answer)} bytes as JSON, more than {_MAX_ANSWER_BYTES}"
-    except MemoryError:
-        raise
     except BaseException as error:
+        if is_out_of_memory(error):
+            raise MemoryError from None
         detail = _describe(error)
     return json.dumps([index, None, "error", detail])
 
@@ -148,6 +151,16 @@ def _build(factory: str, options: Mapping[str, Any]) -> Grader:
     if not callable(grader):
         raise ValueError(f"returned a {type(grader).__name__}, not a function.")
     return grader
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether the limit on memory is behind an exception, as libraries in C tell of it in their own ways."""
+    while error is not None:
+        is_enomem = isinstance(error, OSError) and error.errno == errno.ENOMEM
+        if isinstance(error, MemoryError) or is_enomem or _SHORT_OF_MEMORY.search(_describe(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _describe(error: BaseException) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from dapo_lightning.grading import load
@@ -15,8 +15,13 @@ _CHAT = (
 )
 
 
+class UnfitError(Exception):
+    """The function cannot be called with what there is, whatever the completions are."""
+
+
 class FunctionCaller:
-    """Calls the function named by a dotted path with the arguments that it takes; an async function runs to its end.
+    """Calls the function named by a dotted path with the arguments that it takes; an async function runs to its end, in
+    one event loop for all calls, because locks, clients and tasks of its module belong to the loop that they first met.
 
     Completions of text prompts are text. Completions of chat prompts are messages, as in TRL: `[{"role": "assistant",
     "content": text}]`. A function that takes `answers`, which TRL does not know, or annotates `completions: list[str]`
@@ -27,6 +32,8 @@ class FunctionCaller:
     """
 
     def __init__(self, path: str):
+        self._runner = asyncio.Runner()
+        asyncio.set_event_loop(self._runner.get_loop())  # for modules that ask for it when they are imported
         self._function = load_function(path)
         try:
             self._signature = inspect.signature(self._function)
@@ -37,20 +44,25 @@ class FunctionCaller:
         spelling = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
         self._reads_text = "answers" in parameters or spelling.endswith("[str]")
 
-    def __call__(self, arguments: Mapping[str, list[Any]]) -> list[float]:
-        """Lists by name, one entry per completion -> one number per completion.
+    def __call__(self, arguments: Mapping[str, list[Any]]) -> list[float | str] | str:
+        """Lists by name, one entry per completion -> for each completion a number, or what is wrong with its score.
 
-        Raises:
-            ValueError: if the function takes what is not there, or returns anything but numbers.
+        A text instead of a list says why the function is unfit, whatever the completions are.
         """
         count = len(arguments["completions"])
-        scores = list(self._call(arguments))
-        if len(scores) != count:
-            raise ValueError(f"returned {len(scores)} scores for {count} completions")
         try:
-            return [float(score) for score in scores]
-        except (TypeError, ValueError):
-            raise ValueError(f"returned {scores!r:.200}: every score must be a number") from None
+            scores = self._call(arguments)
+        except UnfitError as error:
+            return str(error)
+        if isinstance(scores, Mapping | Set | str | bytes):  # iterating over them would give keys, or characters
+            return f"returned a {type(scores).__name__}: return a list with one number per completion"
+        try:
+            scores = list(scores)
+        except TypeError:
+            return f"returned {scores!r:.200}: return a list with one number per completion"
+        if len(scores) != count:
+            return f"returned {len(scores)} scores for {count} completions"
+        return [_number(score) for score in scores]
 
     def _call(self, arguments: Mapping[str, list[Any]]) -> Any:
         accepted = self._accepted(arguments)
@@ -60,7 +72,7 @@ class FunctionCaller:
             accepted["completions"] = [text if isinstance(prompt, str) else _message(text) for prompt, text in pairs]
         try:
             scores = self._function(**accepted)
-            return asyncio.run(_wait(scores)) if inspect.isawaitable(scores) else scores
+            return self._runner.run(_wait(scores)) if inspect.isawaitable(scores) else scores
         except (AttributeError, TypeError) as error:
             if not is_chat:
                 raise
@@ -72,7 +84,7 @@ class FunctionCaller:
         try:
             self._signature.bind(**accepted)
         except TypeError as error:
-            raise ValueError(
+            raise UnfitError(
                 f"the function cannot be called: {error}. Give the parameter a default value, or one of these names: "
                 f"{', '.join(sorted(arguments))}; data.answer_column names the column of the answers"
             ) from None
@@ -98,6 +110,13 @@ def load_function(path: str) -> Callable[..., Any]:
     if not callable(function):
         raise ValueError(f"reward.path={path}: is a {type(function).__name__}, not a function.")
     return function
+
+
+def _number(score: Any) -> float | str:
+    try:
+        return float(score)
+    except (TypeError, ValueError, OverflowError):
+        return f"returned {score!r:.200}: every score must be a number"
 
 
 def _message(text: str) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The scorers that come with the tasks of reasoning-gym, kept from evaluating hostile text.
+"""The scorers that come with the tasks of reasoning-gym, kept from evaluating hostile text and giving scores away.
 
 Some pass the answer to Python's `eval`, or to SymPy's `parse_expr`, which does the same. They receive only answers in
 an alphabet in which nothing but an answer can be written. While any other scorer runs, Python itself refuses to turn
@@ -7,10 +7,12 @@ text into code, so a later version of the package cannot evaluate more than this
 
 from __future__ import annotations
 
+import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any
 
 from dapo_lightning.grading.final_answer import answer_pattern, last_match
@@ -42,6 +44,20 @@ EVALUATED: Mapping[str, re.Pattern[str]] = {
 }
 """Tasks whose scorer evaluates text -> the answers that it may receive."""
 
+ALPHABETS = {
+    **EVALUATED,
+    "complex_arithmetic": re.compile(r"[\d\s.+\-()eEijIJ]*", re.ASCII),  # its scorer takes "nan" for any number
+}
+"""Tasks -> the answers that their scorers may receive; the others receive any."""
+
+SCORERS: Mapping[str, Callable[[str, Mapping[str, Any]], float]] = {
+    # Its scorer gives "0" for 0.65625 full marks, because all of its characters are the first ones of the answer.
+    "coin_flip": lambda answer, entry: float(abs(Fraction(answer) - Fraction(entry["answer"])) <= 1e-4),
+    # Its scorer takes any text for True.
+    "game_of_life_halting": lambda answer, entry: float(answer.casefold() == entry["answer"].casefold()),
+}
+"""Tasks whose scorer gives full marks to wrong answers -> the scorer used instead."""
+
 REFUSED = {
     "composite": "its scorer hands answers on to those of other tasks, each of which may receive other answers only",
 }
@@ -70,7 +86,7 @@ class GymScorer:
             )
         self._dataset = create_dataset(task, seed=0, size=1, **options)
         self._pattern = answer_pattern(pattern)
-        self._alphabet = EVALUATED.get(task)
+        self._task, self._alphabet = task, ALPHABETS.get(task)
         if self._alphabet is not None and not self._alphabet.fullmatch(right := self._dataset[0]["answer"]):
             raise ValueError(
                 f"reward.task={task}: with these options a right answer is {right!r:.100}, but its scorer evaluates "
@@ -84,12 +100,24 @@ class GymScorer:
         return (0.0 if answer is None else self._score(answer, entry)), answer
 
     def _score(self, answer: str, entry: Mapping[str, Any]) -> float:
-        if self._alphabet is None:
-            with _no_text_becomes_code():
-                return float(self._dataset.score_answer(answer, entry))
-        if len(answer) > _LONGEST or not self._alphabet.fullmatch(answer):
+        score_answer = SCORERS.get(self._task, self._dataset.score_answer)
+        try:
+            if self._alphabet is None:
+                with _no_text_becomes_code():
+                    score = float(score_answer(answer, entry))
+            elif len(answer) > _LONGEST or not self._alphabet.fullmatch(answer):
+                return 0.0
+            else:
+                score = float(score_answer(answer, entry))
+        except (EvaluationError, MemoryError):
+            raise
+        except Exception:  # many scorers raise where an answer is not of the form that they expect
             return 0.0
-        return float(self._dataset.score_answer(answer, entry))
+        return score if math.isfinite(score) else 0.0
+
+
+class EvaluationError(RuntimeError):
+    """A scorer tried to evaluate text."""
 
 
 _refusing = False
@@ -97,7 +125,7 @@ _refusing = False
 
 @contextmanager
 def _no_text_becomes_code() -> Iterator[None]:
-    """Makes `eval`, `exec` and `compile` of text raise RuntimeError, whoever calls them. Imports still work."""
+    """Makes `eval`, `exec` and `compile` of text raise EvaluationError, whoever calls them. Imports still work."""
     global _refusing
     _refusing = True
     try:
@@ -108,7 +136,7 @@ def _no_text_becomes_code() -> Iterator[None]:
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "compile" and _refusing and str(arguments[1]).startswith("<"):  # "<string>", not a file
-        raise RuntimeError("a scorer of reasoning-gym tried to evaluate text: its task must be given an alphabet")
+        raise EvaluationError("a scorer of reasoning-gym tried to evaluate text: its task must be given an alphabet")
 
 
 sys.addaudithook(_refuse)

@@ -16,7 +16,13 @@ class RewardError(RuntimeError):
 
 
 class Reward(ABC):
-    """Grades completions of prompts, one grade for each, in order."""
+    """Grades completions of prompts, one grade for each, in order.
+
+    Attributes:
+        answer_form: the form of the final answers that it reads, in words; None if it does not read final answers.
+    """
+
+    answer_form: str | None = None
 
     def start(self) -> None:  # noqa: B027 (most have nothing to start)
         """Prepares everything, so that mistakes in the configuration show before the run begins.

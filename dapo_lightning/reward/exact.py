@@ -25,6 +25,10 @@ class Exact(Reward):
         if self.correct <= self.wrong:
             raise ValueError(f"reward.correct={self.correct} must exceed reward.wrong={self.wrong}.")
 
+    @property
+    def answer_form(self) -> str:  # type: ignore[override]
+        return f"the text after the last {self.marker!r}"
+
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
         """Grades at once: comparing strings cannot hang."""
         grades = [self._grade(prompt, text) for prompt, text in zip(prompts, completions, strict=True)]

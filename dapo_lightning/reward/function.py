@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from dapo_lightning.grading.child import Outcome
 from dapo_lightning.reward import PendingGrades, RewardError
@@ -20,8 +20,8 @@ class Function(PooledReward):
     column), and all other columns of the data. A function written for TRL works as it is, and so does an async one, a
     class with `__call__`, or an instance; `grading.function_caller` has the details.
 
-    It runs in a child process. If a call takes too long or ends the process, it is repeated for each completion alone;
-    a completion that fails again counts as wrong, with score `failed`.
+    It runs in a child process. If a call raises, takes too long or ends the process, it is repeated for each completion
+    alone; a completion that fails again counts as wrong, with score `failed`.
 
     Args:
         path: dotted path, `my_package.my_module.my_function`.
@@ -34,6 +34,7 @@ class Function(PooledReward):
     answer_column: str = "answer"
     correct_above: float = 0.0
     failed: float = 0.0
+    advice: ClassVar[str] = "Call the function on some completions by itself to find the cause."
 
     def __post_init__(self) -> None:
         if self.failed > self.correct_above:
@@ -45,21 +46,20 @@ class Function(PooledReward):
         """Makes one call for all completions.
 
         Raises (when the grades are waited for):
-            RewardError: if the function raises or returns anything but one number per completion.
+            RewardError: if the function cannot be called with these columns, or does not return one score per
+                completion; or as `settle` does.
         """
         pending = self.pool.submit([self._arguments(prompts, completions)], [len(completions)])
 
         def wait() -> list[Grade]:
-            (outcome,) = pending.result()
-            if outcome.failure in (None, "error"):
-                return [self._read(score) for score in self._scores(outcome, prompts[0])]
-            calls = [self._arguments([prompt], [text]) for prompt, text in zip(prompts, completions, strict=True)]
-            return [
-                Grade(self.failed, correct=False, failure=outcome.failure)
-                if outcome.failure not in (None, "error")
-                else self._read(*self._scores(outcome, prompt))
-                for prompt, outcome in zip(prompts, self.pool.submit(calls).result(), strict=True)
-            ]
+            (together,) = pending.result()
+            if together.failure is None:
+                outcomes = self._scores(together, prompts[0])
+            else:
+                calls = [self._arguments([prompt], [text]) for prompt, text in zip(prompts, completions, strict=True)]
+                alone = self.pool.submit(calls).result()
+                outcomes = [s for pair in zip(alone, prompts, strict=True) for s in self._scores(*pair)]
+            return self.settle(outcomes, self._read, self.failed)
 
         return wait
 
@@ -77,10 +77,12 @@ class Function(PooledReward):
             "answers": answers,
         }
 
-    def _scores(self, outcome: Outcome, prompt: Prompt) -> list[float]:
-        if outcome.failure is None:
-            return outcome.value
-        raise RewardError(
-            f"reward.path={self.path} on {prompt.source} ({prompt.text[:60]!r}): {outcome.detail}. "
-            "Call the function on that row by itself to find the cause."
-        )
+    def _scores(self, outcome: Outcome, prompt: Prompt) -> list[Outcome]:
+        """The outcome of a call as outcomes of its completions."""
+        if outcome.failure is not None:
+            return [outcome]
+        if isinstance(outcome.value, str):
+            raise RewardError(f"reward.path={self.path} on {prompt.source} ({prompt.text[:60]!r}): {outcome.value}.")
+        return [
+            Outcome(None, "error", score) if isinstance(score, str) else Outcome(score, None) for score in outcome.value
+        ]

@@ -9,6 +9,8 @@ from dapo_lightning.reward import PendingGrades
 from dapo_lightning.reward.pooled import PooledReward
 from dapo_lightning.types import Grade, Prompt
 
+DEFAULT_FORM = r"\boxed{...}, a line 'Answer: ...' or '#### ...'"
+
 
 @dataclass(eq=False)
 class Math(PooledReward):
@@ -28,6 +30,10 @@ class Math(PooledReward):
         if self.correct <= self.wrong:
             raise ValueError(f"reward.correct={self.correct} must exceed reward.wrong={self.wrong}.")
         self.use("dapo_lightning.grading.math_grader.MathGrader", {"pattern": self.pattern})
+
+    @property
+    def answer_form(self) -> str:  # type: ignore[override]
+        return DEFAULT_FORM if self.pattern is None else f"a match of reward.pattern={self.pattern}"
 
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
         """Each completion is an item of its own."""

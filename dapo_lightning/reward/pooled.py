@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
+from dapo_lightning.grading.child import Outcome
 from dapo_lightning.grading.pool import GradingError, GradingPool
-from dapo_lightning.reward import PendingGrades, Reward
+from dapo_lightning.reward import PendingGrades, Reward, RewardError
 from dapo_lightning.types import Grade
+
+_PATIENCE = 32  # completions of at least two prompts
 
 
 @dataclass(eq=False)
@@ -25,6 +29,9 @@ class PooledReward(Reward):
     seconds: float
     megabytes: int
     pool: GradingPool = field(init=False, repr=False)
+    advice: ClassVar[str] = "Raise the limit that this names."
+    _works: bool = field(init=False, repr=False, default=False)
+    _failed: list[list[Grade]] = field(init=False, repr=False, default_factory=list)
 
     def start(self) -> None:
         """Starts the children, which build their graders."""
@@ -43,12 +50,41 @@ class PooledReward(Reward):
         self.pool = GradingPool(grader, options, self.num_workers, self.seconds, self.megabytes)
 
     def grade(self, items: Sequence[Any], read: Callable[[Any], Grade], wrong: float) -> PendingGrades:
-        """Starts to grade items, one per completion, and turns what the grader returns into grades with `read`.
-
-        A completion that cannot be graded has score `wrong`, and its grade names the failure.
-        """
+        """Starts to grade items, one per completion, and turns what the grader returns into grades with `read`; see
+        `settle`."""
         pending = self.pool.submit(items)
-        return lambda: [
-            read(outcome.value) if outcome.failure is None else Grade(wrong, correct=False, failure=outcome.failure)
-            for outcome in pending.result()
+        return lambda: self.settle(pending.result(), read, wrong)
+
+    def settle(self, outcomes: Sequence[Outcome], read: Callable[[Any], Grade], wrong: float) -> list[Grade]:
+        """The grades of a prompt's completions. One that cannot be graded has score `wrong`, and its grade says why.
+
+        Raises:
+            RewardError: if nothing at all could be graded since the run began; each failure may cost its time limit.
+        """
+        grades = [
+            read(outcome.value)
+            if outcome.failure is None
+            else Grade(wrong, correct=False, failure=outcome.failure, detail=self._why(outcome))
+            for outcome in outcomes
         ]
+        if not self._works:
+            self._works = any(grade.failure is None for grade in grades)
+            self._failed.append(grades)
+            self._check_beginning()
+        return grades
+
+    def _why(self, outcome: Outcome) -> str:
+        if outcome.failure == "timeout":
+            return f"took longer than reward.seconds={self.seconds:g}"
+        if outcome.failure == "memory":
+            return f"needed more memory than reward.megabytes={self.megabytes} allows"
+        return outcome.detail if outcome.failure == "error" else f"ended the grading process ({outcome.detail})"
+
+    def _check_beginning(self) -> None:
+        failed = [grade for grades in self._failed for grade in grades]
+        if not self._works and len(self._failed) > 1 and len(failed) >= _PATIENCE:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(grade.failure for grade in failed).items())
+            raise RewardError(
+                f"{type(self).__name__}: none of the first {len(failed)} completions could be graded ({kinds}). The "
+                f"last one {failed[-1].detail}. {self.advice}"
+            )

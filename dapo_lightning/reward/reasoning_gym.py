@@ -32,6 +32,10 @@ class ReasoningGym(PooledReward):
         options = {"task": self.task, "options": dict(self.options or {}), "pattern": self.pattern}
         self.use("dapo_lightning.grading.gym_scorer.GymScorer", options)
 
+    @property
+    def answer_form(self) -> str | None:  # type: ignore[override]
+        return None if self.pattern is None else f"a match of reward.pattern={self.pattern}"
+
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
         """Each completion is an item of its own."""
         items = [(dict(prompt.columns), text) for prompt, text in zip(prompts, completions, strict=True)]

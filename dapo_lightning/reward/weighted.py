@@ -31,6 +31,10 @@ class Weighted(Reward):
             raise ValueError(f"reward.correctness={correctness}: name one of the rewards, {sorted(parts)}.")
         self.parts, self.weights, self.correctness = parts, dict(weights), correctness
 
+    @property
+    def answer_form(self) -> str | None:  # type: ignore[override]
+        return self.parts[self.correctness].answer_form
+
     def start(self) -> None:
         """Starts every part."""
         for part in self.parts.values():
@@ -53,12 +57,14 @@ class Weighted(Reward):
 
     def _sum(self, grades: Mapping[str, Grade]) -> Grade:
         judge = grades[self.correctness]
-        failures = [judge.failure, *(grade.failure for grade in grades.values())]
+        failed = [(name, grade) for name, grade in grades.items() if grade.failure is not None]
+        name, first = min(failed, key=lambda pair: pair[1] is not judge, default=("", judge))
         return Grade(
             score=sum(self.weights[name] * grade.score for name, grade in grades.items()),
             correct=judge.correct,
             answer=judge.answer,
             vote=judge.vote,
-            failure=next((failure for failure in failures if failure is not None), None),
+            failure=first.failure,
+            detail=f"{name}: {first.detail}" if failed else "",
             parts={name: grade.score for name, grade in grades.items()},
         )

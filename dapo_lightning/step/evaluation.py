@@ -8,6 +8,7 @@ from torch import nn
 
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.distributed.sharding import gathered
+from dapo_lightning.draws.graded import require_grades, warn_of_failures
 from dapo_lightning.draws.record import GroupRecord
 from dapo_lightning.step.metrics import evaluation_metrics
 from dapo_lightning.types import Group
@@ -28,6 +29,13 @@ class Evaluation:
         self._records += [GroupRecord.of(group) for group in groups]
 
     def finish(self) -> dict[str, float]:
-        """Returns the metrics over the prompts of all ranks."""
+        """Returns the metrics over the prompts of all ranks.
+
+        Raises:
+            RewardError: if nothing could be graded.
+        """
         self._whole_weights.close()
-        return evaluation_metrics(Ranks.current().gather(self._records))
+        records = Ranks.current().gather(self._records)
+        require_grades(records, "evaluation")
+        warn_of_failures(records, "evaluation")
+        return evaluation_metrics(records)

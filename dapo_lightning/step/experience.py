@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -82,8 +81,9 @@ def split(
     """Divides the groups into mini-batches, in the order of their numbers, and gives every row its weights.
 
     Groups stay whole. Group number i of the batch goes to rank i modulo the number of ranks. With fewer groups than
-    gradient steps, some mini-batches are empty. If a score of a prompt that the step used up is not finite, the result
-    is a single mini-batch without rows. (The keep rule alone would hide a NaN, because it counts as not correct.)
+    gradient steps, some mini-batches are empty. If a score of a prompt that the step used up is not finite as a
+    float32, the result is a single mini-batch without rows. (The keep rule alone would hide a NaN, because it counts as
+    not correct.)
 
     Args:
         advantages_PGX: [P, G, 1] or [P, G, T].
@@ -91,8 +91,8 @@ def split(
     scores = [(record.source, record.scores) for record in batch.used]
     scores += [(group.prompt.source, tuple(grade.score for grade in group.grades)) for group in batch.groups]
     for source, scores_G in scores:
-        if not all(map(math.isfinite, scores_G)):
-            return [MiniBatch(problem=f"the reward of {source} is not finite ({list(scores_G)})")]
+        if not torch.tensor(scores_G, dtype=torch.float32).isfinite().all():
+            return [MiniBatch(problem=f"the reward of {source} is not finite as a float32 ({list(scores_G)})")]
     size = len(batch.groups)
     bounds = [round(i * size / num_gradient_steps) for i in range(num_gradient_steps + 1)]
     return [_mini_batch(batch.groups, range(*bound), advantages_PGX, algorithm, ranks) for bound in pairwise(bounds)]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from lightning.pytorch.utilities import rank_zero_only
 
 from dapo_lightning.draws.fill import Batch
+from dapo_lightning.draws.graded import warn_of_failures
 from dapo_lightning.rollout.finite import NotFiniteError
 from dapo_lightning.step.result import History, Update
 
@@ -26,6 +27,7 @@ def check(batch: Batch, updates: Sequence[Update], history: History) -> None:
         NotFiniteError: if too many gradient steps in a row were skipped because a value was not finite.
     """
     step, in_a_row = history.dapo_steps + 1, history.skipped_in_a_row
+    warn_of_failures(batch.used, f"step {step}")
     if batch.warning:
         _warn("step %d: %s", step, batch.warning)
     for update in updates:

@@ -1,6 +1,7 @@
 """Reward functions that tests name by their dotted path; nothing heavy is imported, so that grading starts at once."""
 
 import asyncio
+import mmap
 import os
 import time
 from pathlib import Path
@@ -52,6 +53,49 @@ def too_few(**_):
     return [1.0]
 
 
+def number_of(completions, **_):
+    return [float(int(completion)) for completion in completions]
+
+
+def none_for_words(completions, **_):
+    return [float(completion) if completion.isdigit() else None for completion in completions]
+
+
+def scores_by_index(completions, **_):
+    return {i: 0.25 for i, _ in enumerate(completions)}
+
+
+def set_of_scores(completions, **_):
+    return {float(i) for i, _ in enumerate(completions)}
+
+
+def one_text(completions, **_):
+    return "1" * len(completions)
+
+
+def one_number(**_):
+    return 1.0
+
+
+def waits(completions, **_):
+    time.sleep(60)
+
+
+def loads_a_model(completions, **_):
+    model = bytes(100_000_000)
+    return [float(model[0]) for _ in completions]
+
+
+def maps_a_model(completions, **_):
+    """As libraries do, and as they report it."""
+    model = mmap.mmap(-1, 100_000_000)
+    return [float(model[0]) for _ in completions]
+
+
+def too_large(completions, **_):
+    return [1e300 for _ in completions]
+
+
 def not_numbers(**_):
     return ["good", "bad"]
 
@@ -94,6 +138,12 @@ def fails_after_a_while(completions, **_):
     if calls > int(os.environ.get("FAILS_AFTER", 10**9)):
         raise RuntimeError("judge is out")
     return [float(len(c) % 2) for c in completions]
+
+
+def raises_on_seven(completions, **_):
+    if any(completion.startswith("7") for completion in completions):
+        raise ValueError("a seven")
+    return coin(completions)
 
 
 def hangs_sometimes(completions, **_):

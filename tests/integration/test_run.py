@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -261,8 +262,8 @@ def test_a_loss_that_is_not_finite_is_skipped_and_weights_stay_finite(tmp_path, 
 def test_a_failing_reward_saves_completed_work_and_can_be_resumed(tmp_path, monkeypatch):
     overrides = ["reward.path=rewards.fails_after_a_while", "sampling=static", "callbacks.checkpoint.every=100"]
     straight = run(tmp_path / "straight", *overrides)
-    monkeypatch.setenv("FAILS_AFTER", str(8 + 4 + 4 + 8 + 2))
-    with pytest.raises(RewardError, match=r"fails_after_a_while on arithmetic.*judge is out"):
+    monkeypatch.setenv("FAILS_AFTER", str(8 + 4 + 4 + 8))
+    with pytest.raises(RewardError, match=r"a DAPO step: none of 16 completions.*first arithmetic.*judge is out"):
         run(tmp_path / "broken", *overrides)
     assert latest(tmp_path / "broken" / "checkpoints").name == "step_000002.ckpt"
     monkeypatch.delenv("FAILS_AFTER")
@@ -271,12 +272,12 @@ def test_a_failing_reward_saves_completed_work_and_can_be_resumed(tmp_path, monk
 
 
 def test_an_interrupted_evaluation_is_made_when_the_run_goes_on(tmp_path, monkeypatch):
-    """The second batch of 64 held-out prompts fails in the evaluation after step 2."""
+    """No held-out prompt can be graded in the evaluation after step 2."""
     overrides = ["reward.path=rewards.fails_after_a_while", "sampling=static", "num_steps=6", "data.num_validation=70",
                  "evaluation.num_prompts=70"]  # fmt: skip
     straight = run(tmp_path / "straight", *overrides)
-    monkeypatch.setenv("FAILS_AFTER", str(70 + 4 + 4 + 66))
-    with pytest.raises(RewardError):
+    monkeypatch.setenv("FAILS_AFTER", str(70 + 4 + 4))
+    with pytest.raises(RewardError, match=r"evaluation: none of 140 completions"):
         run(tmp_path / "broken", *overrides)
     monkeypatch.delenv("FAILS_AFTER")
     resume(tmp_path / "broken")
@@ -332,6 +333,34 @@ def test_a_reward_that_hangs_costs_its_completions_only_and_is_counted(tmp_path)
     assert sum(float(row.get("grading/timeout") or 0) for row in rows(folder)) > 0
     assert all(float(row["grading/error"] or 0) == 0 for row in rows(folder))
     assert json.loads((folder / "summary.json").read_text())["dapo_steps"] == 2
+
+
+def test_completions_on_which_the_reward_raises_are_counted_and_told_in_their_step(tmp_path, caplog):
+    folder = run(tmp_path / "run", "reward.path=rewards.raises_on_seven", "sampling=static", "num_steps=2")
+    told = [record.message for record in caplog.records if "could not be graded" in record.message]
+    says = (
+        r"\d+ of 16 completions could not be graded and count as wrong: \d+ error \(first arith.*: ValueError: a seven"
+    )
+    assert all(re.match(rf"(evaluation|step \d): {says}", text) for text in told)
+    assert {text.partition(" ")[0] for text in told} == {"evaluation:", "step"}
+    assert sum(float(row.get("grading/error") or 0) for row in rows(folder)) > 0
+    lines = (folder / "evaluation.jsonl").read_text().splitlines()
+    failed = [c for line in lines for c in json.loads(line)["completions"] if c["failure"]]
+    assert {(c["failure"], c["detail"], c["correct"]) for c in failed} == {("error", "ValueError: a seven", False)}
+
+
+def test_a_policy_that_is_not_asked_for_answers_is_told_of_it(tmp_path, caplog):
+    run(tmp_path / "run", "reward=exact", "reward.marker='####'", "num_steps=1", "sampling.max_rounds=1",
+        "sampling.at_cap=train_partial")  # fmt: skip
+    told = [record.message for record in caplog.records]
+    assert any(re.match(r"no answer found in 16 of 16 completions.*the text after the last '####'.*system_prompt", text)
+               for text in told)  # fmt: skip
+    assert any(re.match(r"none of the 1 DAPO steps had a gradient step.*0 of 4 groups", text) for text in told)
+
+
+def test_rewards_beyond_float32_are_named(tmp_path, caplog):
+    with pytest.raises(NotFiniteError, match=r"reward of arithmetic.* is not finite as a float32 \(.*1e\+300"):
+        run(tmp_path / "run", "reward.path=rewards.too_large", "sampling=static", "num_steps=9")
 
 
 def test_a_finished_step_is_saved_even_if_its_logger_fails(tmp_path, monkeypatch):

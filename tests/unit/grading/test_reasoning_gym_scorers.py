@@ -4,6 +4,7 @@ import ast
 import builtins
 import inspect
 import textwrap
+from collections import Counter
 from types import FunctionType
 
 import pytest
@@ -126,6 +127,36 @@ def test_the_other_scorers_need_no_code():
         assert GymScorer(task, {}, None)((dataset[0], answer))[0] == dataset.score_answer(answer.strip(), dataset[0]), (
             task
         )
+
+
+TRIVIAL = [
+    "", "nan", "-nan", "nan+nanj", "inf", "-inf", "infinity", "1e999", "0", "1", "-1", "0.0", "1/0", "[]", "{}", "()",
+    "[[]]", "[nan]", '{"a": 1}', "None", "null", "True", "False", "yes", "no", "a", "?", ",", "''", "answer",
+    "unknown", "impossible", "True False", "yes no", "0 1 2 3 4 5 6 7 8 9", "A B C D E", "1" * 5000, "[" * 5000, "٣",
+]  # fmt: skip
+
+
+def same(answer, reference):
+    """As a person who is in no mood to quarrel would say."""
+    one, other = (str(text).strip().casefold() for text in (answer, reference))
+    try:
+        return one == other or float(one) == float(other)
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize("task", sorted(DATASETS.keys() - REFUSED.keys() - {"codeio"}))
+def test_no_trivial_answer_is_right_unless_it_is_the_right_one(task):
+    """A few tasks have several right answers, and a trivial one may be among them; none is right at most questions."""
+    scorer, free = GymScorer(task, {}, None), Counter()
+    items = [item for seed in (1, 1001) for item in create_dataset(task, seed=seed, size=4)]
+    for item in items:
+        derived = {"the question": item["question"], "the first character": str(item["answer"])[:1]}
+        for name, answer in {**{text: text for text in TRIVIAL}, **derived}.items():
+            score, _ = scorer((item, answer))
+            assert 0 <= score <= 1
+            free[name] += score > 0.5 and not same(answer, item["answer"])
+    assert {answer: count for answer, count in free.items() if count > len(items) / 4} == {}
 
 
 def test_what_cannot_be_told_from_hostile_text_is_refused_at_start():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import closing
+
 import pytest
 from omegaconf import OmegaConf
 from runs import ROOT
@@ -10,18 +13,20 @@ from dapo_lightning.reward import RewardError
 from dapo_lightning.reward.function import Function
 from dapo_lightning.reward.math import Math
 from dapo_lightning.reward.reasoning_gym import ReasoningGym
-from dapo_lightning.types import Prompt
+from dapo_lightning.types import Grade, Prompt
 
 TEXT = Prompt("7+5=", "12", "test:0", {"level": 2})
 CHAT = Prompt("7+5=", "12", "test:1", {"level": 2}, ({"role": "user", "content": "7+5="},))
 
 
+def grades(path: str, prompt: Prompt, *completions: str, seconds: float = 5.0, megabytes: int = 1000) -> list[Grade]:
+    reward = Function(1, seconds, megabytes, path=path, answer_column="solution")
+    with closing(reward):
+        return reward([prompt] * len(completions), completions)
+
+
 def scores(path: str, prompt: Prompt, *completions: str) -> list[float]:
-    reward = Function(1, 5.0, 1000, path=path, answer_column="solution")
-    try:
-        return [grade.score for grade in reward([prompt] * len(completions), completions)]
-    finally:
-        reward.close()
+    return [grade.score for grade in grades(path, prompt, *completions)]
 
 
 @pytest.mark.parametrize("prompt", [TEXT, CHAT], ids=["text", "chat"])
@@ -33,8 +38,9 @@ def test_completions_of_chats_are_messages_unless_the_function_reads_text():
     assert scores("rewards.last_message_is_from_the_assistant", CHAT, "a", "b") == [1.0, 1.0]
     assert scores("rewards.takes_two", CHAT, "12", "13") == [1.0, 0.0]  # names `answers`, which TRL does not know
     assert scores("rewards.says_it_reads_text", CHAT, "12", "x") == [1.0, 0.0]  # says so in its annotation
-    with pytest.raises(RewardError, match=r"no attribute 'strip'.*lists of messages.*completion\[0\].*list\[str\]"):
-        scores("rewards.expects_text", CHAT, "12")
+    (grade,) = grades("rewards.expects_text", CHAT, "12")
+    assert grade.failure == "error"
+    assert re.search(r"no attribute 'strip'.*lists of messages.*completion\[0\].*list\[str\]", grade.detail)
     assert scores("rewards.expects_text", TEXT, "12") == [2.0]
 
 
@@ -90,3 +96,68 @@ def test_a_missing_extra_is_named_with_its_installation(package, reward, extra, 
     says = rf'^reward=\w+ needs the package {package}: pip install "dapo-lightning\[{extra}\]"'
     with pytest.raises(ValueError, match=says):
         reward.start()
+
+
+LOOP_BOUND = ["semaphore", "lock", "queue", "loop_of_the_import"]
+
+
+@pytest.mark.parametrize("name", LOOP_BOUND)
+def test_all_calls_of_an_async_function_share_an_event_loop(name):
+    """What a module keeps from one call to the next belongs to the loop of the first."""
+    reward = Function(1, 5.0, 1000, path=f"async_rewards.{name}")
+    with closing(reward):
+        for _ in range(3):
+            made = reward([TEXT] * 2, ["a", "abc"])
+            assert [(grade.score, grade.failure) for grade in made] == [(1.0, None), (3.0, None)]
+
+
+def test_a_completion_on_which_the_function_raises_fails_alone():
+    right, wrong, also_right = grades("rewards.number_of", TEXT, "3", "three", "4")
+    assert (right.score, also_right.score) == (3.0, 4.0)
+    assert (wrong.score, wrong.correct, wrong.failure) == (0.0, False, "error")
+    assert wrong.detail.startswith("ValueError: invalid literal for int() with base 10: 'three'")
+
+
+def test_a_score_that_is_no_number_fails_alone():
+    right, wrong = grades("rewards.none_for_words", TEXT, "3", "three")
+    assert (right.score, right.failure) == (3.0, None)
+    assert (wrong.failure, wrong.detail) == ("error", "returned None: every score must be a number")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("scores_by_index", "a dict"), ("set_of_scores", "a set"), ("one_text", "a str"),
+        ("one_number", r"returned 1\.0"), ("too_few", "1 scores for 2"),
+    ],
+)  # fmt: skip
+def test_scores_that_are_no_list_of_as_many_numbers_end_the_run(path, says):
+    with pytest.raises(RewardError, match=rf"reward\.path=rewards\.{path} on test:0 .*{says}"):
+        grades(f"rewards.{path}", TEXT, "a", "b")
+
+
+def fill(reward: Function) -> list[Grade]:
+    """Prompts of eight completions, until all works or patience ends."""
+    with closing(reward):
+        return [grade for _ in range(6) for grade in reward([TEXT] * 8, ["a"] * 8)]
+
+
+@pytest.mark.parametrize(
+    ("reward", "says"),
+    [
+        (Function(2, 0.005, 99, path="rewards.waits"), r"32 timeout.* longer than reward\.seconds=0\.005"),
+        (Function(2, 9.0, 50, path="rewards.loads_a_model"), r"32 memory.* than reward\.megabytes=50 allow"),
+        (Function(2, 9.0, 50, path="rewards.maps_a_model"), r"32 memory.* than reward\.megabytes=50 allow"),
+        (Function(2, 9.0, 50, path="rewards.raises"), r"32 error.*KeyError: 'no such thing'.*by itself"),
+    ],
+)  # fmt: skip
+def test_a_reward_that_never_works_ends_the_run_soon(reward, says):
+    with pytest.raises(RewardError, match=rf"none of the first 32 completions could be graded \({says}"):
+        fill(reward)
+
+
+def test_a_reward_that_has_worked_once_may_fail_later():
+    reward = Function(1, 5.0, 1000, path="rewards.number_of")
+    with closing(reward):
+        made = [reward([TEXT] * 16, texts) for texts in (["x"] * 15 + ["1"], ["x"] * 16, ["x"] * 16, ["x"] * 16)]
+    assert sum(grade.failure == "error" for group in made for grade in group) == 63
