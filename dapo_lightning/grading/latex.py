@@ -1,177 +1,363 @@
-r"""LaTeX -> SymPy, without ever evaluating text as Python.
+r"""LaTeX -> a tree, by recursive descent over TeX's own tokens, in time linear in the length of the text.
 
-math-verify's own `parse` passes plain expressions, and even the digits of LaTeX, to SymPy's `parse_expr`, which calls
-`eval`. Here only LaTeX of listed commands and characters is parsed, and `_converter` reads the digits itself. What is
-obviously too expensive (deeply nested, or with huge powers or factorials) is refused.
+A macro takes its arguments as TeX does: the next token or group, so that \frac1n is 1/n and \sqrt2x is x\sqrt2. Nothing
+is worked out here, and no text is ever evaluated as Python.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from fractions import Fraction
 from functools import lru_cache
-from importlib import import_module
-from typing import Any
-from zlib import crc32
-
-_MAX_DEPTH = 12  # of brackets: each one beyond can double the time of parsing
-_MAX_BITS = 20_000  # of any number that must be written out for a comparison
-
-_COMMANDS = set(
-    "frac sqrt pi infty cdot times div pm mp cup cap setminus emptyset in mathbb leq geq neq sin cos tan csc sec cot"
-    " arcsin arccos arctan sinh cosh tanh log ln exp lfloor rfloor lceil rceil binom begin end text overline bar hat"
-    " vec circ alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi varphi chi psi"
-    " omega Delta Omega Sigma Phi Psi Theta Lambda \\ { }".split()
-)
-_HARMLESS = re.compile(r"\\text\{[A-Za-z ]*\}|\\(?:begin|end)\{pmatrix\}|\\mathbb\{[RQZNC]\}")
-_REFUSED = re.compile(
-    r"[^A-Za-z0-9\s+*/^_=<>()\[\]{}|,;:.!&\\-]"  # quotes, for one
-    r"|(?<!\\)\b[A-Za-z]{4,}"  # prose
-    r"|\d_|(?<![_\d])\d+ \d"  # number bases; 1 2 would be read as 1 + 2
-    r"|\\sqrt\[(?![A-Za-z0-9+-]{1,8}\])"  # is worked out during parsing, before its size is known
-    r"|([\^_]) ?(?:\d+|[A-Za-z]|\{[^{}]*\}) ?\1"  # 2^3^4, in which order?
-    r"|\\(?:text|begin|end|mathbb)\b"
-)
-_REWRITTEN = [
-    (re.compile(pattern), latex)
-    for pattern, latex in (
-        (r"(?<=\S) ?\\approx.*", ""),
-        (r",? ?(?:\\text\{[a-z ,]*\} ?)?\b[a-z] ?\\in ?\\mathbb\{[ZN]\}$", ""),  # 2\pi k, k \in \mathbb{Z}
-        (r"(?<!%)%(?!%)", ""),
-        (r"(?<![\d,.(\[{])(\d{1,3}),(?=\d{3}(?!\d))", r"\1"),
-        (r"\\text\{ ?([A-Za-z]) ?\}", r" \1 "),
-        (r"(?<![\d.^_}])(\d+) ?\\frac\{(\d+)\}\{(\d+)\}", r"(\1+\\frac{\2}{\3})"),
-        (r"(?<![A-Za-z\\])([a-eik-zA-EI-OR-Z]) ?(?=\()", r"\1\\cdot "),  # no function: f, g, h, j, F, G, H, P, Q are
-    )
-]
+from typing import Any, NamedTuple
 
 
-def _latex(text: str) -> str | None:
-    """Returns the LaTeX that the parser may read in place of simplified `text`; None if it must not read it."""
-    for pattern, latex in _REWRITTEN:
-        text = pattern.sub(latex, text)
-    text = text.replace("°", r"^\circ " if any(name in text for name in ("sin", "cos", "tan")) else "")
-    if _REFUSED.search(_HARMLESS.sub("", text)) or not text.strip():
-        return None
-    if any(command not in _COMMANDS for command in re.findall(r"\\([A-Za-z]+|.)", text)):
-        return None
-    depth = deepest = 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        deepest = max(deepest, depth)
-    return text if deepest <= _MAX_DEPTH else None
+class Node(NamedTuple):
+    r"""A number (one Fraction), a name (one str), an operation, or a structure.
 
-
-@lru_cache(1024)
-def parsed(text: str) -> Any:
-    """Returns the SymPy object of simplified `text`; None if it is not mathematics, or too expensive."""
-    latex = _latex(text)
-    if latex is None:
-        return None
-    convert = _converter()
-    try:
-        tree = convert(latex)
-        _bits(tree)
-    except MemoryError:
-        raise
-    except Exception:  # the parser fails in many ways, RecursionError among them
-        return None
-    return tree
-
-
-@lru_cache(1024)
-def written(text: str) -> str | None:
-    """Writes `text` in one way: an expression as its value, with a fixed number in place of each variable.
-
-    Values need no simplification, so they are quick to compute, even for (x+1)^{500}, and equal for (x+1)^2 and
-    x^2+2x+1. Returns None if `text` cannot be read, or if SymPy loses a part of it: of 1=2, 1/0 and the list 2,2,3.
+    Structures: "," "and" "or" (lists), "bracket" (its two signs, then the items), "set", "builder" (name, condition),
+    "chain" (sides and relation signs in turn), "matrix" (rows, each a list).
     """
-    tree = parsed(text)
-    items = getattr(tree, "_unsorted_args", ())
-    if tree is None or len(items) > len(set(items)):
+
+    op: str
+    args: tuple[Any, ...] = ()
+
+
+RELATIONS = {"=": "=", "<": "<", ">": ">", "\\leq": "<=", "\\geq": ">=", "\\neq": "!=", "\\in": "in",
+             "\\approx": "~", "\\equiv": "="}  # fmt: skip
+_SEPARATORS = {",": ",", ";": ",", "\\\\": ",", "\\land": "and", "\\lor": "or"}
+_SETS = {"\\cup", "\\cap", "\\setminus", "\\backslash"}
+_TIMES = {"*": "*", "\\cdot": "*", "\\times": "*", "/": "/", "\\div": "/", ":": "/"}
+_ENDS = {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil", "\\end", "\\over", "\\choose", "\\mid", "&", ""}
+_CONSTANTS = {"\\pi", "\\infty", "\\emptyset"}
+_NAMES = set(
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon"
+    " phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar".split()
+)
+_ACCENTS = {"\\overline", "\\bar", "\\hat", "\\vec", "\\tilde", "\\overrightarrow", "\\widehat", "\\dot"}
+_FUNCTIONS = set("sin cos tan csc sec cot arcsin arccos arctan sinh cosh tanh ln log exp lg".split())
+_SKIPPED = {"\\angle", "\\triangle", "\\Delta "}  # they say what a name names
+_TOKEN = re.compile(r"\s*(\\(?:[A-Za-z]+|.)|\d+|.|$)", re.DOTALL)
+_NUMBER = re.compile(r"\d{1,3}(?:[ ,]\d{3})+(?![\d,])(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+")
+_EXPONENT = re.compile(r"[eE]([+-]?\d{1,4})(?!\d)")
+_REPEATED = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot) ?(?:\{(\d+)\}|(\d))|(\d*)\.(\d*?)(\d+?)\7{2,}\.\.\.")
+_MIXED = re.compile(r" (\d+) ?/ ?(\d+)")
+_GROUP = re.compile(r"\s*\{([^{}]*)\}")
+_WORDED = re.compile(r"\\(?:text|begin|end|mathbb)\{[^{}]*\}")
+_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")
+_CALL = re.compile(r"\((-?[\d.]+|[a-zA-Z])\)")
+_ANY_CALL = re.compile(r"\(([^()]*)\)")
+_ALWAYS_FUNCTIONS = set("fghFGHPQ")
+
+
+@lru_cache(4096)
+def parsed(text: str) -> Node | None:
+    """Returns the tree of `text` as `simplified` spells it; None if it is not mathematics."""
+    if _PROSE.search(_WORDED.sub("", text)):
         return None
-    sympy = import_module("sympy")
     try:
-        tree = tree.doit()
-        if isinstance(tree, sympy.Expr) and not tree.is_Rational:
-            # Floats: with fractions, SymPy would write out powers that are raised to them.
-            values = {x: sympy.Float(crc32(x.name.encode()) / 2**32, 30) for x in tree.free_symbols}
-            tree = sympy.N(tree.xreplace(values), 12, chop=True)
-        is_less = tree in (sympy.true, sympy.false, sympy.zoo, sympy.nan)
-        return None if is_less else re.sub(r"(?<=\d)\.0+$", "", str(tree))
-    except MemoryError:
-        raise
-    except Exception:  # SymPy cannot work it out
+        reader = _Reader(text)
+        tree = reader.listing()
+        return tree if reader.peek() == "" else None
+    except (ValueError, RecursionError, ZeroDivisionError):
         return None
 
 
-def _bits(tree: Any) -> float:
-    """Returns a bound, at least 1, on the bits of the numbers in a SymPy object once it is worked out.
-
-    Raises:
-        OverflowError: if there may be too many.
-        ValueError: if the object contains something that no answer contains.
-    """
-    kind = type(tree).__name__
-    if not _SYMBOL.fullmatch(str(getattr(tree, "name", kind if getattr(tree, "is_Function", False) else ""))):
-        raise ValueError("not the name of a variable or function")
-    parts = [_bits(part) for part in (tree.flat() if hasattr(tree, "flat") else getattr(tree, "args", ()))]
-    bits = float(sum(parts, start=1))
-    if getattr(tree, "is_Rational", False):
-        bits = max(tree.p.bit_length(), tree.q.bit_length(), 1)
-    elif kind in ("Pow", "exp") and (parts[-1] > 30 or not tree.exp.free_symbols):
-        factor = abs(float(tree.exp)) if tree.exp.is_Rational else 2 ** min(parts[-1], 64)
-        bits = max(1, factor) * (parts[0] if kind == "Pow" else 2)
-    elif kind in ("factorial", "binomial"):
-        bits = 2 ** min(2 * max(parts), 64)
-    if bits > _MAX_BITS:
-        raise OverflowError("too much to work out")
-    return bits
+def number(digits: str) -> Node:
+    return Node("number", (Fraction(digits),))
 
 
-_SYMBOL = re.compile(r"[A-Za-z0-9_{}+,-]*")
+class _Reader:
+    def __init__(self, text: str) -> None:
+        self._text, self._at = text, 0
+        self._inside = ""  # the sign that opened the innermost bracket
 
+    def peek(self) -> str:
+        token = _TOKEN.match(self._text, self._at)
+        return token[1] if token else ""
 
-@lru_cache(1)
-def _converter() -> Any:
-    """Returns latex2sympy with exact numbers, without `parse_expr`, and without its unusual readings."""
-    sympy = import_module("sympy")
-    latex2sympy = import_module("latex2sympy2_extended.latex2sympy2")
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # warns in each process without its time limit
+    def _take(self, expected: str | None = None) -> str:
+        token = _TOKEN.match(self._text, self._at)
+        if token is None or token[1] == "" or (expected is not None and token[1] != expected):
+            raise ValueError(f"no {expected} at {self._at}")
+        self._at = token.end()
+        return token[1]
 
-    class Converter(latex2sympy._Latex2Sympy):  # type: ignore[name-defined]
-        def parse(self, latex: str) -> Any:
-            tree = self.create_parser(latex).math()
-            for rule in ("set_relation", "set_elements", "set_elements_relation"):
-                if (part := getattr(tree, rule)()) is not None:
-                    return getattr(self, f"convert_{rule}")(part)
-            raise ValueError("not mathematics")
+    def _match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        found = pattern.match(self._text, self._at)
+        if found:
+            self._at = found.end()
+        return found
 
-        def parse_number(self, text: str) -> Any:
-            if not re.fullmatch(r"(?=\.?\d)[\d,]*\.?\d*(?:E[+-]?\d{1,3})?", text, re.ASCII):
-                raise ValueError("not a number")
-            value = Fraction(text.replace(",", ""))
-            return sympy.Rational(value.numerator, value.denominator)
+    def listing(self) -> Node:
+        """Items between separators; the item itself if there is but one."""
+        items, kinds = [self._chain()], {","}
+        while self.peek() in _SEPARATORS:
+            while self.peek() in _SEPARATORS:  # `, and` is one separator
+                kinds.add(_SEPARATORS[self._take()])
+            if self.peek() in _ENDS:
+                break
+            items.append(self._chain())
+        kind = "or" if "or" in kinds else "and" if "and" in kinds else ","
+        return Node(kind, tuple(items)) if len(items) > 1 else items[0]
 
-        def convert_postfix_list(self, factors: list[Any], start: int = 0) -> Any:
-            product, *rest = (self.convert_postfix(factor) for factor in factors[start:])
-            for factor in rest:  # 2(3) is 6: mixed numbers are written as sums before
-                is_matrix = getattr(product, "is_Matrix", False) or getattr(factor, "is_Matrix", False)
-                product = (self.mat_mul_flat if is_matrix else self.mul_flat)(product, factor)
-            return product
+    def _chain(self) -> Node:
+        sides: list[Any] = [Node("blank") if self.peek() in RELATIONS else self._union()]
+        while (sign := self.peek()) in RELATIONS:
+            self._take()
+            sides += [RELATIONS[sign], self._union()]
+        return Node("chain", tuple(sides)) if len(sides) > 1 else sides[0]
 
-        def convert_interval(self, interval: Any) -> Any:
-            for end in interval.expr():  # they are compared, however long that takes
-                _bits(self.convert_expr(end))
-            return super().convert_interval(interval)
+    def _union(self) -> Node:
+        left = self._sum()
+        while (sign := self.peek()) in _SETS:
+            self._take()
+            left = Node({"\\cup": "cup", "\\cap": "cap"}.get(sign, "setminus"), (left, self._sum()))
+        return left
 
-        def convert_binom(self, binom: Any) -> Any:
-            ends = self.convert_expr(binom.upper), self.convert_expr(binom.lower)
-            return sympy.binomial(*ends, evaluate=False)
+    def _sum(self) -> Node:
+        terms = [self._term("+" if self.peek() not in ("+", "-", "\\pm", "\\mp") else self._take())]
+        while self.peek() in ("+", "-", "\\pm", "\\mp"):
+            terms.append(self._term(self._take()))
+        return Node("+", tuple(terms)) if len(terms) > 1 else terms[0]
 
-        def convert_atom_expr(self, atom: Any) -> Any:
-            return super().convert_atom_expr(atom).xreplace({sympy.Symbol("i", real=True): sympy.I})
+    def _term(self, sign: str) -> Node:
+        term = self._product()
+        return term if sign == "+" else Node({"-": "neg", "\\pm": "pm", "\\mp": "mp"}[sign], (term,))
 
-    config = latex2sympy.ConversionConfig(lowercase_symbols=False)  # R is not r
-    return lambda latex: Converter(None, True, True, config).parse(latex)
+    def _product(self, is_argument: bool = False) -> Node:
+        left = self._power()
+        while True:
+            token = self.peek()
+            if token in _TIMES and not is_argument and not (token == ":" and self._inside == "\\{"):
+                self._take()
+                left = Node(_TIMES[token], (left, self._power()))
+            elif self._starts_factor(token) and not (is_argument and token[1:] in _FUNCTIONS):
+                right = self._power()
+                if token.isdigit() and left.op == "number":
+                    raise ValueError("two numbers in a row")
+                left = Node("*", (left, right))
+            else:
+                return left
+
+    def _starts_factor(self, token: str) -> bool:
+        if token in ("|", "'"):
+            return token == "|" and self._inside not in ("|", "\\{")
+        return not (token in _ENDS or token in RELATIONS or token in _SEPARATORS or token in _SETS or token in _TIMES
+                    or token in ("+", "-", "\\pm", "\\mp", "^", "_", "!", "°", "%"))  # fmt: skip
+
+    def _power(self) -> Node:
+        if self.peek() in ("+", "-"):
+            sign = self._take()
+            return self._power() if sign == "+" else Node("neg", (self._power(),))
+        base, is_raised = self._atom(), False
+        while (sign := self.peek()) in ("^", "_", "!", "°"):
+            self._take()
+            if sign == "!":
+                base = Node("factorial", (base,))
+            elif sign == "°":
+                base = Node("degree", (base,))
+            elif sign == "_":
+                base = self._lowered(base)
+            elif is_raised:
+                raise ValueError("two exponents, in which order?")
+            else:
+                base, is_raised = Node("^", (base, self._exponent())), True
+        return base
+
+    def _lowered(self, base: Node) -> Node:
+        group = self._match(_GROUP)
+        index = group[1].replace(" ", "") if group else self._take()
+        if base.op == "^" and base.args[0].op == "name":
+            return Node("^", (self._named(f"{base.args[0].args[0]}_{index}"), base.args[1]))
+        if base.op == "name":
+            return self._named(f"{base.args[0]}_{index}")
+        if base.op == "number" and base.args[0].denominator == 1 and index.isdigit() and 2 <= int(index) <= 36:
+            return Node("number", (Fraction(int(str(base.args[0]), int(index))),))
+        raise ValueError("an index of what?")
+
+    def _exponent(self) -> Node:
+        if self.peek() == "-":
+            self._take()
+            return Node("neg", (self._exponent(),))
+        return self._atom() if self.peek().isdigit() else self._argument()  # x^10, though TeX reads x^{1}0
+
+    def _argument(self) -> Node:
+        """What TeX takes as an argument: a group, a command with its own arguments, or one character."""
+        if self.peek().isdigit():
+            self._at = _TOKEN.match(self._text, self._at).start(1) + 1  # type: ignore[union-attr]
+            return number(self._text[self._at - 1])
+        return self._named(self._take()) if self.peek().isalpha() else self._atom()
+
+    def _within(self, opening: str, closings: tuple[str, ...]) -> tuple[Node, str]:
+        outside, self._inside = self._inside, opening
+        content = self.listing()
+        self._inside = outside
+        if self.peek() not in closings:
+            raise ValueError("a bracket stays open")
+        return content, self._take()
+
+    def _atom(self) -> Node:
+        token = self.peek()
+        if token.isdigit() or token == ".":
+            return self._number()
+        start = self._at
+        self._take()
+        if token == "{":
+            return self._group()
+        if token in ("(", "[", "\\langle"):
+            content, closing = self._within(token, (")", "]", "\\rangle"))
+            if content.op in (",", "and"):
+                return Node("bracket", ("[" if token == "[" else "(", "]" if closing == "]" else ")", *content.args))
+            return content
+        if token == "\\{":
+            return self._set()
+        if token == "|":
+            return Node("abs", (self._within("|", ("|",))[0],))
+        if token in ("\\lfloor", "\\lceil"):
+            return Node(token[2:], (self._within(token, ("\\rfloor", "\\rceil"))[0],))
+        if token.isalpha():
+            return self._named(token)
+        if token in _CONSTANTS:
+            return Node(token[1:])
+        name = token[1:]
+        if name in _NAMES:
+            return self._named(token)
+        if name in _FUNCTIONS:
+            return self._function(name)
+        if name in ("frac", "binom"):
+            return Node("/" if name == "frac" else "binomial", (self._argument(), self._argument()))
+        if name == "sqrt":
+            root = self._within("[", ("]",))[0] if self.peek() == "[" and self._take() else number("2")
+            return Node("^", (self._argument(), Node("/", (number("1"), root))))
+        if name in ("sum", "prod"):
+            return self._sum_or_product(name)
+        if token in _SKIPPED:
+            return self._atom()
+        if name in ("text", "mathbb") or token in _ACCENTS:
+            return self._worded(name)
+        if name == "begin":
+            return self._environment()
+        raise ValueError(f"unknown token at {start}")
+
+    def _number(self) -> Node:
+        self._at = _TOKEN.match(self._text, self._at).start(1)  # type: ignore[union-attr]
+        if again := self._match(_REPEATED):  # 0.1\overline{6} = (16 - 1) / (100 - 10)
+            whole, before, period = (
+                again[1] or again[5] or "",
+                again[2] or again[6] or "",
+                again[3] or again[4] or again[7],
+            )
+            value = Fraction(int(whole + before + period) - int(whole + before or "0"))
+            return Node("number", (value / (10 ** len(before + period) - 10 ** len(before)),))
+        digits = self._match(_NUMBER)
+        if digits is None:
+            raise ValueError("a full stop")
+        plain = digits[0].replace(" ", "").replace(",", "")
+        if "," in digits[0] and self._inside in ("(", "[", "\\{"):  # (1,234) is a pair
+            self._at -= len(digits[0]) - digits[0].index(",")
+            plain = digits[0].partition(",")[0]
+        if exponent := self._match(_EXPONENT):
+            plain += "e" + exponent[1]
+        value = number(plain)
+        if plain.isdigit():
+            if mixed := self._match(_MIXED):
+                return Node("number", (value.args[0] + Fraction(int(mixed[1]), int(mixed[2])),))
+            if self.peek() == "\\frac":
+                start = self._at
+                part = self._atom()
+                if all(side.op == "number" for side in part.args):
+                    return Node("+", (value, part))
+                self._at = start
+        return value
+
+    def _group(self) -> Node:
+        content, closing = self._within("{", ("}", "\\over", "\\choose"))
+        if closing == "}":
+            return Node("set", content.args) if content.op == "," else content
+        lower, _ = self._within("{", ("}",))
+        return Node("/" if closing == "\\over" else "binomial", (content, lower))
+
+    def _set(self) -> Node:
+        if self.peek() == "\\}":
+            self._take()
+            return Node("emptyset")
+        content, closing = self._within("\\{", ("\\}", "|", "\\mid", ":"))
+        if closing == "\\}":
+            return Node("set", content.args if content.op in (",", "and", "or") else (content,))
+        condition = self._within("(", ("\\}",))[0]
+        element = content
+        if element.op == "chain" and element.args[1] == "in":
+            condition, element = Node("and", (condition, content)), element.args[0]
+        return Node("builder", (element, condition))
+
+    def _named(self, name: str) -> Node:
+        if self.peek() == "'":
+            return self._named(name + self._take())
+        call = self._match(_ANY_CALL if name[0] in _ALWAYS_FUNCTIONS and len(name) < 4 else _CALL)
+        if call is None or call[1] == name:
+            if call:
+                self._at = call.start()
+            return Node({"i": "i", "e": "e"}.get(name, "name"), () if name in ("i", "e") else (name,))
+        if "," in call[1] and name.isupper():  # a point and its name
+            self._at = call.start()
+            return self._atom()
+        return Node("name", (f"{name}({call[1].replace(' ', '')})",))
+
+    def _function(self, name: str) -> Node:
+        base = number("10") if name in ("log", "lg") else Node("e")
+        if name == "log" and self.peek() == "_":
+            self._take()
+            base = self._exponent()
+        exponent = None
+        if self.peek() == "^":
+            self._take()
+            exponent = self._exponent()
+        argument = self._atom() if self.peek() == "(" else self._product(is_argument=True)
+        if exponent == Node("neg", (number("1"),)):
+            name, exponent = "arc" + name, None
+        is_log = name in ("log", "ln", "lg")
+        value = Node("log", (argument, base)) if is_log else Node("function", (name, argument))
+        return value if exponent is None else Node("^", (value, exponent))
+
+    def _sum_or_product(self, name: str) -> Node:
+        ends = {}
+        for _ in range(2):
+            ends[self._take()] = self._argument()
+        index = ends["_"] if "_" in ends else Node("blank")
+        if index.op != "chain" or len(index.args) != 3 or "^" not in ends:
+            raise ValueError("no bounds")
+        return Node(name, (index.args[0], index.args[2], ends["^"], self._product()))
+
+    def _worded(self, command: str) -> Node:
+        group = self._match(_GROUP)
+        word = group[1].strip() if group else self._take()
+        if command == "text" and (len(word) == 1 and word.isalpha() or word.isdigit()):
+            return number(word) if word.isdigit() else self._named(word)
+        return Node("name", (word if command == "text" else f"\\{command} {word}",))
+
+    def _environment(self) -> Node:
+        kind = self._match(_GROUP)
+        if kind is None:
+            raise ValueError("no name")
+        rows, cells = [], []
+        while True:
+            cells.append(self._cell())
+            token = self._take()
+            if token != "&":
+                rows.append(Node(",", tuple(cells)))
+                cells = []
+            if token == "\\\\" and self.peek() == "\\end":
+                token = self._take()
+            if token == "\\end":
+                self._match(_GROUP)
+                break
+        if kind[1] in ("cases", "aligned", "gathered"):
+            return Node("and", tuple(cell for row in rows for cell in row.args))
+        return Node("determinant" if kind[1] == "vmatrix" else "matrix", tuple(rows))
+
+    def _cell(self) -> Node:
+        outside, self._inside = self._inside, "("
+        cell = self._chain()
+        self._inside = outside
+        return cell

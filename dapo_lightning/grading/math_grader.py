@@ -1,25 +1,24 @@
-r"""Whether the final answer of a completion equals the reference: as a string, else as a number, else symbolically.
+r"""Whether the final answer of a completion equals the reference: as a string, else as a number, else as mathematics.
 
-No text is ever evaluated as Python. What is obviously too expensive (long, or refused by `latex`) is not worked out.
-Otherwise time and memory have no bound, as `(x+y+z)^{999}` shows: grade in a process that can be killed.
+A grade is a function of the two texts alone: trees are immutable, and nothing is remembered but what they determine.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
-from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from dapo_lightning.grading.final_answer import answer_pattern, final_answer
-from dapo_lightning.grading.latex import parsed, written
-from dapo_lightning.grading.quantities import measured, number, unassigned
+from dapo_lightning.grading.comparison import same, vote
+from dapo_lightning.grading.final_answer import answer_pattern, bare, final_answer
+from dapo_lightning.grading.latex import Node, parsed
+from dapo_lightning.grading.quantities import Unit, in_words, measured
 from dapo_lightning.grading.spelling import simplified
+from dapo_lightning.grading.values import exceeds_one
 
 _MAX_CHARACTERS = 500  # a longer answer is right only if it is the reference, character for character
-_DIGITS = 200  # that must agree, of expressions that cannot be simplified to the same
 
 
 class MathVerdict(NamedTuple):
@@ -41,90 +40,88 @@ class MathVerdict(NamedTuple):
 class MathGrader:
     """Grades (reference answer, completion).
 
-    It imports SymPy and builds the parser when it is made, because that takes seconds, more than an item's time limit.
-
     Args:
         pattern: regular expression with one group; its last match is the answer. None: see `final_answer`.
 
     Raises:
-        ValueError: if `pattern` is unfit, or a package is missing.
+        ValueError: if `pattern` is unfit.
     """
 
     def __init__(self, pattern: str | None = None):
         self._pattern = answer_pattern(pattern)
-        try:
-            _same_mathematics("x+1", "1+2x")
-        except ModuleNotFoundError as error:
-            raise ValueError(
-                f'reward=math needs the package {error.name}: pip install "dapo-lightning[math]", or choose another '
-                "reward=..."
-            ) from error
 
     def __call__(self, item: tuple[str, str]) -> MathVerdict:
-        """Returns the verdict on a completion. It raises nothing but MemoryError, and may take long."""
+        """Returns the verdict on a completion. It raises nothing but MemoryError."""
         reference, completion = item
-        answer = final_answer(completion, self._pattern)
+        gold_text, gold = _reference(reference)
+        answer = final_answer(completion, self._pattern, several="," in gold)
         if answer is None:
             return MathVerdict(False, None, "none", None)
-        is_same = answer == reference.strip()
-        if max(len(answer), len(reference)) > _MAX_CHARACTERS:
+        is_same = answer in (reference.strip(), gold_text)
+        if max(len(answer), len(gold_text)) > _MAX_CHARACTERS:
             start = answer[:_MAX_CHARACTERS]
             return MathVerdict(is_same, start, "string" if is_same else "too_long", start)
-        gold, found = _reference(reference), simplified(answer)
+        found = simplified(answer)
         correct, stage = (answer != "", "string") if is_same else _compare(gold, found)
-        return MathVerdict(correct, answer, stage, _vote(gold, found))
+        return MathVerdict(correct, answer, stage, _vote(gold if correct else found, gold))
 
 
-_reference = lru_cache(4096)(simplified)  # many completions share a reference
+@lru_cache(4096)  # many completions share a reference
+def _reference(text: str) -> tuple[str, str]:
+    """A reference read as answers are, which may be marked as they are; and simplified."""
+    listed = _LISTED.fullmatch(text.strip())
+    text = listed[2] if listed else text
+    answer = bare(final_answer(text) or text)
+    return answer, simplified(answer)
 
 
-def _compare(gold: str, found: str) -> tuple[bool, str]:
-    gold, found = unassigned(gold, found)
-    same = _same_string(gold, found)
-    if same is not None:
-        return same, "string"
-    (gold, gold_unit), (found, found_unit) = measured(gold), measured(found)
-    fits = not gold_unit.known or not found_unit.known or gold_unit.known == found_unit.known
-    left, right = number(gold), number(found)
-    if left is not None and right is not None:
-        left, right = left * gold_unit.scale, right * found_unit.scale
-        percent = right * Fraction(100) ** (gold_unit.percent - found_unit.percent)
-        return fits and left in (right, percent), "number"  # 50% is 50 if asked for in percent, and 0.5
-    if not fits:
-        return False, "string"
-    same = _same_mathematics(gold, found)
-    return same is True, "unparsed" if same is None else "symbolic"
+def is_readable(reference: str) -> bool:
+    """Whether a reference is mathematics, a choice or a word; an answer spelled differently can then equal it."""
+    gold = _reference(reference)[1]
+    return bool(_CHOICE.fullmatch(gold) or _WORDS.fullmatch(_plain(gold)) or _tree(gold)[0])
 
 
-def _vote(gold: str, found: str) -> str:
-    """Returns one spelling of `found`. The reference only shows how to read it: as a choice, or with units.
-
-    Units count only if `gold` has some, as they do for correctness; an answer without units then has those of `gold`.
-    """
-    if _CHOICE.fullmatch(_plain(gold)) and (chosen := _CHOICE.match(_plain(found))):
-        return chosen[1].upper()
-    (_, gold_unit), (value, unit) = map(measured, unassigned(gold, found))
-    units = unit.known or gold_unit.known if gold_unit.known else ()
-    exact = number(value)
-    if exact is not None:
-        return " ".join((str(exact * unit.scale), *units))
-    text = _plain(value)
-    as_read = text.casefold() if _WORDS.fullmatch(text) and not _PRODUCT.fullmatch(text) else written(value)
-    return " ".join((_tight(text) if as_read is None else as_read, *units))
-
-
-_CHOICE = re.compile(r"(?:(?:option|choice) )?\(?([A-J])(?:\)|[.:](?:\s|$)|$)", re.IGNORECASE)
-_WORDS = re.compile(r"[A-Za-z]{2,}(?:[ .']+[A-Za-z]+)*")
+_LISTED = re.compile(r"\[\s*(['\"])(.*)\1\s*\]", re.DOTALL)
+_INTEGER = re.compile(r"[+-]?\d{1,300}")
+_CHOICE = re.compile(r"(?:(?:option|choice|answer) )?\(?([A-J])(?:\)|[.:](?:\s|$)|$)", re.IGNORECASE)
+_CHOICES = re.compile(r"(?<![A-Za-z\\])[A-J](?![A-Za-z])")
+_NAMED_CHOICE = re.compile(r"\(?[A-J](?:\)|[.:](?=\s)) *(?=\S)")
+_WORDS = re.compile(r"[^\W\d_]{2,}(?:[ .'-]+[^\W\d_]+)*")
 _PRODUCT = re.compile(r"[a-df-hj-np-tv-z]{2,3}|[A-Z]{2}")  # a product of variables, more likely than a word
 _BASED = re.compile(r"(\d[\dA-F]*)_(?:\w|\{\d+\})")
+_MODULUS = re.compile(
+    r" ?(?:\\pmod ?\{?|\( ?(?:\\?mod|\\bmod|\\text\{ ?mod ?\}) ?)(\w+)[})]?$|( ?\\b?mod ?\{?)(\w+)\}?$"
+)
+_COMMENT = re.compile(
+    r"(?: |\\text\{ ?)\((?=[^()\\]*[A-Za-z]{3})[^()\\]*\)\}?$| ?\\text\{ ?\([A-J]\) ?\}$"  # 34 (thirty-four)
+    r"|,? ?(?:\\text\{[a-z ,]*\} ?)?\b[a-z] ?\\in ?\\mathbb\{[ZN]\}$"  # 2\pi k, k \in \mathbb{Z}
+)
+_DEGREES = (("degree", 1),)
+_SAID = re.compile(r"[a-z -]+\(([\d.,]+)\)", re.IGNORECASE)  # twelve (12)
+_NOTHING = re.compile(r"(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?empty set", re.IGNORECASE)
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip(" .")
+    return re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip(" .,")
 
 
 def _tight(text: str) -> str:
     return re.sub(r"([_^])\{(\w)\}", r"\1\2", re.sub(r"(?<!\d) | (?!\d)", "", text))
+
+
+def _compare(gold: str, found: str) -> tuple[bool, str]:
+    if _INTEGER.fullmatch(gold) and _INTEGER.fullmatch(found):
+        return int(gold) == int(found), "number"
+    equal = _same_string(gold, found)
+    if equal is not None:
+        return equal, "string"
+    gold, found = _unmarked(gold), _unmarked(found)
+    gold, found = _congruent(gold, found)
+    (left, unit), (right, other) = _tree(gold), _tree(found, letters=bool(re.search(r"\d$|\\text|°", gold)))
+    if left is None or right is None:
+        return False, "unparsed"
+    is_number = not set(gold + found) - set("0123456789.,/-+ ")
+    return any(same(a, b) for a, b in _alternatives(left, unit, right, other)), "number" if is_number else "symbolic"
 
 
 def _same_string(gold: str, found: str) -> bool | None:
@@ -133,57 +130,87 @@ def _same_string(gold: str, found: str) -> bool | None:
     left, right = _tight(gold), _tight(found)
     if not right or left == right:
         return left == right != ""
-    choice, chosen = _CHOICE.fullmatch(gold), _CHOICE.match(found)
-    if choice and chosen and choice[1].isupper():
-        return choice[1] == chosen[1].upper()
+    choice = _CHOICE.fullmatch(gold)
+    if choice and choice[1].isupper() and (chosen := _CHOICE.match(found)):
+        return {choice[1]} == {chosen[1].upper(), *_CHOICES.findall(found)}
     based, rebased = _BASED.fullmatch(left), _BASED.fullmatch(right)
-    if (based and not rebased and based[1] == right) or (rebased and not based and rebased[1] == left):
-        return True  # the question names the base
-    if any(_WORDS.fullmatch(text) and not _PRODUCT.fullmatch(text) for text in (gold, found)):
-        return left.casefold() == right.casefold()
+    if based and not rebased:
+        return based[1] == right  # the question names the base
+    if _NOTHING.fullmatch(gold) and _NOTHING.fullmatch(found):
+        return True
+    if gold.casefold() in ("yes", "no", "true", "false"):
+        return re.split("[,.;]", found.casefold())[0] == gold.casefold()
+    if any(_is_words(text) for text in (gold, found)) and not _NOTHING.fullmatch(gold + found[:0]):
+        if left.casefold() == right.casefold():
+            return True
+        return None if any(_value_of_words(text) for text in (gold, found)) else False
     return None
 
 
-def _same_mathematics(gold: str, found: str) -> bool | None:
-    """Returns None if one of them cannot be read."""
-    left, right = parsed(gold), parsed(found)
-    if left is None or right is None:
-        return None
-    verify = import_module("math_verify.grader").verify
-    options = {"numeric_precision": _DIGITS, "allow_set_relation_comp": True, "raise_on_error": True}
-    try:
-        if type(left).__name__ == type(right).__name__ == "Equality":  # real x^2=-1 and x^2=-2 have the same solutions
-            left, right = (side.xreplace({x: x.func(x.name) for x in side.free_symbols}) for side in (left, right))
-        same = _same_equation(left, right)
-        if same is None and not _differ(gold, found, left, right):
-            # Without its own time limit, which needs the main thread: this process can be killed.
-            same = verify(left, right, timeout_seconds=None, **options)
-        return bool(same)
-    except MemoryError:
-        raise
-    except Exception:  # what SymPy cannot compare counts as different
-        return False
+def _is_words(text: str) -> bool:
+    return bool(_WORDS.fullmatch(text)) and not _PRODUCT.fullmatch(text)
 
 
-def _same_equation(left: Any, right: Any) -> bool | None:
-    """Decides what math-verify gets wrong: it takes equations without solutions to be equal, and 1 to equal x+y=1.
-    Returns None for the rest."""
-    kinds = type(left).__name__, type(right).__name__
-    if kinds != ("Equality", "Equality"):
-        is_settled = "BooleanTrue" in kinds or "BooleanFalse" in kinds  # as |x|=-1 is
-        return False if is_settled or (kinds[0] == "Equality" and left.lhs.is_Add) else None
-    ratio = ((left.lhs - left.rhs) / (right.lhs - right.rhs)).simplify()
-    if ratio.is_number and ratio.is_finite and not ratio.is_zero:
-        return True
-    return None if import_module("sympy").solve(left, left.free_symbols) else False
+def _value_of_words(text: str) -> Node | None:
+    if _NOTHING.fullmatch(text):
+        return Node("emptyset")
+    if text.casefold() in ("infinity",):
+        return Node("infty")
+    number = in_words(text)
+    return None if number is None else Node("number", (number,))
 
 
-def _differ(gold: str, found: str, left: Any, right: Any) -> bool:
-    """Finds differences that math-verify does not see: between {1,2} and (1,2), or the lists 2,2,3 and 2,3."""
-    braces = [text.startswith((r"\{", "{")) and text.endswith("}") for text in (gold, found)]
-    if braces[0] != braces[1]:
-        other = found if braces[0] else gold
-        return other[0] in "([" and r"\cup" not in other
-    lists = [list(getattr(tree, "_unsorted_args", [])) for tree in (left, right)]
-    repeats = any(len(items) > len(set(items)) for items in lists)
-    return repeats and not all(braces) and Counter(map(str, lists[0])) != Counter(map(str, lists[1]))
+def _unmarked(text: str) -> str:
+    """Drops what names the choice before an answer, and what is said about it in brackets."""
+    text = _NAMED_CHOICE.sub("", _plain(text) if text.startswith(r"\text{(") else text, count=1)
+    if said := _SAID.fullmatch(text):
+        return said[1]
+    return _COMMENT.sub("", text).strip().removeprefix("= ")
+
+
+def _congruent(gold: str, found: str) -> tuple[str, str]:
+    """Drops `(mod n)`; with another n, what is found stays as it is and so is not read."""
+    modulo, other = _MODULUS.search(gold), _MODULUS.search(found)
+    if modulo and (other is None or (modulo[1] or modulo[3]) == (other[1] or other[3])):
+        return gold[: modulo.start()], found[: other.start()] if other else found
+    return (gold, found[: other.start()]) if other and not modulo and other[1] else (gold, found)
+
+
+def _tree(text: str, letters: bool = False) -> tuple[Node | None, Unit]:
+    words = _value_of_words(_plain(text))
+    if words is not None:
+        return words, Unit()
+    value, unit = measured(text, letters)
+    return parsed(value), unit
+
+
+_PERCENT = Node("number", (Fraction(1, 100),))
+
+
+def _alternatives(gold: Node, unit: Unit, found: Node, other: Unit) -> Iterator[tuple[Node, Node]]:
+    """The pairs of which one must be equal, if the answer is to be right."""
+    if unit.dimensions and other.dimensions and unit.dimensions != other.dimensions:
+        return
+    if unit.dimensions and other.dimensions:
+        gold, found = _times(gold, unit.factor), _times(found, other.factor)
+    left, right = _times(gold, unit.scale), _times(found, other.scale)
+    if unit.percent or not other.percent or exceeds_one(left):  # 50% is 50 if asked for in percent, and 0.5
+        yield left, right
+    if unit.percent != other.percent:
+        yield (Node("*", (left, _PERCENT)), right) if unit.percent else (left, Node("*", (right, _PERCENT)))
+    if {unit.dimensions, other.dimensions} == {(), _DEGREES}:
+        yield (Node("degree", (gold,)), found) if unit.dimensions else (gold, Node("degree", (found,)))
+
+
+def _times(node: Node, factor: Fraction) -> Node:
+    return node if factor == 1 else Node("*", (node, Node("number", (factor,))))
+
+
+def _vote(text: str, like: str) -> str:
+    """Returns one spelling of an answer; the reference only shows whether it is a choice."""
+    if _CHOICE.fullmatch(_plain(like)) and (chosen := _CHOICE.match(_plain(text))):
+        return chosen[1].upper()
+    tree, unit = _tree(_unmarked(text), letters=True)
+    if tree is None or _is_words(_plain(text)):
+        return _tight(_plain(text)).casefold()
+    return " ".join((vote(_times(tree, unit.scale)), *(base for base, _ in unit.dimensions)))

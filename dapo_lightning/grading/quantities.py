@@ -1,121 +1,158 @@
-"""Splits an answer into a variable, a value and a unit, and reads numbers exactly."""
+"""Splits an answer into a value and a unit, and reads numbers in digits and in words."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
-_NAME = re.compile(
-    r"((?:[A-Za-z][A-Za-z ]*+|\\text\{[A-Za-z ]*\} ?|\\[a-z]+ ?)(?:_\{?\w+\}? ?)?(?:\([a-z]\) ?)?"
-    r"|\([a-z](?:, ?[a-z])*\) ?)(?:=|\\in(?![a-z]))"
-)
+Dimensions = tuple[tuple[str, int], ...]
 
 
-def unassigned(gold: str, found: str) -> tuple[str, str]:
-    """Drops a leading `x =` if only one of the two answers has one, or both have the same."""
-    (gold_name, gold_value), (found_name, found_value) = _assignment(gold), _assignment(found)
-    if gold_name == found_name:
-        return gold_value, found_value
-    if gold_name and "=" not in found:
-        return gold_value, found
-    return (gold, found_value) if found_name and "=" not in gold else (gold, found)
+class Unit(NamedTuple):
+    """What follows a number: the factor of words such as "million", the size of the unit, its dimensions, and whether
+    it is a percentage."""
 
-
-def _assignment(text: str) -> tuple[str, str]:
-    """`x = 2` and `x = 1 + 1 = 2` -> x, 2; `x = 1, x = 2` -> x, `1, 2`; anything else -> "" and itself."""
-    closed = re.sub(" ?= ?", "=", text)
-    name = _NAME.match(closed)
-    if name is None:
-        return "", text
-    value = re.sub(rf"(, ?){re.escape(name[0])}", r"\1", closed[name.end() :])
-    if "," not in value:
-        value = value.rpartition("=")[2]
-    return ("", text) if "=" in value or not value.strip() else (name[1].strip(), value.strip())
-
-
-@dataclass(frozen=True)
-class Unit:
-    """The words after a number: the factor of words such as "million", whether it is a percentage, and known units."""
-
-    scale: int = 1
+    scale: Fraction = Fraction(1)
+    factor: Fraction = Fraction(1)
+    dimensions: Dimensions = ()
     percent: bool = False
-    known: tuple[str, ...] = ()
 
 
-_NAMES = """
-mm millimeter millimetre | cm centimeter centimetre | m meter metre | km kilometer kilometre | in inch inches
-| ft foot feet | yd yard | mi mile | mg milligram | g gm gram | kg kilogram | lb pound | oz ounce | ml mL milliliter
-| l L liter litre | gal gallon | s sec second | min minute | h hr hour | day | week | month | year yr | cent
-| dollar USD | € euro EUR | £ GBP | ¥ yen | degree deg | radian rad | 2 square sq | 3 cubic cu
-"""
-_UNITS = {name: names.split()[0] for names in _NAMES.split("|") for name in names.split()}
+_BASES = """m meter metre | g gram gm | s sec second | l L liter litre | Hz hertz | W watt | V volt | J joule | N newton
+| Pa pascal | A ampere amp | Ω ohm | eV | mol | B byte"""
+_PREFIXES = {"n": "nano", "μ": "micro", "m": "milli", "c": "centi", "d": "deci", "k": "kilo", "M": "mega", "G": "giga"}
+_POWERS = {"n": -9, "μ": -6, "m": -3, "c": -2, "d": -1, "k": 3, "M": 6, "G": 9}
+# factor, base, names
+_OTHERS = """60 s min minute | 3600 s h hr hour | 86400 s day | 604800 s week | 1 month month | 12 month year yr
+| 1 in in inch inches | 12 in ft foot feet | 36 in yd yard | 63360 in mi mile | 1 lb lb pound | 1 oz oz ounce
+| 1 gal gal gallon | 1 degree degree deg | 1 € € euro EUR | 1 £ £ GBP | 1 ¥ ¥ yen | 1 dollar dollar USD
+| 1/100 dollar cent"""
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+
+
+def _table() -> dict[str, tuple[Fraction, str]]:
+    table: dict[str, tuple[Fraction, str]] = {}
+    for group in _BASES.split("|"):
+        base, *words = group.split()
+        for name in (base, *words):
+            table[name] = Fraction(1), base
+            for sign, prefix in _PREFIXES.items():
+                table[(sign if len(name) < 3 else prefix) + name] = Fraction(10) ** _POWERS[sign], base
+    for group in _OTHERS.split("|"):
+        factor, base, *words = group.split()
+        table.update(dict.fromkeys(words, (Fraction(factor), base)))
+    return table
+
+
+_UNITS = _table()
+_NUMBERS = {word: n for n, word in enumerate(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+    " eighteen nineteen".split()
+)} | {word: 10 * n for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}  # fmt: skip
+_ORDINALS = {
+    "half": 2,
+    "halve": 2,
+    "third": 3,
+    "fourth": 4,
+    "quarter": 4,
+    "fifth": 5,
+    "eighth": 8,
+    "ninth": 9,
+    "twelfth": 12,
+}
+# Words after a number that make another number of it, or none.
 _NO_UNITS = set(
-    "squared cubed factorial half halves third thirds quarter quarters base mod times plus minus over root not no wrong"
-    " incorrect to percent more less fewer greater most least than only if except".split()
-)
-_POWER = r"(?:\^\{?[23]\}?)?"
-_WORD = rf"(?:(?:\\text\{{[A-Za-z .,/-]*\}}|(?<![A-Za-z\\])[A-Za-z]++\.?){_POWER}|[%°/])"
+    "squared cubed doubled tripled halved factorial base mod times plus minus over root not no wrong incorrect to point"
+    " more less fewer greater most least than only if except or tens ten lakh crore ones".split()
+) | set(_NUMBERS)
+_FRACTIONS = re.compile(r"(?:hal(?:f|ves)|thirds?|quarters?|(?:[a-z]+th|[a-z]+illion)s?)")
+_PERCENTS = ("percent", "percentage", "pct", "%")
+_POWER = r"(?:\^ ?\{? ?-?\d ?\}?)?"
+_WORD = rf"(?:\\text\{{(?:[^{{}}\d^]|\^ ?\{{?-?\d\}}?)*\}}{_POWER}|(?<![A-Za-z\\])[^\W\d_]++\.?{_POWER}|\\Omega|\\mu ?|[%°/€£¥])"
 _TAIL = re.compile(rf"(?<=[^\s+*/=<>^_(\[-])(?:\s?{_WORD})++$")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z]")
-_DEGREES = re.compile(r"°(?:[CF]|\\text\{ ?[CF] ?\})?")
+_PIECE = re.compile(r"([^\W\d_]+|[%€£¥/])\.?(?:\^ ?\{? ?(-?\d) ?\}?)?")
 _CURRENCY = re.compile(r"(-?)\s?([€£¥])\s?")
 
 
-def measured(text: str) -> tuple[str, Unit]:
-    """Splits simplified `text` into a value and the unit after it, if those words can only be a unit."""
-    known = []
+def measured(text: str, letters: bool = False) -> tuple[str, Unit]:
+    r"""Splits simplified `text` into a value and the unit after it, if what stands there can only be a unit.
+
+    Args:
+        letters: whether a single letter after a space, as in `5 m`, is a unit; otherwise only \text{m} is.
+    """
     if currency := _CURRENCY.match(text):
-        text, known = currency[1] + text[currency.end() :], [currency[2]]
+        text = currency[1] + text[currency.end() :] + f" {currency[2]}"
     tail = None if _TRIGONOMETRY.search(text) else _TAIL.search(text)
     if tail is None:
-        return text, Unit(known=tuple(known))
-    value, rest = text[: tail.start()], _DEGREES.sub(" degree ", tail[0]).replace("%", " percent ")
-    scale, percent = 1, False
-    words = re.findall(r"[A-Za-z]+|[23]", rest.replace(r"\text", ""))
-    for word in words:
-        name = _UNITS.get(word) or _UNITS.get(word.lower()) or _UNITS.get(word.lower().removesuffix("s"))
-        if word.lower() in ("percent", "percentage", "pct") and not percent:
-            percent = True
-        elif word.lower() in _SCALES:
-            scale *= _SCALES[word.lower()]
-        elif name:
-            known.append(name)
-        elif word.lower() in _NO_UNITS or len(word) == 1:
-            return text, Unit()
+        return text, Unit()
+    start = tail.start()
+    value, rest = text[:start], tail[0]
+    if not re.search(r"[\d})]$|\\(?:pi|infty)$|[°]$", value) or re.search(r"\\(?:pi|infty)?$", rest):
+        return text, Unit()
+    plain = re.sub(
+        r"\\text|[{}](?!\^)", " ", rest.replace("°", " degree ").replace(r"\Omega", "Ω").replace(r"\mu", "μ")
+    )
+    pieces = [(found[1], int(found[2] or 1)) for found in _PIECE.finditer(plain.replace("}^", "^"))]
+    words = [word for word, _ in pieces]
+    if any(word.lower() in _NO_UNITS or _FRACTIONS.fullmatch(word.lower()) and word not in _UNITS for word in words):
+        return text, Unit()
     # 5m and x cm may well be products; 5 m, 5cm, 5\text{m} and x\text{ cm} cannot.
-    attached = rest[0] not in " \\" and (len(words[0]) == 1 or words[0] not in _UNITS) if words else True
-    is_product = "\\" not in rest and "°" not in tail[0] and "%" not in tail[0] and _LETTER.search(value)
-    return (text, Unit()) if attached or is_product else (value, Unit(scale, percent, tuple(sorted(known))))
+    bare = "\\" not in rest and not re.search("[°%€£¥]", rest)
+    if bare and (len(words[0]) == 1 and (not letters or rest[0] != " ") or rest[0] != " " and words[0] not in _UNITS):
+        return text, Unit()
+    if bare and _LETTER.search(value) or sum(word in _PERCENTS for word in words) > 1:
+        return text, Unit()
+    return value, _unit(pieces)
 
 
-_DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?:\.\d*)?|\.\d+)"
-_NUMBER = re.compile(
-    rf"([+-]?) ?(?:(\d+) (?=\d+ ?/))?({_DECIMAL})(?: ?/ ?({_DECIMAL}))?(?:[eE]([+-]?\d{{1,4}}))?"
-    r"|([+-]?) ?(\d*)\.(\d*)\\overline\{(\d+)\}"
-)
-
-
-def number(text: str) -> Fraction | None:
-    """Returns the value of an integer, decimal, fraction or mixed number; None of others, or of thousands of digits."""
-    if text[:1] + text[-1:] == "()" and "," not in text:
-        text = text[1:-1]
-    text = re.sub(r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r" \1/\2", text).strip()
-    text = re.sub(r"^([+-]?)(?=10 ?\^)", r"\g<1>1*", text)
-    text = re.sub(r" ?(?:\\times|\\cdot|\*|x) ?10 ?\^ ?(?:\{ ?([+-]?\d+) ?\}|(\d+))$", r"e\1\2", text)
-    match = _NUMBER.fullmatch(text)
-    if match is None:
-        return None
-    sign, whole, above, below, power, other_sign, before, after, again = match.groups()
-    try:
-        if again:  # 0.1\overline{6} = (16 - 1) / (100 - 10)
-            value = Fraction(int(before + after + again) - int(before + after or "0"))
-            value /= 10 ** len(after + again) - 10 ** len(after)
+def _unit(pieces: list[tuple[str, int]]) -> Unit:
+    millions, factor, percent, dimensions = Fraction(1), Fraction(1), False, dict[str, int]()
+    power, side = 1, 1
+    for word, exponent in pieces:
+        if word.lower() in _PERCENTS:
+            percent = True
+        elif word in ("/", "per"):
+            side = -1
+        elif word.lower() in ("square", "sq", "cubic", "cu"):
+            power = 2 if word.lower().startswith("s") else 3
+        elif word.lower() in _SCALES:
+            millions *= _SCALES[word.lower()]
         else:
-            dividend, divisor = (Fraction(re.sub("[ ,]", "", digits or "1")) for digits in (above, below))
-            value = (int(whole or 0) + dividend / divisor) * Fraction(10) ** int(power or 0)
-    except (ValueError, ZeroDivisionError):
-        return None
-    return -value if "-" in (sign, other_sign) else value
+            size, base = _known(word)
+            power *= exponent * side
+            factor *= size**power
+            dimensions[base] = dimensions.get(base, 0) + power
+            power = 1
+    return Unit(millions, factor, tuple(sorted((base, n) for base, n in dimensions.items() if n)), percent)
+
+
+def _known(word: str) -> tuple[Fraction, str]:
+    spellings = word, word.lower(), word.lower().removesuffix("s")
+    return next((_UNITS[name] for name in spellings if name in _UNITS), (Fraction(1), spellings[-1]))
+
+
+def in_words(text: str) -> Fraction | None:
+    """Returns the number that English words say: of `minus seven`, `forty-two` or `three fifths`."""
+    words = re.sub(r"[-,]| and ", " ", text.lower()).split()
+    sign = -1 if words and words[0] in ("minus", "negative") else 1
+    words = words[sign < 0 :]
+    if sign < 0 and re.fullmatch(r"\d+", "".join(words)):
+        return Fraction(-int(words[0]))
+    total, part, divisor, below = Fraction(0), 0, 1, False
+    for index, word in enumerate(words):
+        stem = word.removesuffix("s").replace("halve", "half")
+        ordinal = _ORDINALS.get(stem) or _NUMBERS.get(stem.removesuffix("th"), 0) * stem.endswith("th")
+        if word in _NUMBERS:
+            part += _NUMBERS[word]
+        elif word == "hundred" and part:
+            part *= 100
+        elif word in ("thousand", "million", "billion") and part:
+            total, part = total + part * _SCALES[word], 0
+        elif ordinal and index == len(words) - 1 and (part or word == "half"):
+            divisor, below = ordinal, True
+        else:
+            return None
+    return sign * (total + (part or int(below))) / divisor if words else None

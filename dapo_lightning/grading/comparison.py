@@ -1,0 +1,320 @@
+"""Whether two answers, as trees, mean the same: values, lists, sets, assignments of values to names, and relations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import islice
+from typing import Any
+
+from dapo_lightning.grading.latex import Node
+from dapo_lightning.grading.values import (
+    difference,
+    names,
+    number_or_none,
+    points,
+    ratio,
+    same_set,
+    same_value,
+)
+
+_LISTS = (",", "and", "or")
+_REGIONS = ("bracket", "cup", "cap", "setminus", "builder", "emptyset", "set")  # of real numbers
+_EQUAL = ("=", "~", "in")
+
+
+def same(gold: Node, found: Node) -> bool:
+    """Whether an answer is right."""
+    if gold == found:
+        return True
+    try:
+        return _same(_signed(gold), _signed(_constant(gold, found)))
+    except OverflowError:  # too much to work out
+        return False
+
+
+def _same(gold: Node, found: Node) -> bool:
+    if gold.op == "number" and gold.args[0].denominator > 1 and found.op == "chain" and found.args[-2] == "~":
+        found = found.args[-1]  # an approximation is asked for
+    left, right = _assignments(gold, is_gold=True), _assignments(found)
+    if left and right:
+        if sorted({a for a, _ in left}) == sorted({a for a, _ in right}):
+            return _match(left, right)
+        return _same_formula(gold, found)
+    if left:
+        return _same_values(left, found, is_exact=True) or _same_formula(gold, found)
+    if right:
+        return _same_values(right, gold, is_exact=False) or _same_formula(gold, found)
+    return _same_item(gold, found)
+
+
+def _same_values(pairs: list[tuple[str, Node]], other: Node, is_exact: bool) -> bool:
+    """Compares the values that names have with a value, a tuple or a list."""
+    values = [value for _, value in pairs]
+    if len(values) == 1:
+        return _same_item(values[0], other) if is_exact else _same_item(other, values[0])
+    if len({name for name, _ in pairs}) == 1:
+        return other.op in (*_LISTS, "set") and _matched(values, other.args)
+    items = other.args[2:] if other.op == "bracket" and other.args[:2] == ("(", ")") else other.args
+    if other.op not in (",", "and", "bracket") or len(items) != len(values):
+        return False
+    orders = values, [value for _, value in sorted(pairs, key=lambda pair: pair[0])]
+    return any(all(map(_same_item, order, items)) for order in orders)
+
+
+def _match(left: list[tuple[str, Node]], right: list[tuple[str, Node]]) -> bool:
+    groups = [[[v for n, v in pairs if n == name] for pairs in (left, right)] for name in {n for n, _ in left}]
+    return all(_matched(*group) for group in groups)
+
+
+def _matched(left: Sequence[Node], right: Sequence[Node], is_set: bool = False) -> bool:
+    """Whether each item has one of its own on the other side."""
+    if is_set:
+        left, right = _distinct(left), _distinct(right)
+    rest = list(right)
+    for item in left:
+        index = next((n for n, other in enumerate(rest) if _same_item(item, other)), None)
+        if index is None:
+            return False
+        del rest[index]
+    return not rest
+
+
+def _distinct(items: Sequence[Node]) -> list[Node]:
+    kept: list[Node] = []
+    for item in items:
+        if not any(_same_item(item, other) for other in kept):
+            kept.append(item)
+    return kept
+
+
+def _same_item(gold: Node, found: Node) -> bool:
+    kinds = gold.op, found.op
+    if gold == found:
+        return True
+    if kinds == ("bracket", "bracket"):
+        return (
+            len(gold.args) == len(found.args)
+            and gold.args[:2] == found.args[:2]
+            and all(map(_same_item, gold.args[2:], found.args[2:]))
+        )
+    if all(kind in (*_LISTS, "set") for kind in kinds) and not (_has_relations(gold) and _has_relations(found)):
+        return _matched(gold.args, found.args, is_set="set" in kinds)
+    if "bracket" in kinds and any(kind in (",", "and") for kind in kinds):
+        items = [node.args[2:] if node.op == "bracket" else node.args for node in (gold, found)]
+        is_tuple = ("(", ")") in (gold.args[:2], found.args[:2])
+        if is_tuple and not _has_relations(gold) and not _has_relations(found):
+            return len(items[0]) == len(items[1]) and all(map(_same_item, *items))
+    if "set" in kinds and ("bracket" in kinds or all(kind not in _REGIONS and kind != "chain" for kind in kinds)):
+        single = [node.args[0] if node.op == "set" and len(node.args) == 1 else None for node in (gold, found)]
+        return False if "bracket" in kinds or None in single else _same_item(*single)
+    if _is_formula(gold) or _is_formula(found):
+        return _same_formula(gold, found)
+    if "matrix" in kinds or _is_matrix(gold) or _is_matrix(found):
+        return _same_matrix(gold, found)
+    return same_value(gold, found)
+
+
+def _is_formula(node: Node) -> bool:
+    return node.op in ("chain", *_REGIONS) or node.op in _LISTS or _is_number_set(node)
+
+
+def _is_number_set(node: Node) -> bool:
+    return node.op == "name" and str(node.args[0]).startswith("\\mathbb")
+
+
+def _has_relations(node: Node) -> bool:
+    return any(item.op == "chain" for item in node.args if isinstance(item, Node))
+
+
+def _label(side: Node, is_gold: bool) -> str | None:
+    """The name of what an equation gives a value to; None if it is not a name, but something to be solved."""
+    if side.op in ("name", "e", "i"):
+        return str(side.args[0]) if side.args else side.op
+    if side.op == "bracket" and all(item.op == "name" for item in side.args[2:]):
+        return "".join(item.args[0] for item in side.args[2:])
+    is_asked_for = not names(side) and side.op != "blank" if is_gold else len(names(side)) >= 2
+    return repr(side) if is_asked_for else None
+
+
+def _assignments(node: Node, is_gold: bool = False) -> list[tuple[str, Node]]:
+    """The pairs (name, value) of `x = 1, y = 2`, of `(x, y) = (1, 2)` or of `x = 1, 2`; [] if some item is no such."""
+    items = node.args if node.op in _LISTS else (node,)
+    pairs: list[tuple[str, Node]] = []
+    for item in items:
+        if item.op == "chain" and all(sign in _EQUAL for sign in item.args[1::2]):
+            sides = item.args[::2]
+            label = _label(sides[0], is_gold)
+            target = _exact_side(item)
+            if label is None and len(sides) == 2 and sides[1].op == "name":
+                label, target = str(sides[1].args[0]), sides[0]
+            if label is None and not names(item) and all(same_value(sides[0], side) for side in sides[1:]):
+                label = repr(sides[0])  # 3 + 4 = 7
+            if label is None and sides[0].op not in ("blank",) and "~" in item.args and not is_gold:
+                label, target = "", sides[0]
+            if label is None:
+                return []
+            first = sides[0]
+            if first.op == "bracket" and target.op == "bracket" and len(first.args) == len(target.args):
+                pairs += [(name.args[0], value) for name, value in zip(first.args[2:], target.args[2:], strict=True)]
+            else:
+                pairs.append((label, target))
+        elif pairs and item.op != "chain":
+            pairs.append((pairs[-1][0], item))
+        else:
+            return []
+    return pairs
+
+
+def _exact_side(chain: Node) -> Node:
+    """The value in `x = 2/3 = ...`: the last side, but for an approximation of one that is exact."""
+    sides, signs = chain.args[::2], chain.args[1::2]
+    while len(sides) > 2 and signs[-1] == "~":
+        sides, signs = sides[:-1], signs[:-1]
+    return sides[-1]
+
+
+def _same_formula(gold: Node, found: Node) -> bool:
+    """Compares relations and sets of real numbers."""
+    left, right = _relations(gold), _relations(found)
+    if left and right and len(left) == len(right) and _same_relations(left, right):
+        return True
+    variables = names(gold) | names(found)
+    variables = frozenset(name for name in variables if not name.startswith("\\mathbb"))
+    for node in (gold, found):
+        if node.op == "chain" or node.op in _LISTS:
+            if names(node) != variables or not variables:
+                return False
+        elif not _is_region(node):
+            return False
+    if len(variables) > 1 and (_is_region(gold) or _is_region(found)):
+        return False
+    gold, found = _alternative(gold), _alternative(found)
+    is_met = False
+    for variable in sorted(variables) or ["x"]:
+        for point in islice(points(variables), 1 if len(variables) == 1 else 3):
+            agrees, is_any = same_set(gold, found, variable, point)
+            if not agrees:
+                return False
+            is_met |= is_any
+    return is_met or _is_region(gold) or _is_region(found)
+
+
+def _is_region(node: Node) -> bool:
+    return node.op in _REGIONS or _is_number_set(node)
+
+
+def _alternative(node: Node) -> Node:
+    """`x<1, x>3` says `or`, because no x is both."""
+    if node.op != "," or not _has_relations(node):
+        return node
+    (variable,) = names(node) if len(names(node)) == 1 else ("",)
+    nothing = Node("emptyset")
+    is_empty = variable and same_set(node, nothing, variable, {})[0]
+    return Node("or" if is_empty else "and", node.args)
+
+
+def _relations(node: Node) -> list[tuple[Node, str]]:
+    """Pairs (side - side, sign) of chains; [] if there is something else."""
+    found = []
+    for item in node.args if node.op in (",", "and") else (node,):
+        if item.op != "chain":
+            return []
+        for n in range(0, len(item.args) - 2, 2):
+            left, sign, right = item.args[n : n + 3]
+            if sign == "in" or "blank" in (left.op, right.op):
+                return []
+            if sign in (">", ">="):
+                left, sign, right = right, {">": "<", ">=": "<="}[sign], left
+            found.append((difference(left, right), sign))
+    return found
+
+
+def _same_relations(left: list[tuple[Node, str]], right: list[tuple[Node, str]]) -> bool:
+    rest = list(right)
+    for gap, sign in left:
+        for other in rest:
+            factor = ratio(gap, other[0]) if other[1] == sign else None
+            if factor is not None and (factor > 0 or sign in ("=", "!=", "~")):
+                rest.remove(other)
+                break
+        else:
+            return False
+    return True
+
+
+def _signed(node: Node) -> Node:
+    r"""Writes each item with \pm as two."""
+    items = node.args if node.op in (*_LISTS, "set") else (node,)
+    if not any(_has(item, "pm") for item in items):
+        return node
+    both = [_chosen(item, is_plus) for item in items for is_plus in ((True, False) if _has(item, "pm") else (True,))]
+    return Node(node.op if node.op in (*_LISTS, "set") else ",", tuple(both))
+
+
+def _has(node: Any, op: str) -> bool:
+    return isinstance(node, Node) and (node.op == op or any(_has(part, op) for part in node.args))
+
+
+def _chosen(node: Any, is_plus: bool) -> Any:
+    if not isinstance(node, Node):
+        return node
+    parts = tuple(_chosen(part, is_plus) for part in node.args)
+    if node.op in ("pm", "mp"):
+        return parts[0] if (node.op == "pm") == is_plus else Node("neg", parts)
+    return Node(node.op, parts)
+
+
+def _constant(gold: Node, found: Node) -> Node:
+    """The constant of integration has the name that it has in the reference."""
+    if names(gold) - names(found) == {"C"} and names(found) - names(gold) == {"c"}:
+        return _renamed(found)
+    return found
+
+
+def _renamed(node: Any) -> Any:
+    if node == Node("name", ("c",)):
+        return Node("name", ("C",))
+    return Node(node.op, tuple(map(_renamed, node.args))) if isinstance(node, Node) else node
+
+
+def _is_matrix(node: Node) -> bool:
+    return node.op in ("*", "+", "neg") and any(isinstance(part, Node) and _has(part, "matrix") for part in node.args)
+
+
+def _same_matrix(gold: Node, found: Node) -> bool:
+    left, right = _cells(gold), _cells(found)
+    if left is None or right is None or [len(row) for row in left] != [len(row) for row in right]:
+        return False
+    return all(
+        same_value(a, b) for row, other in zip(left, right, strict=True) for a, b in zip(row, other, strict=True)
+    )
+
+
+def _cells(node: Node) -> list[list[Node]] | None:
+    """The cells of a matrix, or of a multiple of one."""
+    if node.op == "matrix":
+        return [list(row.args) for row in node.args]
+    if node.op == "*":
+        for factor, matrix in (node.args, node.args[::-1]):
+            cells = _cells(matrix)
+            if cells and not _has(factor, "matrix"):
+                return [[Node("*", (factor, cell)) for cell in row] for row in cells]
+    if node.op == "neg" and (cells := _cells(node.args[0])):
+        return [[Node("neg", (cell,)) for cell in row] for row in cells]
+    return None
+
+
+def vote(node: Node) -> str:
+    """One spelling for all trees of the same value, or with parts of the same values."""
+    node = _signed(node)
+    shown = number_or_none(node)
+    if shown is not None:
+        return shown
+    parts = [vote(part) if isinstance(part, Node) else str(part) for part in node.args]
+    if node.op == "set":
+        parts = sorted(set(parts))
+    elif node.op in _LISTS:
+        parts.sort()
+    name = "," if node.op in _LISTS else node.op
+    return parts[0] if node.op == "name" else f"{name}({' '.join(parts)})"
