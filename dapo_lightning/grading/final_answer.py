@@ -19,7 +19,7 @@ _STATEMENT = re.compile(
     r"^[ \t#*_]*(?:the[ \t]+)?(?:final[ \t]+)?answer[ \t*_:：.#]*$"  # a heading
     r"|<answer>"
     r"|\b(?:answer|(?:correct|right)[ \t]+(?:option|choice))(?:[ \t]+(?:to|of|for)\b[^\n.:?!$]{1,60}?)?[ \t*_]*"
-    r"(?:[:：=]|-(?=[ \t])|(?:is|should be|must be)\b(?:[ \t]+(?:therefore|thus|then|hence))?:?)"
+    r"(?:[:：=]|-(?=[ \t])|\b(?:is|should be|must be)\b(?:[ \t]+(?:therefore|thus|then|hence))?:?)"
     r"|^[ \t*_]*(?:final[ \t]+)?(?:solution|result)[ \t*_]*[:：](?=[^\n]*\d)"
     r"|答案(?:[:：]|是|为|选)[:：]?"
     r"|^[ \t]*\#{4}(?!\#)",
@@ -28,14 +28,15 @@ _STATEMENT = re.compile(
 _LONG = 10_000  # characters; no real answer is, so it stays as it is
 _MARKUP = re.compile(r"[\s*_>`]*(?:=\s)?")
 _CLAUSE_ENDS = re.compile(
-    r"[.;?](?=\s|$)|!(?=\s*$|\s+[A-Z])|。|</answer>|\s-\s(?=[a-z]{3})|,?\s(?:because|since|which|so|where|when|as)\b"
+    r"[.;?](?=\s|$)|。|</answer>|\s-\s(?=[a-z]{3})|,?\s(?:because|since|which|so|where|when|as)\b"
     r"|\sand (?:we|it|this|that)\b",
     re.IGNORECASE,
 )
+_EXCLAMATION = re.compile(r"!(?=\s*$|\s+[A-Z])")
 _SENTENCE = re.compile(
     r"(?:the|there|this|that|it|we|so|thus|hence|our)\b.*\b(?:is|are|equals|have|get)\s", re.IGNORECASE
 )
-_TELLING = re.compile(r"[^\n]{0,200}?(?:[\d\\$]|\*\*)|\(?[A-J]\b|(?:[a-z]|yes|no|true|false)\b", re.IGNORECASE)
+_TELLING = re.compile(r"[^\n]{0,200}?(?:[\d\\$]|\*\*)|\(?[A-J](?:[).:]|$)|[a-z]$|(?:yes|no|true|false)\b", re.IGNORECASE)
 _QUOTES = ("**", "__", "`", "$$", "$"), (r"\(", r"\["), (r"\)", r"\]")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|boxed|fbox)\s{0,8}\{")
 
@@ -54,9 +55,9 @@ def final_answer(completion: str, pattern: re.Pattern[str] | None = None, severa
         return None if answer is None else bare(answer)
     completion = _THOUGHT.split(completion)[-1]
     statements = deque(_statements(completion), maxlen=100)
-    start, box = _last_box(completion, several)
+    end, box = _last_box(completion, several)
     told = [(at, text) for at, is_explicit, text in statements if text and (is_explicit or _is_telling(text))]
-    if told and (told[-1][0] > start or not box):
+    if told and (told[-1][0] > end or not box):
         return told[-1][1]
     if box is None:
         return statements[-1][2] if statements else None
@@ -89,7 +90,7 @@ def last_match(pattern: re.Pattern[str], text: str) -> str | None:
 
 
 def _last_box(text: str, several: bool) -> tuple[int, str | None]:
-    """Returns where the last box starts and what it contains; (-1, None) if there is none."""
+    """Returns where the last box ends and what it contains; (-1, None) if there is none."""
     opened: list[tuple[int, int]] = []  # where the box starts, or -1, and where the content of the brace does
     boxes: list[tuple[int, int, int]] = []  # start of the box, start and end of its content
     for token in _BOX.finditer(text):
@@ -111,7 +112,7 @@ def _last_box(text: str, several: bool) -> tuple[int, str | None]:
         while before and _BESIDE.fullmatch(text[before[-1][2] + 1 : run[0][0]][:200]):
             run.insert(0, before.pop())
     contents = dict.fromkeys(text[start:end] for _, start, end in run)
-    return last[0], ", ".join(contents)
+    return last[2], ", ".join(contents)
 
 
 def _statements(text: str) -> Iterator[tuple[int, bool, str]]:
@@ -132,9 +133,9 @@ def _stated(text: str, start: int) -> str:
     line = (text[start:] if stop < 0 else text[start:stop]).rstrip(" \t\r*_`")
     if sentence := _SENTENCE.match(line, 0, _LONG):
         line = line[sentence.end() :]
-    if "=" in line:
-        line = line.replace("!", "! ")  # 5! = 120
     clause = _CLAUSE_ENDS.split(line, maxsplit=1)[0]
+    if "=" not in clause:  # 120 = 5!
+        clause = _EXCLAMATION.split(clause, maxsplit=1)[0]
     return bare(clause.rstrip(" \t\r*_`"))
 
 

@@ -37,6 +37,7 @@ _NAMES = set(
 _ACCENTS = {"\\overline", "\\bar", "\\hat", "\\vec", "\\tilde", "\\overrightarrow", "\\widehat", "\\dot"}
 _FUNCTIONS = set("sin cos tan csc sec cot arcsin arccos arctan sinh cosh tanh ln log exp lg".split())
 _SKIPPED = {"\\angle", "\\triangle", "\\Delta "}  # they say what a name names
+_MAX_DEPTH = 100
 _TOKEN = re.compile(r"\s*(\\(?:[A-Za-z]+|.)|\d+|.|$)", re.DOTALL)
 _NUMBER = re.compile(r"\d{1,3}(?:[ ,]\d{3})+(?![\d,])(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+")
 _EXPONENT = re.compile(r"[eE]([+-]?\d{1,4})(?!\d)")
@@ -45,8 +46,8 @@ _MIXED = re.compile(r" (\d+) ?/ ?(\d+)")
 _GROUP = re.compile(r"\s*\{([^{}]*)\}")
 _WORDED = re.compile(r"\\(?:text|begin|end|mathbb)\{[^{}]*\}")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")
-_CALL = re.compile(r"\((-?[\d.]+|[a-zA-Z])\)")
-_ANY_CALL = re.compile(r"\(([^()]*)\)")
+_CALL = re.compile(r"\(([^()]*)\)")
+_SIMPLE = re.compile(r"-?[\d.]+|[a-zA-Z]")
 _ALWAYS_FUNCTIONS = set("fghFGHPQ")
 
 
@@ -58,9 +59,13 @@ def parsed(text: str) -> Node | None:
     try:
         reader = _Reader(text)
         tree = reader.listing()
-        return tree if reader.peek() == "" else None
+        return tree if reader.peek() == "" and _depth(tree) <= _MAX_DEPTH else None
     except (ValueError, RecursionError, ZeroDivisionError):
         return None
+
+
+def _depth(node: Any) -> int:
+    return 1 + max(map(_depth, node.args), default=0) if isinstance(node, Node) else 0
 
 
 def number(digits: str) -> Node:
@@ -71,6 +76,7 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self._text, self._at = text, 0
         self._inside = ""  # the sign that opened the innermost bracket
+        self._index = ""  # of the innermost sum
 
     def peek(self) -> str:
         token = _TOKEN.match(self._text, self._at)
@@ -294,15 +300,13 @@ class _Reader:
     def _named(self, name: str) -> Node:
         if self.peek() == "'":
             return self._named(name + self._take())
-        call = self._match(_ANY_CALL if name[0] in _ALWAYS_FUNCTIONS and len(name) < 4 else _CALL)
-        if call is None or call[1] == name:
-            if call:
-                self._at = call.start()
-            return Node({"i": "i", "e": "e"}.get(name, "name"), () if name in ("i", "e") else (name,))
-        if "," in call[1] and name.isupper():  # a point and its name
-            self._at = call.start()
-            return self._atom()
-        return Node("name", (f"{name}({call[1].replace(' ', '')})",))
+        leaf = Node(name) if name in ("i", "e") and name != self._index else Node("name", (name,))
+        start, call = self._at, self._match(_CALL)
+        if call and call[1] != name and (name[0] in _ALWAYS_FUNCTIONS or _SIMPLE.fullmatch(call[1])):
+            if "," not in call[1]:
+                return Node("name", (f"{name}({call[1].replace(' ', '')})",))
+        self._at = start
+        return self._atom() if call and "," in call[1] and name.isupper() else leaf  # A(1,2) is a point
 
     def _function(self, name: str) -> Node:
         base = number("10") if name in ("log", "lg") else Node("e")
@@ -321,13 +325,17 @@ class _Reader:
         return value if exponent is None else Node("^", (value, exponent))
 
     def _sum_or_product(self, name: str) -> Node:
-        ends = {}
+        ends, outside = {}, self._index
+        self._index = "i"
         for _ in range(2):
-            ends[self._take()] = self._argument()
+            sign = self._take()
+            ends[sign] = self._argument()
         index = ends["_"] if "_" in ends else Node("blank")
         if index.op != "chain" or len(index.args) != 3 or "^" not in ends:
             raise ValueError("no bounds")
-        return Node(name, (index.args[0], index.args[2], ends["^"], self._product()))
+        body = self._product()
+        self._index = outside
+        return Node(name, (index.args[0], index.args[2], ends["^"], body))
 
     def _worded(self, command: str) -> Node:
         group = self._match(_GROUP)
@@ -345,7 +353,7 @@ class _Reader:
             cells.append(self._cell())
             token = self._take()
             if token != "&":
-                rows.append(Node(",", tuple(cells)))
+                rows.append(Node("row", tuple(cells)))
                 cells = []
             if token == "\\\\" and self.peek() == "\\end":
                 token = self._take()

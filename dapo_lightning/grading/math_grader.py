@@ -85,7 +85,7 @@ _LISTED = re.compile(r"\[\s*(['\"])(.*)\1\s*\]", re.DOTALL)
 _INTEGER = re.compile(r"[+-]?\d{1,300}")
 _CHOICE = re.compile(r"(?:(?:option|choice|answer) )?\(?([A-J])(?:\)|[.:](?:\s|$)|$)", re.IGNORECASE)
 _CHOICES = re.compile(r"(?<![A-Za-z\\])[A-J](?![A-Za-z])")
-_NAMED_CHOICE = re.compile(r"\(?[A-J](?:\)|[.:](?=\s)) *(?=\S)")
+_NAMED_CHOICE = re.compile(r"^\(?[A-J](?:\)|[.:](?=\s)) *(?=\S)")
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[ .'-]+[^\W\d_]+)*")
 _PRODUCT = re.compile(r"[a-df-hj-np-tv-z]{2,3}|[A-Z]{2}")  # a product of variables, more likely than a word
 _BASED = re.compile(r"(\d[\dA-F]*)_(?:\w|\{\d+\})")
@@ -213,4 +213,4 @@ def _vote(text: str, like: str) -> str:
     tree, unit = _tree(_unmarked(text), letters=True)
     if tree is None or _is_words(_plain(text)):
         return _tight(_plain(text)).casefold()
-    return " ".join((vote(_times(tree, unit.scale)), *(base for base, _ in unit.dimensions)))
+    return " ".join((vote(_times(tree, unit.scale * unit.factor)), *(f"{base}{n}" for base, n in unit.dimensions)))

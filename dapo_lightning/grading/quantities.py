@@ -97,15 +97,21 @@ def measured(text: str, letters: bool = False) -> tuple[str, Unit]:
     )
     pieces = [(found[1], int(found[2] or 1)) for found in _PIECE.finditer(plain.replace("}^", "^"))]
     words = [word for word, _ in pieces]
-    if any(word.lower() in _NO_UNITS or _FRACTIONS.fullmatch(word.lower()) and word not in _UNITS for word in words):
+    if any(_is_no_unit(word.lower()) for word in words):
         return text, Unit()
     # 5m and x cm may well be products; 5 m, 5cm, 5\text{m} and x\text{ cm} cannot.
     bare = "\\" not in rest and not re.search("[°%€£¥]", rest)
-    if bare and (len(words[0]) == 1 and (not letters or rest[0] != " ") or rest[0] != " " and words[0] not in _UNITS):
+    is_attached = rest[0] != " "
+    is_letter = len(words[0]) == 1 and (is_attached or not letters)
+    if bare and words[0].isascii() and (is_letter or (is_attached and words[0] not in _UNITS)):
         return text, Unit()
     if bare and _LETTER.search(value) or sum(word in _PERCENTS for word in words) > 1:
         return text, Unit()
     return value, _unit(pieces)
+
+
+def _is_no_unit(word: str) -> bool:
+    return word in _NO_UNITS or (word not in _SCALES and bool(_FRACTIONS.fullmatch(word)))
 
 
 def _unit(pieces: list[tuple[str, int]]) -> Unit:

@@ -6,6 +6,7 @@ between; so nothing is ever simplified or solved, and the time of a comparison d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
@@ -23,7 +24,8 @@ _MP.dps = 220
 _TINY = _MP.mpf(10) ** -200
 _ZERO = _MP.mpf(10) ** -80  # at a root that was found numerically
 _MAX_BITS = 200_000  # of an exact number
-_MAX_TERMS = 2000  # of a sum
+_MAX_TERMS = 500  # of a sum
+_MAX_ROOTS = 20
 _GRID = [Fraction(2 * n + 1, 7) for n in range(-70, 70)]
 _PROBES = [*map(Fraction, range(-6, 7)), Fraction(1, 2), Fraction(-7, 2), Fraction(-1000), Fraction(1000), _MP.sqrt(2)]
 
@@ -69,11 +71,21 @@ def _mpf(x: Any) -> Any:
 def _both(operation: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     def apply(_: bool, first: Any, *others: Any) -> Any:
         for other in others:
-            exact = isinstance(first, Fraction) and isinstance(other, Fraction)
-            first = operation(first, other) if exact else operation(_mpf(first), _mpf(other))
+            if isinstance(first, Fraction) and isinstance(other, Fraction):
+                first = _bounded(operation(first, other))
+            else:
+                first = operation(_mpf(first), _mpf(other))
         return first
 
     return apply
+
+
+def _bounded(x: Fraction) -> Any:
+    """Long fractions are rounded, because reducing them takes long; long integers stay as they are, up to a bound."""
+    bits = max(x.numerator.bit_length(), x.denominator.bit_length())
+    if bits > _MAX_BITS:
+        raise OverflowError("too many digits")
+    return x if bits < 4000 or x.denominator == 1 else _mpf(x)
 
 
 def _power(is_real: bool, base: Any, exponent: Any) -> Any:
@@ -83,7 +95,7 @@ def _power(is_real: bool, base: Any, exponent: Any) -> Any:
         bits = abs(exponent) * max(base.numerator.bit_length(), base.denominator.bit_length())
         if bits > _MAX_BITS and base not in (0, 1, -1):
             raise OverflowError("too many digits")
-        return base**exponent
+        return _bounded(base**exponent)
     x, y = _mpf(base), _mpf(exponent)
     if base != 0 and abs(_MP.log(x) * y) > 10**6:
         raise OverflowError("too large")
@@ -102,7 +114,7 @@ def _log(is_real: bool, x: Any, base: Any) -> Any:
 
 def _factorial(_: bool, x: Any) -> Any:
     if isinstance(x, Fraction) and x.denominator == 1 and 0 <= x <= 10_000:
-        return Fraction(int(_MP.factorial(0)) if x == 0 else _exact_factorial(int(x)))
+        return Fraction(math.factorial(int(x)))
     if _is_complex(x) or x <= 0:
         raise ValueError("no factorial")
     if x > 10_000:
@@ -110,19 +122,10 @@ def _factorial(_: bool, x: Any) -> Any:
     return _MP.gamma(_mpf(x) + 1)
 
 
-@lru_cache(64)
-def _exact_factorial(n: int) -> int:
-    import math
-
-    return math.factorial(n)
-
-
 def _binomial(is_real: bool, n: Any, k: Any) -> Any:
     if isinstance(n, Fraction) and isinstance(k, Fraction) and n.denominator == k.denominator == 1 and n >= k >= 0:
         if n > 20_000:
             raise OverflowError("too large a binomial coefficient")
-        import math
-
         return Fraction(math.comb(int(n), int(k)))
     return _MP.binomial(_mpf(n), _mpf(k))
 
@@ -154,6 +157,8 @@ def _expanded(rows: Sequence[Sequence[Node]]) -> Node:
 
 def _sum_or_product(node: Node, point: Point, is_real: bool) -> Any:
     index, low, high, term = node.args
+    if any(part.op in ("sum", "prod") for part in term.args if isinstance(part, Node)) or term.op in ("sum", "prod"):
+        raise OverflowError("too many terms")
     start, end = (value(bound, point, is_real) for bound in (low, high))
     if (
         not isinstance(start, Fraction)
@@ -232,14 +237,14 @@ def exceeds_one(node: Node) -> bool:
 
 
 def number_or_none(node: Node) -> str | None:
-    """Writes the value at one point, to 12 digits unless it is rational; None if there is none."""
+    """Writes the value at one point, to 100 digits unless it is rational; None if there is none."""
     try:
         x = value(node, next(points(names(node))), is_real=False)
     except (*_FAILURES, OverflowError):
         return None
     if isinstance(x, Fraction):
         return f"{x.numerator:x}/{x.denominator:x}" if x.denominator > 1 else f"{x.numerator:x}"
-    return str(_MP.nstr(x, 12))
+    return str(_MP.nstr(_MP.chop(x, _TINY), 100))
 
 
 def _values(nodes: tuple[Node, ...], where: Iterator[Point], is_real: bool) -> Iterator[list[Any]]:
@@ -253,7 +258,7 @@ def _values(nodes: tuple[Node, ...], where: Iterator[Point], is_real: bool) -> I
 def ratio(first: Node, second: Node) -> Any:
     """The constant by which two expressions differ as factors; None if there is none, or it is 0."""
     known = [(x, y) for x, y in _values((first, second), points(names(first) | names(second)), True) if x and y]
-    if len(known) < 2:
+    if len(known) < 2 or not names(first):
         return None
     (x, y), *others = known
     return _mpf(x) / _mpf(y) if all(close(_mpf(x) * _mpf(v), _mpf(u) * _mpf(y)) for u, v in others) else None
@@ -368,10 +373,12 @@ def _roots(gap: Node, variable: str, point: Point) -> Iterator[Any]:
         except _FAILURES:
             return None
 
-    values = [(x, at(x)) for x in _GRID]
+    values, found = [(x, at(x)) for x in _GRID], 0
     for (a, y), (b, z) in pairwise(values):
         if y is None or z is None or _is_complex(y) or _is_complex(z) or not (y < 0 < z or z < 0 < y):
             continue
+        if (found := found + 1) > _MAX_ROOTS:
+            return
         middle = a - y * (b - a) / (z - y) if isinstance(y, Fraction) and isinstance(z, Fraction) else None
         if middle is not None and at(middle) == 0:
             yield middle
