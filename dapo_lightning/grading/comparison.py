@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from itertools import islice
 from typing import Any
 
 from dapo_lightning.grading.latex import Node
 from dapo_lightning.grading.values import (
     difference,
+    links,
     names,
     number_or_none,
     points,
@@ -65,8 +65,9 @@ def _same_values(pairs: list[tuple[str, Node]], other: Node, is_exact: bool) -> 
 
 
 def _match(left: list[tuple[str, Node]], right: list[tuple[str, Node]]) -> bool:
-    groups = [[[v for n, v in pairs if n == name] for pairs in (left, right)] for name in {n for n, _ in left}]
-    return all(_matched(*group) for group in groups)
+    return all(
+        _matched([v for n, v in left if n == name], [v for n, v in right if n == name]) for name in {n for n, _ in left}
+    )
 
 
 def _matched(left: Sequence[Node], right: Sequence[Node], is_set: bool = False) -> bool:
@@ -108,8 +109,9 @@ def _same_item(gold: Node, found: Node) -> bool:
         if is_tuple and not _has_relations(gold) and not _has_relations(found):
             return len(items[0]) == len(items[1]) and all(map(_same_item, *items))
     if "set" in kinds and ("bracket" in kinds or all(kind not in _REGIONS and kind != "chain" for kind in kinds)):
-        single = [node.args[0] if node.op == "set" and len(node.args) == 1 else None for node in (gold, found)]
-        return False if "bracket" in kinds or None in single else _same_item(*single)
+        return (
+            len(gold.args) == len(found.args) == 1 and kinds == ("set", "set") and _same_item(*gold.args, *found.args)
+        )
     if _is_formula(gold) or _is_formula(found):
         return _same_formula(gold, found)
     if "matrix" in kinds or _is_matrix(gold) or _is_matrix(found):
@@ -222,8 +224,7 @@ def _relations(node: Node) -> list[tuple[Node, str]]:
     for item in node.args if node.op in (",", "and") else (node,):
         if item.op != "chain":
             return []
-        for n in range(0, len(item.args) - 2, 2):
-            left, sign, right = item.args[n : n + 3]
+        for left, sign, right in links(item):
             if sign == "in" or "blank" in (left.op, right.op):
                 return []
             if sign in (">", ">="):

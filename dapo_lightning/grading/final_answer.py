@@ -36,7 +36,9 @@ _EXCLAMATION = re.compile(r"!(?=\s*$|\s+[A-Z])")
 _SENTENCE = re.compile(
     r"(?:the|there|this|that|it|we|so|thus|hence|our)\b.*\b(?:is|are|equals|have|get)\s", re.IGNORECASE
 )
-_TELLING = re.compile(r"[^\n]{0,200}?(?:[\d\\$]|\*\*)|\(?[A-J](?:[).:]|$)|[a-z]$|(?:yes|no|true|false)\b", re.IGNORECASE)
+_TELLING = re.compile(
+    r"[^\n]{0,200}?(?:[\d\\$]|\*\*)|\(?[A-J](?:[).:]|$)|[a-z]$|(?:yes|no|true|false)\b", re.IGNORECASE
+)
 _QUOTES = ("**", "__", "`", "$$", "$"), (r"\(", r"\["), (r"\)", r"\]")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|boxed|fbox)\s{0,8}\{")
 

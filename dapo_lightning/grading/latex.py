@@ -265,17 +265,17 @@ class _Reader:
             plain = digits[0].partition(",")[0]
         if exponent := self._match(_EXPONENT):
             plain += "e" + exponent[1]
-        value = number(plain)
+        whole = number(plain)
         if plain.isdigit():
             if mixed := self._match(_MIXED):
-                return Node("number", (value.args[0] + Fraction(int(mixed[1]), int(mixed[2])),))
+                return Node("number", (whole.args[0] + Fraction(int(mixed[1]), int(mixed[2])),))
             if self.peek() == "\\frac":
                 start = self._at
                 part = self._atom()
                 if all(side.op == "number" for side in part.args):
-                    return Node("+", (value, part))
+                    return Node("+", (whole, part))
                 self._at = start
-        return value
+        return whole
 
     def _group(self) -> Node:
         content, closing = self._within("{", ("}", "\\over", "\\choose"))
@@ -302,9 +302,9 @@ class _Reader:
             return self._named(name + self._take())
         leaf = Node(name) if name in ("i", "e") and name != self._index else Node("name", (name,))
         start, call = self._at, self._match(_CALL)
-        if call and call[1] != name and (name[0] in _ALWAYS_FUNCTIONS or _SIMPLE.fullmatch(call[1])):
-            if "," not in call[1]:
-                return Node("name", (f"{name}({call[1].replace(' ', '')})",))
+        is_function = call and call[1] != name and (name[0] in _ALWAYS_FUNCTIONS or _SIMPLE.fullmatch(call[1]))
+        if call and is_function and "," not in call[1]:
+            return Node("name", (f"{name}({call[1].replace(' ', '')})",))
         self._at = start
         return self._atom() if call and "," in call[1] and name.isupper() else leaf  # A(1,2) is a point
 
@@ -340,7 +340,7 @@ class _Reader:
     def _worded(self, command: str) -> Node:
         group = self._match(_GROUP)
         word = group[1].strip() if group else self._take()
-        if command == "text" and (len(word) == 1 and word.isalpha() or word.isdigit()):
+        if command == "text" and re.fullmatch(r"[A-Za-z]|\d+", word):
             return number(word) if word.isdigit() else self._named(word)
         return Node("name", (word if command == "text" else f"\\{command} {word}",))
 
@@ -362,7 +362,9 @@ class _Reader:
                 break
         if kind[1] in ("cases", "aligned", "gathered"):
             return Node("and", tuple(cell for row in rows for cell in row.args))
-        return Node("determinant" if kind[1] == "vmatrix" else "matrix", tuple(rows))
+        if kind[1] != "pmatrix":
+            raise ValueError("not a matrix")
+        return Node("matrix", tuple(rows))
 
     def _cell(self) -> Node:
         outside, self._inside = self._inside, "("

@@ -213,4 +213,5 @@ def _vote(text: str, like: str) -> str:
     tree, unit = _tree(_unmarked(text), letters=True)
     if tree is None or _is_words(_plain(text)):
         return _tight(_plain(text)).casefold()
-    return " ".join((vote(_times(tree, unit.scale * unit.factor)), *(f"{base}{n}" for base, n in unit.dimensions)))
+    factor = unit.scale * unit.factor / (100 if unit.percent else 1)
+    return " ".join((vote(_times(tree, factor)), *(f"{base}{n}" for base, n in unit.dimensions)))

@@ -46,21 +46,13 @@ def _table() -> dict[str, tuple[Fraction, str]]:
 
 
 _UNITS = _table()
-_NUMBERS = {word: n for n, word in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
-    " eighteen nineteen".split()
-)} | {word: 10 * n for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}  # fmt: skip
-_ORDINALS = {
-    "half": 2,
-    "halve": 2,
-    "third": 3,
-    "fourth": 4,
-    "quarter": 4,
-    "fifth": 5,
-    "eighth": 8,
-    "ninth": 9,
-    "twelfth": 12,
-}
+_TEENS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen""".split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_NUMBERS = dict(zip(_TEENS + _TENS, [*range(20), *range(20, 100, 10)], strict=True))
+_ORDINALS = dict(
+    zip("half third quarter fourth fifth eighth ninth twelfth".split(), [2, 3, 4, 4, 5, 8, 9, 12], strict=True)
+)
 # Words after a number that make another number of it, or none.
 _NO_UNITS = set(
     "squared cubed doubled tripled halved factorial base mod times plus minus over root not no wrong incorrect to point"
@@ -69,7 +61,8 @@ _NO_UNITS = set(
 _FRACTIONS = re.compile(r"(?:hal(?:f|ves)|thirds?|quarters?|(?:[a-z]+th|[a-z]+illion)s?)")
 _PERCENTS = ("percent", "percentage", "pct", "%")
 _POWER = r"(?:\^ ?\{? ?-?\d ?\}?)?"
-_WORD = rf"(?:\\text\{{(?:[^{{}}\d^]|\^ ?\{{?-?\d\}}?)*\}}{_POWER}|(?<![A-Za-z\\])[^\W\d_]++\.?{_POWER}|\\Omega|\\mu ?|[%°/€£¥])"
+_WORDS = r"\\text\{(?:[^{}\d^]|\^ ?\{?-?\d\}?)*\}"
+_WORD = rf"(?:{_WORDS}{_POWER}|(?<![A-Za-z\\])[^\W\d_]++\.?{_POWER}|\\Omega|\\mu ?|[%°/€£¥])"
 _TAIL = re.compile(rf"(?<=[^\s+*/=<>^_(\[-])(?:\s?{_WORD})++$")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z]")
@@ -105,7 +98,7 @@ def measured(text: str, letters: bool = False) -> tuple[str, Unit]:
     is_letter = len(words[0]) == 1 and (is_attached or not letters)
     if bare and words[0].isascii() and (is_letter or (is_attached and words[0] not in _UNITS)):
         return text, Unit()
-    if bare and _LETTER.search(value) or sum(word in _PERCENTS for word in words) > 1:
+    if (bare and _LETTER.search(value)) or sum(word in _PERCENTS for word in words) > 1:
         return text, Unit()
     return value, _unit(pieces)
 

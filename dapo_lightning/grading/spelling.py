@@ -7,7 +7,8 @@ import unicodedata
 
 _SIGNS = r"""
 × \times ✕ \times · \cdot ⋅ \cdot ∙ \cdot • \cdot ÷ / ∕ / ⁄ / ∞ \infty ± \pm ∓ \mp ≤ \leq ≥ \geq ⩽ \leq ⩾ \geq ≠ \neq
-≦ \leq ≧ \geq ⇒ \Rightarrow ∪ \cup ∩ \cap ∈ \in ∖ \setminus ≈ \approx ≡ \equiv ∣ \mid ∧ \land ∨ \lor ∅ \emptyset √ \sqrt π \pi θ \theta α \alpha β \beta γ \gamma δ \delta
+≦ \leq ≧ \geq ⇒ \Rightarrow ∪ \cup ∩ \cap ∈ \in ∖ \setminus ≈ \approx
+≡ \equiv ∣ \mid ∧ \land ∨ \lor ∅ \emptyset √ \sqrt π \pi θ \theta α \alpha β \beta γ \gamma δ \delta
 λ \lambda μ \mu φ \phi ϕ \phi ω \omega ρ \rho σ \sigma ε \epsilon τ \tau ℝ \mathbb{R} ℤ \mathbb{Z} ℚ \mathbb{Q}
 ℕ \mathbb{N} ℂ \mathbb{C} ½ \frac{1}{2} ⅓ \frac{1}{3} ⅔ \frac{2}{3} ¼ \frac{1}{4} ¾ \frac{3}{4} ⅕ \frac{1}{5}
 ⅖ \frac{2}{5} ⅗ \frac{3}{5} ⅘ \frac{4}{5} ⅙ \frac{1}{6} ⅚ \frac{5}{6} ⅐ \frac{1}{7} ⅛ \frac{1}{8} ⅜ \frac{3}{8}
@@ -63,7 +64,10 @@ _SPELLINGS = [
             _REAL + r"\\setminus\\{\2\\}",
         ),
         (r"\\text\{\s*,?\s*(?:and|or)\s*,?\s*\}", lambda word: r"\lor " if "or" in word[0] else r"\land "),
-        (r"(?<![A-Za-z\\{])(and|or)(?= ?(?:[\d\\({$+-]|[A-Za-z]\b))", lambda word: r"\lor " if word[1] == "or" else r"\land "),
+        (
+            r"(?<![A-Za-z\\{])(and|or)(?= ?(?:[\d\\({$+-]|[A-Za-z]\b))",
+            lambda word: r"\lor " if word[1] == "or" else r"\land ",
+        ),
         (r"\\[cl]?dots|…", "..."),
         (r"\\text\{\s*\}", ""),
         (r"^.*\\(?:Rightarrow|implies|therefore|Longrightarrow)(?![a-zA-Z])", ""),

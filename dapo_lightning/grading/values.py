@@ -7,7 +7,7 @@ between; so nothing is ever simplified or solved, and the time of a comparison d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
@@ -55,8 +55,6 @@ def value(node: Node, point: Point, is_real: bool = True) -> Any:
         return point[args[0]]
     if op in ("sum", "prod"):
         return _sum_or_product(node, point, is_real)
-    if op == "determinant":
-        return value(_expanded([row.args for row in args]), point, is_real)
     if op == "function":
         return _function(args[0], value(args[1], point, is_real), is_real)
     if op not in _OPERATIONS:
@@ -95,7 +93,7 @@ def _power(is_real: bool, base: Any, exponent: Any) -> Any:
         bits = abs(exponent) * max(base.numerator.bit_length(), base.denominator.bit_length())
         if bits > _MAX_BITS and base not in (0, 1, -1):
             raise OverflowError("too many digits")
-        return _bounded(base**exponent)
+        return _bounded(Fraction(base ** int(exponent)))
     x, y = _mpf(base), _mpf(exponent)
     if base != 0 and abs(_MP.log(x) * y) > 10**6:
         raise OverflowError("too large")
@@ -142,17 +140,6 @@ def _function(name: str, x: Any, is_real: bool) -> Any:
 
 def _is_complex(x: Any) -> bool:
     return isinstance(x, _MP.mpc) and bool(x.imag)
-
-
-def _expanded(rows: Sequence[Sequence[Node]]) -> Node:
-    """A determinant, expanded by its first row."""
-    if len(rows) > 4 or any(len(row) != len(rows) for row in rows):
-        raise ValueError("no determinant, or a large one")
-    if len(rows) == 1:
-        return rows[0][0]
-    minors = [[[*row[:n], *row[n + 1 :]] for row in rows[1:]] for n in range(len(rows))]
-    terms = [Node("*", (cell, _expanded(minor))) for cell, minor in zip(rows[0], minors, strict=True)]
-    return Node("+", tuple(Node("neg", (term,)) if n % 2 else term for n, term in enumerate(terms)))
 
 
 def _sum_or_product(node: Node, point: Point, is_real: bool) -> Any:
@@ -205,12 +192,9 @@ def close(x: Any, y: Any) -> bool:
     if isinstance(x, Fraction) and isinstance(y, Fraction):
         return x == y
     x, y = _mpf(x), _mpf(y)
-    return bool(
-        x == y
-        or _MP.isfinite(x)
-        and _MP.isfinite(y)
-        and abs(x - y) <= _TINY * max(abs(x), abs(y), 1 if min(abs(x), abs(y)) < _TINY else 0)
-    )
+    if x == y or not (_MP.isfinite(x) and _MP.isfinite(y)):
+        return bool(x == y)
+    return bool(abs(x - y) <= _TINY * max(abs(x), abs(y), 1 if min(abs(x), abs(y)) < _TINY else 0))
 
 
 def points(variables: frozenset[str]) -> Iterator[Point]:
@@ -278,20 +262,24 @@ _SIGNS: dict[str, Callable[[Any], bool]] = {
 }
 
 
+def links(chain: Node) -> list[tuple[Node, str, Node]]:
+    """The relations (left, sign, right) of a chain."""
+    sides, signs = chain.args[::2], chain.args[1::2]
+    return list(zip(sides[:-1], signs, sides[1:], strict=True))
+
+
 def holds(formula: Node, x: Any, point: Point) -> bool:
     """Whether relations hold at a point, or a set contains the number x."""
     op, args = formula
-    if op in (",", "and"):
-        return all(holds(part, x, point) for part in args)
     if op in ("or", "cup"):
         return any(holds(part, x, point) for part in args)
-    if op == "cap":
+    if op in (",", "and", "cap"):
         return all(holds(part, x, point) for part in args)
     if op == "setminus":
         return holds(args[0], x, point) and not holds(args[1], x, point)
     try:
         if op == "chain":
-            return all(_related(*args[n : n + 3], x, point) for n in range(0, len(args) - 2, 2))
+            return all(_related(*link, x, point) for link in links(formula))
         if op == "bracket":
             low, high = (value(end, point) for end in args[2:])
             return (_gap(low, x) < 0 or (_gap(low, x) == 0 and args[0] == "[")) and (
@@ -349,7 +337,7 @@ def _changes(formula: Node, variable: str, point: Point) -> Iterator[Any]:
     """The finite numbers at which the truth of a formula can change."""
     op, args = formula
     if op == "chain":
-        for left, sign, right in (args[n : n + 3] for n in range(0, len(args) - 2, 2)):
+        for left, sign, right in links(formula):
             if sign == "in":
                 yield from _changes(right, variable, point)
             else:

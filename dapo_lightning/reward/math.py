@@ -14,12 +14,12 @@ DEFAULT_FORM = r"\boxed{...}, a line 'Answer: ...' or '#### ...'"
 
 @dataclass(eq=False)
 class Math(PooledReward):
-    """A completion is correct iff its final answer equals the prompt's answer: as a normalised string, or as an exact
-    number, or symbolically (math-verify). Scores are the paper's rule-based reward (Eq. 7): 1 if correct, -1 if not.
+    """A completion is correct iff its final answer equals the prompt's answer: as a string, as a number, or as
+    mathematics. Scores are the paper's rule-based reward (Eq. 7): 1 if correct, -1 if not.
 
     Args:
         pattern: regular expression; the group of its last match is the answer. None: the last `\\boxed{}`, `Answer:`
-            line or `####`.
+            line or `####`, whichever stands last behind the last `</think>`.
     """
 
     pattern: str | None = None

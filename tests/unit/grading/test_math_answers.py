@@ -1,6 +1,7 @@
 """Grading of mathematical answers: where it errs on a table written by hand, and that hostile text does no harm."""
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -9,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from dapo_lightning.grading import latex as reading
 from dapo_lightning.grading import math_grader as grading
 from dapo_lightning.grading.final_answer import final_answer
 from dapo_lightning.grading.math_grader import MathGrader
@@ -18,24 +18,23 @@ ROWS = [json.loads(line) for line in (Path(__file__).parents[2] / "data/math_ans
 
 # Correct answers that are graded as wrong. This list and the next are exact: whoever fixes an answer removes it here.
 FALSE_NEGATIVES = {
-    "unit": 3,  # 5 squared, a right angle as pi/2, metres as centimetres
-    "interval": 1,  # 1<x<2 as 2>x>1
-    "union": 1,  # as x<1 or x>2
+    "unit": 1,  # 5 squared
     "matrix": 1,  # a determinant not worked out
-    "equation": 1,  # 7=x for 7
-    "several values": 1,  # the quadratic formula: no \pm inside \frac
-    "text": 2,  # no solution as the empty set, five as 5
-    "multiple choice": 1,  # (C) 12 for 12
-    "box, then text": 2,  # taken back after the box; \boxed\frac{1}{2}
-    "spelling": 1,  # 1/2x for x/2
-    "benchmark style": 3,  # 3 hours 24 minutes; \n spelt out; three
-    "inequality": 3,  # to be solved first
+    "benchmark style": 2,  # 3 hours 24 minutes; \n spelt out
 }
-# Wrong answers that are taken for right: a number in a base for one without, and what differs beyond 200 digits.
-FALSE_POSITIVES = {("10", r"Hence $\boxed{10_2}$."), (r"\pi+10^{-300}", r"Hence $\boxed{\pi}$.")}
+# Wrong answers that are taken for right: what differs beyond 200 digits.
+FALSE_POSITIVES = {(r"\pi+10^{-300}", r"Hence $\boxed{\pi}$.")}
 
 
-PARTS = ".comparison", ".final_answer", ".latex", ".math_grader", ".quantities", ".spelling", ".values"  # modules of the grader
+PARTS = (
+    ".comparison",
+    ".final_answer",
+    ".latex",
+    ".math_grader",
+    ".quantities",
+    ".spelling",
+    ".values",
+)  # modules of the grader
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +70,16 @@ def test_every_reference_equals_itself(grade):
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        (r"\boxed{1}, no: \boxed{2}. Answer: 3", "2"),
+        (r"\boxed{1}, no: \boxed{2}. Answer: 3", "3"),
+        ("Answer: 3. No: \\boxed{2}", "2"),
+        (r"<think>\boxed{1}</think> The answer is 2.", "2"),
+        (r"<think>The answer is 1.</think> I give up.", None),
+        (r"\boxed{1}. I put it in \boxed{}.", "1"),
+        (r"\boxed{1} The answer is correct.", "1"),
+        ("Answer: 34\n(The answer is an integer, as required.)", "34"),
+        ("Answer: $5! = 120$", "5! = 120"),
+        ("答案：34。", "34"),
+        ("<answer> 12 </answer>", "12"),
         (r"\boxed{1} \boxed{2", "1"),
         (r"\boxed{1 \boxed{2}", "2"),
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
@@ -89,6 +97,20 @@ def test_every_reference_equals_itself(grade):
 )
 def test_the_final_answer(text, answer):
     assert final_answer(text) == answer
+
+
+def test_boxes_side_by_side_are_a_list_if_one_is_asked_for(grade):
+    text = r"\boxed{1}, \boxed{2} and $\boxed{3}$"
+    assert final_answer(text, several=True) == "1, 2, 3" and final_answer(text) == "3"
+    assert [grade((reference, text))[0] for reference in ("1,2,3", "3", "2", "1,2")] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [r"\boxed{42}", "#### 42", "Answer: 42", "**42**", "['42']", "$42$", r"20 + 22 is \boxed{42}.", "42 (boxes)"],
+)
+def test_references_are_read_as_answers_are(grade, reference):
+    assert [grade((reference, rf"\boxed{{{answer}}}"))[0] for answer in ("42", "42.0", "41")] == [True, True, False]
 
 
 def test_a_pattern_of_ones_own():
@@ -143,12 +165,10 @@ def test_one_vote_for_all_spellings(grade, reference, same, others):
 
 
 def test_right_and_wrong_answers_share_no_vote(grade):
-    """But for what differs beyond twelve digits. Of the right answers, nine in ten vote as the reference does."""
-    verdicts_ = [verdict for verdict in verdicts(grade) if verdict[1] is not None]
     golds = [grade((row["answer"], rf"\boxed{{{row['answer']}}}"))[3] for row in ROWS]
     pairs = [(verdict[0], verdict[3] == gold) for verdict, gold in zip(verdicts(grade), golds, strict=True)]
-    assert Counter(pairs)[(False, True)] == 2
-    assert Counter(pairs)[(True, True)] > 0.89 * sum(verdict[0] for verdict in verdicts_)
+    assert Counter(pairs)[(False, True)] == 0
+    assert Counter(pairs)[(True, False)] == 0
 
 
 REFERENCES = ("7", "x^2+1", "(1,2)", "x+y=1", r"\{1,2\}", "x>1")
@@ -210,23 +230,20 @@ PLACES = [
 ]  # fmt: skip
 
 WATCHED = """
-import builtins, json, sys
+import builtins, json, random, sys
 sys.path.insert(0, "TESTS")
-import sympy.physics.units  # makes its own symbols with parse_expr
-import latex2sympy2_extended.latex2sympy2, math_verify.parser, sympy.parsing, sympy.parsing.sympy_parser
 from test_math_answers import CODE, PLACES, REFERENCES, ROWS, verdicts
 from dapo_lightning.grading.math_grader import MathGrader
 
 reached = []
-for module in (latex2sympy2_extended.latex2sympy2, math_verify.parser, sympy.parsing, sympy.parsing.sympy_parser):
-    for name in {"parse_expr", "eval_expr"} & vars(module).keys():
-        setattr(module, name, lambda *args, **options: reached.append(str(args)))
-evaluate = builtins.eval
-builtins.eval = lambda *args: reached.append(args[0]) if isinstance(args[0], str) else evaluate(*args)
+for name in ("eval", "exec", "compile"):
+    setattr(builtins, name, lambda *args, **options: reached.append(str(args)))
 sys.addaudithook(lambda event, args: reached.append(str(args)) if event in ("os.system", "subprocess.Popen") else None)
 grade = MathGrader()
-ROWS.reverse()
-everything = verdicts(grade)[::-1]
+order = list(range(len(ROWS)))
+random.Random(SEED).shuffle(order)
+rows, ROWS[:] = list(ROWS), [ROWS[n] for n in order]
+everything = [verdict for _, verdict in sorted(zip(order, verdicts(grade)))]
 for code in CODE:
     for place in PLACES:
         for reference in REFERENCES:
@@ -236,14 +253,12 @@ print(json.dumps([everything, reached]))
 """
 
 
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory):
-    """(verdicts on the table, what reached eval) of a process that grades it from its end, and then code."""
-    folder = tmp_path_factory.mktemp("watched")
-    script = WATCHED.replace("TESTS", str(Path(__file__).parent))
+def watched(folder, seed):
+    """(verdicts on the table, what reached eval) of a process that grades it in another order, and then code."""
+    script = WATCHED.replace("TESTS", str(Path(__file__).parent)).replace("SEED", str(seed))
     root = str(Path(grading.__file__).parents[2])
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=folder, env={"PYTHONPATH": root, "PYTHONHASHSEED": "7"}, timeout=240,
+        [sys.executable, "-c", script], cwd=folder, env={"PYTHONPATH": root, "PYTHONHASHSEED": str(seed)}, timeout=240,
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -251,16 +266,15 @@ def watched(tmp_path_factory):
     return json.loads(done.stdout)
 
 
-def test_no_text_is_evaluated(watched):
-    assert watched[1] == []
-
-
-def test_grading_is_deterministic(grade, watched):
-    again = [list(verdict) for verdict in verdicts(grade)]
-    assert again == watched[0]  # in another order, with other hashes
-    reading.parsed.cache_clear()
-
-    assert [list(verdict) for verdict in verdicts(grade)] == again
+def test_no_text_is_evaluated_and_grading_is_a_pure_function(grade, tmp_path):
+    """The same pair has the same verdict in any order, the first time and later, and in any process."""
+    first = [list(verdict) for verdict in verdicts(grade)]
+    for seed in (1, 2):
+        assert watched(tmp_path, seed) == [first, []]
+    order = list(range(len(ROWS))) * 2
+    random.Random(0).shuffle(order)
+    for n in order:
+        assert list(grade((ROWS[n]["answer"], ROWS[n]["completion"]))) == first[n]
 
 
 def run(script, timeout):
@@ -268,27 +282,32 @@ def run(script, timeout):
     return subprocess.run([sys.executable, "-c", script], cwd=root, timeout=timeout, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize(("reference", "answer"), [("x+1", "(x+y+z+w)^{500}"), ("y=1", "x^{17}-x-1=0")])
-def test_what_is_left_to_the_pool_can_be_killed(reference, answer):
-    item = (reference, rf"\boxed{{{answer}}}")
-    with pytest.raises(subprocess.TimeoutExpired):
-        run(f"from dapo_lightning.grading.math_grader import MathGrader; MathGrader()({item!r})", timeout=5)
+EXPENSIVE = [
+    ("x+1", "(x+y+z+w)^{500}"), ("y=1", "x^{17}-x-1=0"), ("x>1", "x^{17}-x-1>0"), ("2", r"\sum_{n=1}^{10^9}n"),
+    ("x>0", r"\sin(\sin(999x))>0"), ("x+1", r"((x+y)^{300}+(y+z)^{300})^{30}"), ("n", r"n^{n^{n^{n}}}"),
+    ("2", r"\sum_{n=1}^{500}\sum_{k=1}^{500}\sum_{j=1}^{500}njk"), ("2^{100000}", "2^{100000}+1"),
+]  # fmt: skip
 
 
-def test_the_grader_imports_all_it_needs_before_the_first_item():
+@pytest.mark.parametrize(("reference", "answer"), EXPENSIVE)
+def test_no_answer_takes_long(grade, reference, answer):
+    """What a computer algebra system would expand or solve for minutes is compared at a few points."""
+    start = time.process_time()
+    assert grade((reference, rf"\boxed{{{answer}}}"))[0] is False
+    assert time.process_time() - start < 1.0
+
+
+def test_grading_imports_nothing(grade):
     """An item's time limit covers no imports: on a slow machine they take longer than it allows."""
-    items = [(row["answer"], row["completion"]) for row in ROWS if row["kind"] in ("polynomial", "matrix", "equation")]
-    items += [("x+1", r"\boxed{1+x}"), ("x>1", r"\boxed{1<x}"), (r"\{1,2\}", r"\boxed{\{2,1\}}")]
+    items = [(row["answer"], row["completion"]) for row in ROWS]
     done = run(
         "import sys; from dapo_lightning.grading.math_grader import MathGrader; early = set(sys.modules);"
-        f"grade = MathGrader(); built = set(sys.modules); print([grade(item)[2] for item in {items!r}]);"
-        "print(*early); print(*set(sys.modules) - built)",
-        timeout=60,
+        f"grade = MathGrader(); [grade(item) for item in {items!r}]; print(*early); print(*set(sys.modules) - early)",
+        timeout=120,
     )
-    stages, early, late = done.stdout.splitlines()
-    assert "symbolic" in stages
-    assert len(late.split()) < 8 and all(module.startswith("sympy.") for module in late.split())  # small parts of it
-    assert not {"math_verify", "sympy", "latex2sympy2_extended", "torch", "transformers"} & set(early.split())
+    assert done.returncode == 0, done.stderr
+    early, late = done.stdout.splitlines()
+    assert late == "" and not {"sympy", "torch", "transformers"} & set(early.split())
     ours = {module for module in early.split() if module.startswith("dapo_lightning.")}
     assert ours == {f"dapo_lightning.grading{part}" for part in ("", *PARTS)}
 
@@ -301,7 +320,7 @@ def test_the_training_process_imports_no_mathematics():
         timeout=120,
     )
     correct, modules = done.stdout.splitlines()
-    assert correct == "True" and not {"math_verify", "latex2sympy2_extended"} & set(modules.split())
+    assert correct == "True" and "dapo_lightning.grading.math_grader" not in modules.split()
 
 
 def test_integers_are_graded_fast(grade):

@@ -11,7 +11,6 @@ from runs import ROOT
 
 from dapo_lightning.reward import RewardError
 from dapo_lightning.reward.function import Function
-from dapo_lightning.reward.math import Math
 from dapo_lightning.reward.reasoning_gym import ReasoningGym
 from dapo_lightning.types import Grade, Prompt
 
@@ -85,8 +84,6 @@ def test_the_configuration_passes_the_name_of_the_answer_column(data, column):
 @pytest.mark.parametrize(
     ("package", "reward", "extra"),
     [
-        ("latex2sympy2_extended", Math(1, 5.0, 500), "math"),
-        ("math_verify", Math(1, 5.0, 500), "math"),
         ("reasoning_gym", ReasoningGym(1, 5.0, 500, task="chain_sum", pattern=None), "reasoning-gym"),
     ],
 )
