@@ -34,16 +34,21 @@ class UnsupportedAttentionError(ValueError):
     """A layer needs something that layouts do not offer, such as a sliding window."""
 
 
+def layout_inputs(tokens: Tensor, position_ids: Tensor, layout: Layout, keep: Tensor | int) -> dict[str, Any]:
+    """What a switched model is called with; `keep` selects positions as `logits_to_keep` does."""
+    return {
+        "input_ids": tokens,
+        "position_ids": position_ids,
+        "attention_mask": _NO_MASK.to(tokens.device),
+        "layout": layout,
+        "logits_to_keep": keep,
+        "use_cache": False,
+    }
+
+
 def forward(model: PreTrainedModel, tokens: Tensor, position_ids: Tensor, layout: Layout, keep: Tensor | int) -> Tensor:
-    """Logits of a switched model, [b, kept, V]; `keep` selects positions as `logits_to_keep` does."""
-    return model(
-        input_ids=tokens,
-        position_ids=position_ids,
-        attention_mask=_NO_MASK.to(tokens.device),
-        layout=layout,
-        logits_to_keep=keep,
-        use_cache=False,
-    ).logits
+    """Logits of a switched model, [b, kept, V]."""
+    return model(**layout_inputs(tokens, position_ids, layout, keep)).logits
 
 
 _NO_MASK = torch.zeros(1, 1, 1, 1)  # transformers passes a mask of four dimensions on, instead of building its own

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dapo_lightning.forward.layout import forward, is_switched
+from dapo_lightning.forward.head import head_of_tokens, takes_tokens, token_statistics
+from dapo_lightning.forward.layout import is_switched, layout_inputs
 from dapo_lightning.forward.packed_layout import PackedLayout
 
 
@@ -57,24 +59,25 @@ def completion_logps(
     """
     device = model.get_input_embeddings().weight.device
     mask_BT = right_pad([torch.ones(len(c), dtype=torch.bool) for c in completions], device)
-    logits_of = _packed_logits if is_switched(model) else _padded_logits
-    logits_NV, ids_N = logits_of(model, prompts, completions, mask_BT)
-    logits_NV = logits_NV.float()
-    if temperature != 1:  # the division would copy [N, V] numbers
-        logits_NV = logits_NV / temperature
+    packed = is_switched(model)
+    inputs, ids_N = (_packed if packed else _padded)(prompts, completions, mask_BT)
+    wanted = None if packed else mask_BT
+    if takes_tokens(model):
+        with head_of_tokens(model, wanted, ids_N, temperature, with_entropies):
+            found = model(**inputs).logits[0]
+    else:
+        logits = model(**inputs).logits
+        found = token_statistics(logits[0] if packed else logits[mask_BT], ids_N, temperature, with_entropies)
     zeros_BT = torch.zeros(mask_BT.shape, device=device)
-    logps_BT = zeros_BT.masked_scatter(mask_BT, -nn.functional.cross_entropy(logits_NV, ids_N, reduction="none"))
-    if not with_entropies:
-        return logps_BT, None
-    log_p_NV = logits_NV.log_softmax(dim=1)
-    return logps_BT, zeros_BT.masked_scatter(mask_BT, -(log_p_NV.exp() * log_p_NV).sum(dim=1))
+    logps_BT, *entropies = (zeros_BT.masked_scatter(mask_BT, values_N) for values_N in found.unbind(dim=1))
+    return logps_BT, entropies[0] if with_entropies else None
 
 
-def _packed_logits(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], completions: Sequence[Tensor], mask_BT: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Logits [N, V] that predict the completion tokens, row after row, and those tokens [N]; nothing is computed twice,
-    or for padding.
+def _packed(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Tensor], mask_BT: Tensor
+) -> tuple[dict[str, Any], Tensor]:
+    """What a switched model is given so that it predicts the N completion tokens, row after row, and those tokens [N];
+    nothing is computed twice, or for padding.
 
     The last token of a completion is not fed, because nothing is predicted from it.
     """
@@ -87,24 +90,23 @@ def _packed_logits(
         for row, completion in enumerate(completions)
     ]
     tokens, keep, ids = (torch.cat(parts).to(mask_BT.device) for parts in (fed, predicts, list(completions)))
-    logits_NV = forward(model, tokens[None], layout.position_ids().to(tokens.device), layout, keep)[0]
-    return logits_NV, ids
+    return layout_inputs(tokens[None], layout.position_ids().to(tokens.device), layout, keep), ids
 
 
-def _padded_logits(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], completions: Sequence[Tensor], mask_BT: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The same for any model: each row with its prompt, prompts padded on the left and completions on the right."""
+def _padded(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Tensor], mask_BT: Tensor
+) -> tuple[dict[str, Any], Tensor]:
+    """The same for any model, with a prediction for every place of [B, T]: each row with its prompt, prompts padded on the left and completions on the right."""
     prompt_BS, prompt_mask_BS = left_pad(prompts, mask_BT.device)
     tokens_BT = right_pad(completions, mask_BT.device)
     attention = torch.cat([prompt_mask_BS, mask_BT.long()], dim=1)
     # The LM head is applied only where a completion token is predicted: the last prompt position and all
     # completion positions but the last.
-    logits_BTV = model(
-        input_ids=torch.cat([prompt_BS, tokens_BT], dim=1)[:, :-1],
-        attention_mask=attention[:, :-1],
-        position_ids=positions(attention)[:, :-1],
-        logits_to_keep=tokens_BT.shape[1],
-        use_cache=False,
-    ).logits
-    return logits_BTV[mask_BT], tokens_BT[mask_BT]
+    inputs = {
+        "input_ids": torch.cat([prompt_BS, tokens_BT], dim=1)[:, :-1],
+        "attention_mask": attention[:, :-1],
+        "position_ids": positions(attention)[:, :-1],
+        "logits_to_keep": tokens_BT.shape[1],
+        "use_cache": False,
+    }
+    return inputs, tokens_BT[mask_BT]

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dapo_lightning.data import Dataset
+from dapo_lightning.forward.head import try_head
 from dapo_lightning.policy.codec import Codec
 
 Reference = Callable[[], AbstractContextManager[PreTrainedModel]]
@@ -32,6 +33,9 @@ class Policy:
 
     model: PreTrainedModel
     codec: Codec
+
+    def __post_init__(self) -> None:
+        try_head(self.model)
 
     def reference(self) -> Reference:
         """A frozen copy of the current model; call the result for a context in which the copy can be run."""

@@ -1,0 +1,78 @@
+"""Log-probs and entropies of given tokens, computed inside the LM head.
+
+The logits of N tokens, N x vocabulary numbers, are the largest tensor of an update. For this computation, the head
+returns the log-prob and the entropy of each token in their place. It computes them for a chunk of tokens at a time, and
+again in the backward pass, so that the logits of more than one chunk never exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+CHUNK_LOGITS = 2**25  # logits computed at a time; about 0.6 GB with gradients
+
+
+def token_statistics(logits_NV: Tensor, ids_N: Tensor, temperature: float, with_entropies: bool) -> Tensor:
+    """Log-probs under softmax(logits / temperature) and, if asked for, entropies in nats, in fp32: [N, 1] or [N, 2]."""
+    log_p_NV = (logits_NV.float() / temperature if temperature != 1 else logits_NV.float()).log_softmax(dim=1)
+    logps_N1 = log_p_NV.gather(1, ids_N[:, None])
+    if not with_entropies:
+        return logps_N1
+    return torch.cat([logps_N1, -(log_p_NV.exp() * log_p_NV).sum(dim=1, keepdim=True)], dim=1)
+
+
+def try_head(model: PreTrainedModel) -> None:
+    """Notes on the head whether its output is what the model returns, for the positions asked for. It is not where
+    logits are scaled or capped behind the head; such models compute all logits at once."""
+    head, given = model.get_output_embeddings(), torch.zeros(1, 1, 1)
+
+    def instead(hidden: Tensor) -> Tensor:
+        return given if hidden.shape[:-1] == (1, 1) else hidden
+
+    head._is_last = False
+    tokens = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    with torch.no_grad(), _replaced(head, instead), suppress(Exception):  # models fail in unforeseen ways
+        head._is_last = model(input_ids=tokens, logits_to_keep=1, use_cache=False).logits is given
+
+
+def takes_tokens(model: PreTrainedModel) -> bool:
+    """Whether `head_of_tokens` serves the model."""
+    return getattr(model.get_output_embeddings(), "_is_last", False)
+
+
+@contextmanager
+def head_of_tokens(
+    model: PreTrainedModel, mask: Tensor | None, ids_N: Tensor, temperature: float, with_entropies: bool
+) -> Iterator[None]:
+    """Meanwhile, the model's "logits" are the `token_statistics` of the N tokens that `mask` selects, [1, N, 1 or 2]."""
+    head = model.get_output_embeddings()
+    logits_of = head.forward
+
+    def of_chunk(hidden_ND: Tensor, ids_N: Tensor) -> Tensor:
+        return token_statistics(logits_of(hidden_ND), ids_N, temperature, with_entropies)
+
+    def of_tokens(hidden: Tensor) -> Tensor:
+        hidden_ND = hidden.flatten(0, -2) if mask is None else hidden[mask]
+        size = max(1, CHUNK_LOGITS // head.weight.shape[0])
+        if len(ids_N) <= size:
+            return of_chunk(hidden_ND, ids_N)[None]
+        chunks = zip(hidden_ND.split(size), ids_N.split(size), strict=True)
+        return torch.cat([checkpoint(of_chunk, *chunk, use_reentrant=False) for chunk in chunks])[None]
+
+    with _replaced(head, of_tokens):
+        yield
+
+
+@contextmanager
+def _replaced(head: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward  # the class's own again
