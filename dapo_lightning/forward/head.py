@@ -28,8 +28,8 @@ def token_statistics(logits_NV: Tensor, ids_N: Tensor, temperature: float, with_
 
 
 def try_head(model: PreTrainedModel) -> None:
-    """Notes on the head whether its output is what the model returns, for the positions asked for. It is not where
-    logits are scaled or capped behind the head; such models compute all logits at once."""
+    """Records on the LM head whether the model returns the output of the head as it is. Models that scale or cap their
+    logits do not; they compute the logits of all tokens at once."""
     head, given = model.get_output_embeddings(), torch.zeros(1, 1, 1)
 
     def instead(hidden: Tensor) -> Tensor:
@@ -50,7 +50,8 @@ def takes_tokens(model: PreTrainedModel) -> bool:
 def head_of_tokens(
     model: PreTrainedModel, mask: Tensor | None, ids_N: Tensor, temperature: float, with_entropies: bool
 ) -> Iterator[None]:
-    """Meanwhile, the model's "logits" are the `token_statistics` of the N tokens that `mask` selects, [1, N, 1 or 2]."""
+    """Within the context, the model returns `token_statistics` as its logits, [1, N, 1 or 2], for the N tokens that
+    `mask` selects (None: for all)."""
     head = model.get_output_embeddings()
     logits_of = head.forward
 

@@ -96,7 +96,8 @@ def _packed(
 def _padded(
     prompts: Sequence[Sequence[int]], completions: Sequence[Tensor], mask_BT: Tensor
 ) -> tuple[dict[str, Any], Tensor]:
-    """The same for any model, with a prediction for every place of [B, T]: each row with its prompt, prompts padded on the left and completions on the right."""
+    """The same for any model, with a prediction for every place of [B, T]: each row with its prompt, prompts padded on
+    the left and completions on the right."""
     prompt_BS, prompt_mask_BS = left_pad(prompts, mask_BT.device)
     tokens_BT = right_pad(completions, mask_BT.device)
     attention = torch.cat([prompt_mask_BS, mask_BT.long()], dim=1)

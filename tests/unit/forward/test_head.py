@@ -71,7 +71,9 @@ def test_logits_of_more_than_a_chunk_never_exist(monkeypatch):
     try_head(model)
     monkeypatch.setattr(head, "CHUNK_LOGITS", 4 * 90)
     sizes, plain = [], head.token_statistics
-    monkeypatch.setattr(head, "token_statistics", lambda logits, *rest: (sizes.append(len(logits)), plain(logits, *rest))[1])
+    monkeypatch.setattr(
+        head, "token_statistics", lambda logits, *rest: (sizes.append(len(logits)), plain(logits, *rest))[1]
+    )
     completion_logps(model, PROMPTS, COMPLETIONS, 1.0)[0].sum().backward()
     assert max(sizes) == 4 and sum(sizes) == 2 * 31  # 31 tokens, forward and again for the backward pass
 
