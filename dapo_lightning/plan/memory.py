@@ -13,6 +13,7 @@ from math import ceil
 
 import numpy as np
 
+from dapo_lightning.forward.head import CHUNK_LOGITS
 from dapo_lightning.plan.accelerators import Cluster
 from dapo_lightning.plan.activations import MicroBatch
 from dapo_lightning.plan.job import Job, Sampled
@@ -75,7 +76,7 @@ def _backward(sizes: ModelSizes, saved: np.ndarray, job: Job, micro_batch: Micro
     """
     layer, around = (saved @ micro_batch.counts()).tolist()
     inputs = job.hidden_bytes * sizes.hidden * micro_batch.fed
-    logits = micro_batch.predicted * sizes.vocabulary
+    logits = _logits(sizes, micro_batch)
     # A new gradient of the head's weights is made in the compute type and then converted to the type of the weights.
     gradient_bytes = GRADIENT_BYTES + (job.compute_bytes if job.autocast else 0)
     to_weights = 0 if job.sharded or job.lora_rank is not None else gradient_bytes * sizes.head
@@ -90,6 +91,11 @@ def _backward(sizes: ModelSizes, saved: np.ndarray, job: Job, micro_batch: Micro
     }
 
 
+def _logits(sizes: ModelSizes, micro_batch: MicroBatch) -> float:
+    """Logits that exist at the same time. (Models that scale or cap their logits compute all of them at once.)"""
+    return min(micro_batch.predicted * sizes.vocabulary, CHUNK_LOGITS)
+
+
 def _layer_workspace(sizes: ModelSizes, job: Job, micro_batch: MicroBatch) -> float:
     return 3.0 * job.compute_bytes * sizes.widest * micro_batch.fed
 
@@ -101,7 +107,7 @@ def _gathered(sizes: ModelSizes, job: Job) -> Items:
 
 def _forward(sizes: ModelSizes, job: Job, micro_batch: MicroBatch) -> Items:
     """Without gradients: one layer's workspace, then the logits, their float32 form and their log-softmax."""
-    logits = micro_batch.predicted * sizes.vocabulary * (10 if job.compute_bytes == 2 else 8)
+    logits = _logits(sizes, micro_batch) * (10 if job.compute_bytes == 2 else 8)
     workspace = max(logits, _layer_workspace(sizes, job, micro_batch))
     return {"logits, or a layer's workspace": workspace} | _gathered(sizes, job)
 
