@@ -59,7 +59,7 @@ class Files:
             )
         columns = Columns(self.prompt_column, self.answer_column, self.answer_after)
         try:
-            return [columns.read(row, f"{path}:{number}") for number, row in reader(path)]
+            return [columns.read(row, f"{path}:{number}") for number, row in reader(str(Path(path).expanduser()))]
         except DataError:
             raise
         except (OSError, ValueError, csv.Error) as error:  # not there, not UTF-8, not parquet, quotes that do not match

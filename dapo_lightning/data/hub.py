@@ -108,16 +108,17 @@ class _Split:
     def _builder(self) -> DatasetBuilder:
         import datasets
 
-        if not Path(self.path).is_file():
+        file = Path(self.path).expanduser()
+        if not file.is_file():
             return datasets.load_dataset_builder(self.path, self.name)
-        kind = KINDS.get(Path(self.path).suffix.lower())
+        kind = KINDS.get(file.suffix.lower())
         if kind is None:
             raise DataError(
                 f"data.{self.kind}_path={self.path}: the ending of a single file must be one of {', '.join(KINDS)}. "
                 "Read others with data=jsonl, or name a folder."
             )
         whole, _, _ = self.split.partition("[")
-        return datasets.load_dataset_builder(kind, data_files={whole: self.path})
+        return datasets.load_dataset_builder(kind, data_files={whole: str(file)})
 
     def _why(self, error: Exception) -> str:
         from datasets.exceptions import DatasetNotFoundError, DatasetsError
@@ -125,7 +126,7 @@ class _Split:
         where, reason = f"data.{self.kind}_path={self.path}", _reason(error)
         if isinstance(error, DatasetNotFoundError):
             return f"{where}: {reason}. Correct the id; if it is private or gated, log in first with `hf auth login`."
-        path = Path(self.path)
+        path = Path(self.path).expanduser()
         is_local = path.exists() or path.is_absolute() or self.path.count("/") > 1
         if is_local or isinstance(error, DatasetsError | ValueError | RuntimeError):
             name = "null" if self.name is None else self.name

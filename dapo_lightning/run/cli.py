@@ -24,6 +24,7 @@ from dapo_lightning.run.help import help_text
 from dapo_lightning.run.options import CONF, RENAMED
 from dapo_lightning.run.refuse import check_overrides, parse
 from dapo_lightning.run.threads import log_threads, wait_passively
+from dapo_lightning.utils.overrides import with_home
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Result:
 
 def main() -> None:
     """Runs the command line. A refused command leaves no files behind."""
-    arguments = sys.argv[1:]
+    arguments = [with_home(argument) for argument in sys.argv[1:]]
     if {"-h", "--help"} & {*arguments}:
         print(help_text([argument for argument in arguments if not argument.startswith("-")]))
         return
@@ -61,7 +62,7 @@ def run(overrides: Sequence[str] = ()) -> Result:
         ConfigError: if the configuration is refused; the message names the key and the remedy.
     """
     with initialized():
-        config = compose_run(overrides)
+        config = compose_run([with_home(override) for override in overrides])
         return Result(execute(config), Path(config.run_folder))
 
 

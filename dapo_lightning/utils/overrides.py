@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 ORIGIN = ("choices", "overrides", "commits")
 """The keys of config.yaml that are not settings: the option of each group, the overrides, and the versions of the code
 (more than one if the run was continued with another version)."""
+
+FOLDERS = ("resume", "checkpoint", "run_folder", "hydra.run.dir", "hydra.sweep.dir")
+"""The keys that name a folder of results. Other paths belong to objects, which expand `~` themselves."""
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
@@ -20,3 +24,11 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
 def override_key(override: str) -> str:
     """Returns `clip.upper` for `++clip.upper=1.4`."""
     return override.lstrip("+~").partition("=")[0]
+
+
+def with_home(override: str) -> str:
+    """Returns `resume=/home/me/run` for `resume=~/run`. Shells do not do so behind an equals sign, and Hydra cannot parse
+    a tilde without quotes; one in quotes may be text, unless the key is that of a folder."""
+    key, equals, value = override.partition("=")
+    is_path = value.startswith("~/") or (override_key(override) in FOLDERS and value[1:].startswith("~/"))
+    return f"{key}{equals}{value.replace('~', str(Path.home()), 1)}" if is_path else override

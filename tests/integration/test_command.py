@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import tiny
 from runs import ROOT
 
 import dapo_lightning
@@ -33,6 +34,36 @@ def test_run_folder_holds_the_log_too(tmp_path, monkeypatch):
     log = (tmp_path / "here, we are" / "train.log").read_text()
     assert "experiment=ppo_clip is now experiment=reinforce_clip" in log and "computing with" in log
     assert "litlogger" not in log and "GPU available" not in log
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    tiny(seed=1).save(tmp_path / "model")
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"{i}+1=", "answer": i + 1}) + "\n" for i in range(4))
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    paths = ["data.train_path=~/rows.jsonl", "data.validation_path='~/rows.jsonl'"]
+    run = [
+        "num_steps=1",
+        "evaluation.every=1",
+        "num_prompts_per_step=4",
+        "num_completions_per_prompt=2",
+        "max_new_tokens=6",
+        "overlong=none",
+        "reward=exact",
+        "policy=hub",
+        "policy.name=~/model",
+        "policy.chat=false",
+        "evaluation.num_prompts=null",
+    ]
+    for kind, folder in (("jsonl", "run_folder=~/a"), ("hub", "hydra.run.dir='~/b'")):
+        dapo_lightning.run([*run, f"data={kind}", *paths, folder])
+    dapo_lightning.run(["resume=~/a", "num_steps=2"])
+    dapo_lightning.run(["mode=evaluate", "checkpoint='~/b'", "run_folder=~/c"])
+    assert {"a", "b", "c"} <= {path.name for path in tmp_path.iterdir()} and not any((tmp_path / "work").iterdir())
 
 
 def test_public_names_load_when_they_are_used():
