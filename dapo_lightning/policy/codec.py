@@ -38,11 +38,10 @@ class Codec:
         token behind it.
 
         Raises:
-            DataError: naming the row, if it holds a chat but the policy takes plain text, if it is not valid Unicode,
+            DataError: naming the row, if it holds a chat but the policy takes plain text, if it or its answer is not valid Unicode,
                 if the chat template refuses it, if the model lacks one of its tokens, or if it has no tokens.
         """
-        for text in (prompt.text, *(message["content"] for message in prompt.messages)):
-            _check_unicode(text, prompt.source)
+        _check_unicode(prompt)
         if self.chat:
             tokens = self.chat.encode(prompt, self.tokenizer)
         elif prompt.messages:
@@ -108,11 +107,12 @@ def all_end_tokens(
     return tuple(sorted(ends))
 
 
-def _check_unicode(text: str, source: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{source}: character {error.start + 1} of the prompt ({text[error.start]!a}) is half of a pair of "
-            "surrogates, as when an emoji was cut in two, and stands for no character. Fix the row or remove it."
-        ) from None
+def _check_unicode(prompt: Prompt) -> None:
+    for text in (prompt.text, prompt.answer, *(message["content"] for message in prompt.messages)):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{prompt.source}: the prompt or its answer holds {text[error.start]!a}, which is half of a pair of "
+                "surrogates and stands for no character, as when an emoji was cut in two. Fix the row or remove it."
+            ) from None

@@ -94,7 +94,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     reward = instantiate(config.reward)
     reward.start()
     clock = Clock()
-    with clock("warm_start"):
+    with clock("load"):
         policy = source.load(codec, dataset, Path("outputs/warm_start"))
     module = instantiate(config.module)(
         worker=RolloutWorker(policy, rollout, reward, config.seed, clock),

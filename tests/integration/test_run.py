@@ -66,7 +66,7 @@ def test_the_run_folder_holds_everything(finished):
     assert summary["dapo_steps"] == 4 and summary["gradient_steps"] == 8 and summary["skipped_steps"] == 0
     for when in ("before", "after"):
         assert {"avg@2", "pass@2", "length", "entropy"} <= set(summary[when])
-    assert {"generate", "grade", "update", "evaluate", "warm_start"} <= set(summary["seconds"])
+    assert {"generate", "grade", "update", "evaluate", "load"} <= set(summary["seconds"])
     assert summary["tokens"]["generated"] >= summary["tokens"]["trained"] > 0
     assert summary["peak_memory_mb"] > 0 and summary["choices"]["clip"] == "higher"
     assert OmegaConf.load(finished / "config.yaml").clip.upper == 1.28

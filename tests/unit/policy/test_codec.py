@@ -36,9 +36,9 @@ def saved(tmp_path, caplog):
     return save
 
 
-def refused(codec, text, **prompt):
+def refused(codec, text, answer="2", **prompt):
     with pytest.raises(DataError) as error:
-        codec.encode(Prompt(text, "2", "rows.jsonl:7", **prompt))
+        codec.encode(Prompt(text, answer, "rows.jsonl:7", **prompt))
     assert str(error.value).startswith("rows.jsonl:7: ")
     return str(error.value)
 
@@ -87,9 +87,10 @@ def test_an_end_token_that_is_not_special_is_not_text_either(saved):
 def test_half_a_surrogate_pair_names_the_row(saved):
     codec = saved()()
     assert codec.encode(Prompt("\U0001f600", "2", "test:0"))
-    assert r"character 2 of the prompt ('\ud83d') is half of a pair of surrogates" in refused(codec, "a\ud83d")
+    assert r"holds '\ud83d', which is half of a pair of surrogates" in refused(codec, "a\ud83d")
     said = {"role": "user", "content": "\ude00"}
     assert "half of a pair" in refused(codec, "a", messages=(said,))
+    assert "half of a pair" in refused(codec, "a", answer="2\ud83d")
 
 
 def test_a_token_without_a_row_in_the_embedding_is_refused_at_the_row_that_holds_it(saved, caplog):
