@@ -38,8 +38,8 @@ class Codec:
         token behind it.
 
         Raises:
-            DataError: naming the row, if it holds a chat but the policy takes plain text, if it or its answer is not valid Unicode,
-                if the chat template refuses it, if the model lacks one of its tokens, or if it has no tokens.
+            DataError: naming the row, if it holds a chat but the policy takes plain text, if it or its answer is not
+                valid Unicode, if the chat template refuses it, if the model lacks one of its tokens, or if it has none.
         """
         _check_unicode(prompt)
         if self.chat:

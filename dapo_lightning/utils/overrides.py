@@ -27,8 +27,8 @@ def override_key(override: str) -> str:
 
 
 def with_home(override: str) -> str:
-    """Returns `resume=/home/me/run` for `resume=~/run`. Shells do not do so behind an equals sign, and Hydra cannot parse
-    a tilde without quotes; one in quotes may be text, unless the key is that of a folder."""
+    """Returns `resume=/home/me/run` for `resume=~/run`. Shells do not do so behind an equals sign, and Hydra cannot
+    parse a tilde without quotes. One in quotes may be text, unless the key is that of a folder."""
     key, equals, value = override.partition("=")
     is_path = value.startswith("~/") or (override_key(override) in FOLDERS and value[1:].startswith("~/"))
     return f"{key}{equals}{value.replace('~', str(Path.home()), 1)}" if is_path else override
