@@ -80,7 +80,7 @@ class Chat:
             text = self._apply(tokenizer, chat, tokenize=False)
         except Exception:  # as above; a row that is refused as well will be named
             return None
-        added = set(tokenizer.get_added_vocab().values())
+        added = {token for name, token in tokenizer.get_added_vocab().items() if name.strip()}  # some are white space
         behind = tokenizer(text.rpartition(said)[2], add_special_tokens=False)["input_ids"]
         return next((token for token in behind if token in added), None)
 

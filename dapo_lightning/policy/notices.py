@@ -21,6 +21,12 @@ def notices(codec: Codec) -> Iterator[str]:
         if codec.num_appended:
             yield "its tokenizer puts an end token behind every text, which is left out of the prompts"
         return
+    asked_for = [name for name in tokenizer.all_special_tokens if name in (chat.system_prompt or "")]
+    if asked_for and not codec.keep_special_tokens:
+        yield (
+            f"policy.system_prompt names {asked_for[0]!r}, a special token, which is cut from the text that the reward "
+            "reads. To keep it, set policy.keep_special_tokens=true"
+        )
     closing = chat.closing_token(tokenizer)
     if closing is not None and closing not in codec.end_tokens:
         yield (

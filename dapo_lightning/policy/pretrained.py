@@ -71,6 +71,8 @@ class Pretrained:
             return self.base.config()
         if self.folder and not (self.folder / "config.json").is_file():
             hint = " `make smollm2` creates it." if self.folder.name == "smollm2" else ""
+            if (self.folder / "policy").is_dir():
+                hint = f" The policy of that run is {self.name.rstrip('/')}/policy."
             raise PolicyError(f"{self._key}: is no folder with a config.json.{hint}")
         problem, remedy = "its config.json cannot be loaded", ""
         if not self.folder:

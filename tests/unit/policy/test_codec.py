@@ -61,11 +61,12 @@ def test_an_end_of_turn_that_ends_nothing_is_named_and_can_be_made_an_end_token(
     [
         CHATML.replace("<|im_end|>", "<eos>"),
         CHATML.replace("<|im_end|>", ""),
+        CHATML.replace("<|im_end|>", "   <eos>"),
         "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ raise_exception('no') }}{% endif %}{% endfor %}",
     ],
 )
 def test_other_ends_of_turns_are_no_matter(saved, caplog, template):
-    saved(template)()
+    saved(template, change=lambda tokenizer: tokenizer.add_tokens(["   "]))()
     assert not caplog.text
 
 
@@ -76,6 +77,16 @@ def test_special_tokens_reach_the_reward_if_they_are_kept_and_the_end_token_neve
         for end in ("<eos>", "<|im_end|>", ""):
             tokens = codec.tokenizer(text + end, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
             assert codec.decode(tokens) == expected
+
+
+def test_a_special_token_that_the_system_prompt_asks_for_is_told(saved, caplog):
+    load = saved(CHATML.replace("<|im_end|>", "<eos>"), added=("<|im_start|>", "<think>"))
+    load(system_prompt="First think in <think>.")
+    assert "names '<think>', a special token, which is cut" in caplog.text
+    caplog.clear()
+    load(system_prompt="First think in <think>.", keep_special_tokens=True)
+    load(system_prompt="First think.")
+    assert not caplog.text
 
 
 def test_an_end_token_that_is_not_special_is_not_text_either(saved):

@@ -168,3 +168,12 @@ def test_a_tilde_is_the_home_folder(folder, tmp_path, monkeypatch):
     assert HubPolicy("~/model", chat=False).codec().max_positions == 512
     with pytest.raises(PolicyError, match=r"~/other: is no folder"):
         HubPolicy("~/other").codec()
+
+
+def test_the_folder_of_a_run_is_told_from_that_of_its_policy(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    folder.rename(tmp_path / "run/policy")
+    with pytest.raises(
+        PolicyError, match=r"is no folder with a config\.json\. The policy of that run is .*/run/policy\."
+    ):
+        HubPolicy(f"{tmp_path}/run/").codec()
