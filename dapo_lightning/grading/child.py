@@ -1,6 +1,7 @@
 """The grading child: it builds the grader, then grades the items that arrive on a socket and answers each.
 
-It runs as `python -m dapo_lightning.grading.child SOCKET PARENT`: a file descriptor and a process id.
+It runs as `python -m dapo_lightning.grading.child SOCKET PARENT`: a file descriptor and a process id, or 0 if the
+sandbox ends it with the parent.
 
 Requests are pickles, each with its length in front: first (factory, options, megabytes), then lists of pickled items.
 Answers are lines of JSON, `[index, value, failure, detail]`, because the parent must not unpickle what a process that
@@ -51,15 +52,6 @@ class Outcome:
     value: Any
     failure: str | None
     detail: str = ""
-
-
-def command(descriptor: int) -> tuple[list[str], dict[str, str]]:
-    """Returns arguments and environment of a child that can import what this process can, and what lies in the
-    current folder."""
-    path = os.pathsep.join(str(Path(entry).absolute()) for entry in [*sys.path, ""])
-    # One hash seed gives sets the same order in every child, and so equal items equal grades.
-    environment = {"PYTHONHASHSEED": "0", **os.environ, "PYTHONPATH": path}
-    return [sys.executable, "-P", "-m", __name__, str(descriptor), str(os.getpid())], environment
 
 
 def frame(request: Any) -> bytes:
@@ -182,7 +174,10 @@ def _limit_memory(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would take time and disk space at each crash
     if sys.platform != "linux":
         return
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError as error:
+        raise ValueError(f"reward.megabytes needs /proc, which cannot be read here ({error}): mount it.") from None
     limit = pages * resource.getpagesize() + megabytes * 2**20
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
@@ -190,6 +185,8 @@ def _limit_memory(megabytes: int) -> None:
 
 def _die_with(parent: int) -> None:
     """Has the kernel kill this process when the parent ends, even by SIGKILL, and even if this process hangs in C."""
+    if parent == 0:
+        return
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     if os.getppid() != parent:  # it ended before prctl was called

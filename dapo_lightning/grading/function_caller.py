@@ -54,12 +54,10 @@ class FunctionCaller:
             scores = self._call(arguments)
         except UnfitError as error:
             return str(error)
-        if isinstance(scores, Mapping | Set | str | bytes):  # iterating over them would give keys, or characters
-            return f"returned a {type(scores).__name__}: return a list with one number per completion"
-        try:
-            scores = list(scores)
-        except TypeError:
+        # Iterating over text, sets and mappings gives characters, scores in any order, and keys.
+        if isinstance(scores, Mapping | Set | str | bytes) or not hasattr(scores, "__iter__"):
             return f"returned {scores!r:.200}: return a list with one number per completion"
+        scores = list(scores)
         if len(scores) != count:
             return f"returned {len(scores)} scores for {count} completions"
         return [_number(score) for score in scores]

@@ -18,6 +18,7 @@ from typing import Any
 
 from dapo_lightning.grading import child as protocol
 from dapo_lightning.grading.child import Outcome
+from dapo_lightning.grading.permissions import Permissions
 from dapo_lightning.grading.process import Child, GradingError
 
 _MAX_CHUNK = 64
@@ -37,13 +38,20 @@ class GradingPool:
         num_workers: number of items graded at once; one more child waits, to replace another.
         seconds: wall-clock time limit of an item of size 1.
         megabytes: growth allowed to the address space of a child, once its grader is built (Linux only).
+        allow: what children may see and reach, see `Permissions.of`.
 
     Raises:
         ValueError: naming the key, if a number makes no sense.
     """
 
     def __init__(
-        self, factory: str, options: Mapping[str, Any], num_workers: int, seconds: float, megabytes: int
+        self,
+        factory: str,
+        options: Mapping[str, Any],
+        num_workers: int,
+        seconds: float,
+        megabytes: int,
+        allow: Sequence[str] = (),
     ) -> None:
         for name, number in (("num_workers", num_workers), ("megabytes", megabytes)):
             if not isinstance(number, int) or number < 1:
@@ -51,6 +59,7 @@ class GradingPool:
         if not 0 < seconds < math.inf:
             raise ValueError(f"reward.seconds={seconds}: must be a positive number of seconds.")
         self._factory, self._hello = factory, protocol.frame((factory, dict(options), megabytes))
+        self.permissions = Permissions.of(allow)
         self._num_workers, self._seconds = num_workers, seconds
         self._lock = threading.Lock()  # of the next three; all else belongs to the thread of the event loop
         self._closed = False
@@ -71,6 +80,7 @@ class GradingPool:
             self._check_open()
             if self._thread is None:
                 atexit.register(self.close)
+                self.permissions.hide_memory()
                 self._loop = asyncio.new_event_loop()
                 self._started = self._run(self._start_children())
                 # The kernel kills the children when this thread ends. It is a daemon, because `close` ends it.
@@ -168,7 +178,7 @@ class GradingPool:
         raise GradingError(f"grader {self._factory}: its processes end before they receive an item.")
 
     def _spawn(self) -> Child:
-        child = Child(self._hello)
+        child = Child(self._hello, self.permissions)
         self._children = {child, *(other for other in self._children if not other.ended)}
         return child
 

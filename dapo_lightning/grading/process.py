@@ -11,13 +11,18 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from dapo_lightning.grading import child as protocol
 from dapo_lightning.grading.child import Outcome
+from dapo_lightning.grading.permissions import Permissions
 
 _START_SECONDS = 120.0  # for a child to import what its grader needs, on a busy machine
+
+_EXIT_SECONDS = 0.5
 
 
 class GradingError(RuntimeError):
@@ -29,13 +34,15 @@ class Child:
 
     Args:
         hello: the first request, (factory, options, megabytes), as a frame.
+        permissions: what it may see and reach.
     """
 
-    def __init__(self, hello: bytes) -> None:
+    def __init__(self, hello: bytes, permissions: Permissions) -> None:
+        self._is_isolated = permissions.isolated
         try:
             self._socket, theirs = socket.socketpair()
             with theirs:
-                arguments, environment = protocol.command(theirs.fileno())
+                arguments, environment = _command(theirs.fileno(), permissions)
                 blocked = signal.pthread_sigmask(signal.SIG_BLOCK, protocol.RUN_SIGNALS)  # until it has its handlers
                 try:
                     self._process = subprocess.Popen(  # never a fork: the parent has threads
@@ -104,12 +111,15 @@ class Child:
                 os.killpg(self._process.pid, signal.SIGKILL)
         self.ended = True
         self._socket.close()
-        return self._process.wait()
+        code = self._process.wait()
+        return 128 - code if self._is_isolated and code > 128 else code  # bubblewrap tells of signals as shells do
 
     async def _next_outcome(self, seconds: float) -> Outcome:
         try:
             return await self._answer(seconds)
         except (OSError, ValueError) as error:
+            if self._is_isolated and isinstance(error, ConnectionError):
+                await self._until_ended()
             code = self.end()
             if isinstance(error, TimeoutError) and code == -signal.SIGKILL:
                 return Outcome(None, "timeout")
@@ -117,6 +127,14 @@ class Child:
                 return Outcome(None, "memory")
             reason = f"exit code {code}" if code >= 0 else f"signal {-code} ({signal.strsignal(-code)})"
             return Outcome(None, "crash", f"not an answer: {error}" if isinstance(error, ValueError) else reason)
+
+    async def _until_ended(self) -> None:
+        """Waits for the exit code: the sandbox ends a little later than the child in it. A child that only closed its
+        socket does not end."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_EXIT_SECONDS):
+                while self._process.poll() is None:
+                    await asyncio.sleep(0.002)
 
     async def _answer(self, seconds: float) -> Outcome:
         loop = asyncio.get_running_loop()
@@ -145,3 +163,14 @@ class Child:
                     await readable.wait()
         finally:
             loop.remove_reader(self._socket)
+
+
+def _command(descriptor: int, permissions: Permissions) -> tuple[list[str], dict[str, str]]:
+    """Returns arguments and environment of a child that can import what this process can, and what lies in the current
+    folder."""
+    path = os.pathsep.join(str(Path(entry).absolute()) for entry in [*sys.path, ""])
+    # One hash seed gives sets the same order in every child, and so equal items equal grades.
+    environment = {"PYTHONHASHSEED": "0", **permissions.environment(), "PYTHONPATH": path}
+    parent = 0 if permissions.isolated else os.getpid()  # in isolation, other processes have no number
+    child = [sys.executable, "-P", "-m", protocol.__name__, str(descriptor), str(parent)]
+    return permissions.command(child), environment

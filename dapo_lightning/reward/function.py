@@ -34,7 +34,10 @@ class Function(PooledReward):
     answer_column: str = "answer"
     correct_above: float = 0.0
     failed: float = 0.0
-    advice: ClassVar[str] = "Call the function on some completions by itself to find the cause."
+    advice: ClassVar[str] = (
+        "Call the function on some completions by itself to find the cause. Graders have no network, no files beside "
+        "Python code and no environment variables except what reward.allow names."
+    )
 
     def __post_init__(self) -> None:
         if self.failed > self.correct_above:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar
 
+from lightning.pytorch.utilities import rank_zero_only
+
+from dapo_lightning.grading import sandbox
 from dapo_lightning.grading.child import Outcome
 from dapo_lightning.grading.pool import GradingError, GradingPool
 from dapo_lightning.reward import PendingGrades, Reward, RewardError
 from dapo_lightning.types import Grade
+
+log = logging.getLogger(__name__)
 
 _PATIENCE = 32  # completions of at least two prompts
 
@@ -23,11 +30,14 @@ class PooledReward(Reward):
         num_workers: number of child processes.
         seconds: time limit per completion.
         megabytes: memory that a child may take beyond what its libraries need.
+        allow: what a child may see and reach beyond Python code: "everything", "network", "home", names of environment
+            variables, and paths.
     """
 
     num_workers: int
     seconds: float
     megabytes: int
+    allow: Sequence[str] = field(default=(), kw_only=True)
     pool: GradingPool = field(init=False, repr=False)
     advice: ClassVar[str] = "Raise the limit that this names."
     _works: bool = field(init=False, repr=False, default=False)
@@ -37,6 +47,8 @@ class PooledReward(Reward):
         """Starts the children, which build their graders."""
         try:
             self.pool.start()
+            if not self.pool.permissions.isolated:
+                _say_why_not(sandbox.why_not() or "reward.allow names everything")
         except GradingError as error:
             reason = str(error).partition(": ")[2]  # what follows the name of the grader
             raise ValueError(reason if reason.startswith("reward") else f"reward: {error}") from None
@@ -47,7 +59,7 @@ class PooledReward(Reward):
 
     def use(self, grader: str, options: Mapping[str, Any]) -> None:
         """Makes the pool, in which each child makes a grader, a class named by its dotted path."""
-        self.pool = GradingPool(grader, options, self.num_workers, self.seconds, self.megabytes)
+        self.pool = GradingPool(grader, options, self.num_workers, self.seconds, self.megabytes, self.allow)
 
     def grade(self, items: Sequence[Any], read: Callable[[Any], Grade], wrong: float) -> PendingGrades:
         """Starts to grade items, one per completion, and turns what the grader returns into grades with `read`; see
@@ -88,3 +100,12 @@ class PooledReward(Reward):
                 f"{type(self).__name__}: none of the first {len(failed)} completions could be graded ({kinds}). The "
                 f"last one {failed[-1].detail}. {self.advice}"
             )
+
+
+@cache
+def _say_why_not(reason: str) -> None:
+    """Once in a run, by the first rank."""
+    _warn("completions are graded without isolation from the network and from your files: %s.", reason)
+
+
+_warn = rank_zero_only(log.warning)

@@ -3,6 +3,7 @@
 import asyncio
 import mmap
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def once_too_slow_even_length(completions: list[str], **columns: object) -> list
 def fails_beside_others(completions: list[str], **columns: object) -> list[float]:
     """Once the second task of a SLURM job grades."""
     if os.environ["SLURM_PROCID"] == "1":
-        raise OSError("the second task is out of luck")
+        return "the second task is out of luck"
     return even_length(completions)
 
 
@@ -78,6 +79,12 @@ def one_number(**_):
 
 
 def waits(completions, **_):
+    time.sleep(60)
+
+
+def hides_and_hangs(completions, **_):
+    """In a session of its own, so that killing the group of the grader would not end it."""
+    subprocess.Popen(["setsid", "sleep", "77"], start_new_session=True)
     time.sleep(60)
 
 

@@ -260,7 +260,12 @@ def test_a_loss_that_is_not_finite_is_skipped_and_weights_stay_finite(tmp_path, 
 
 
 def test_a_failing_reward_saves_completed_work_and_can_be_resumed(tmp_path, monkeypatch):
-    overrides = ["reward.path=rewards.fails_after_a_while", "sampling=static", "callbacks.checkpoint.every=100"]
+    overrides = [
+        "reward.path=rewards.fails_after_a_while",
+        "reward.allow=[FAILS_AFTER]",
+        "sampling=static",
+        "callbacks.checkpoint.every=100",
+    ]
     straight = run(tmp_path / "straight", *overrides)
     monkeypatch.setenv("FAILS_AFTER", str(8 + 4 + 4 + 8))
     with pytest.raises(RewardError, match=r"a DAPO step: none of 16 completions.*first arithmetic.*judge is out"):
@@ -273,7 +278,8 @@ def test_a_failing_reward_saves_completed_work_and_can_be_resumed(tmp_path, monk
 
 def test_an_interrupted_evaluation_is_made_when_the_run_goes_on(tmp_path, monkeypatch):
     """No held-out prompt can be graded in the evaluation after step 2."""
-    overrides = ["reward.path=rewards.fails_after_a_while", "sampling=static", "num_steps=6", "data.num_validation=70",
+    overrides = ["reward.path=rewards.fails_after_a_while", "reward.allow=[FAILS_AFTER]",
+                 "sampling=static", "num_steps=6", "data.num_validation=70",
                  "evaluation.num_prompts=70"]  # fmt: skip
     straight = run(tmp_path / "straight", *overrides)
     monkeypatch.setenv("FAILS_AFTER", str(70 + 4 + 4))

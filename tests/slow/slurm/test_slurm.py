@@ -84,7 +84,7 @@ def test_a_step_that_takes_longer_than_there_is_time_is_done_again(cluster, tmp_
     run = [o for o in LONG if o.split("=")[0] not in ("num_steps", "reward.path", "evaluation.num_prompts")]
     run += ["num_steps=2", "evaluation.num_prompts=1", "sampling=static", "reward.num_workers=1"]
     limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=10"]
-    slow = ["reward.path=rewards.once_too_slow_even_length", "reward.seconds=30"]
+    slow = ["reward.path=rewards.once_too_slow_even_length", "reward.allow=[everything]", "reward.seconds=30"]
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     process = sweep(tmp_path / "slow", *run, ONE, *limit, *slow)
     finish(command(tmp_path / "fast", *run, "reward.path=rewards.even_length"))
@@ -147,7 +147,9 @@ def test_a_job_that_is_cancelled_stays_so(cluster, tmp_path):
 
 def test_a_task_that_fails_ends_the_others_and_says_why(cluster, tmp_path):
     two = ["trainer=slurm", "trainer.accelerator=cpu", "hydra.launcher.tasks_per_node=2"]
-    process = sweep(tmp_path / "sweep", *SMALL, ONE, *two, "reward.path=rewards.fails_beside_others")
+    process = sweep(
+        tmp_path / "sweep", *SMALL, ONE, *two, "reward.path=rewards.fails_beside_others", "reward.allow=[SLURM_PROCID]"
+    )
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 1 and "the second task is out of luck" in output
     assert "FAILED" in cluster.states().values()

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from dapo_lightning.grading import sandbox
 from dapo_lightning.grading.child import frame
+from dapo_lightning.grading.permissions import Permissions
 from dapo_lightning.grading.pool import GradingError, GradingPool, Outcome
 from dapo_lightning.grading.process import Child
 
@@ -160,13 +162,23 @@ def graders(tmp_path_factory):
     sys.path.remove(str(folder))
 
 
-def make_pool(num_workers=1, seconds=SECONDS, megabytes=64, name="build", **options):
-    return closing(GradingPool(f"hostile_graders.{name}", options, num_workers, seconds, megabytes))
+def make_pool(num_workers=1, seconds=SECONDS, megabytes=64, name="build", allow=("everything",), **options):
+    """Not isolated, because most tests look at the children from outside."""
+    return closing(GradingPool(f"hostile_graders.{name}", options, num_workers, seconds, megabytes, allow))
 
 
 @pytest.fixture(scope="module")
 def pool(graders):
     with make_pool(num_workers=2) as pool:
+        pool.start()
+        yield pool
+
+
+@pytest.fixture(scope="module", params=[(), ("everything",)], ids=["isolated", "not isolated"])
+def either_pool(graders, request):
+    if not request.param and (reason := sandbox.why_not()):
+        pytest.skip(reason)
+    with make_pool(num_workers=2, allow=request.param) as pool:
         pool.start()
         yield pool
 
@@ -205,8 +217,8 @@ def pool(graders):
     ],
     ids=lambda value: str(value)[:30],
 )  # fmt: skip
-def test_a_hostile_item_fails_alone(pool, item, failure, detail):
-    before, outcome, after = pool.submit(["before", item, "after"]).result()
+def test_a_hostile_item_fails_alone(either_pool, item, failure, detail):
+    before, outcome, after = either_pool.submit(["before", item, "after"]).result()
     assert (before, after) == (Outcome("hello before", None), Outcome("hello after", None))
     assert (outcome.value, outcome.failure) == (None, failure)
     assert outcome.detail.startswith(detail) or detail in outcome.detail
@@ -370,7 +382,7 @@ def test_signals_to_the_whole_job_are_the_parent_s_to_answer(tmp_path):
 
 
 def test_a_child_that_is_just_starting_outlives_them_too(graders):
-    child = Child(frame(("hostile_graders.build", {}, 100)))
+    child = Child(frame(("hostile_graders.build", {}, 100)), Permissions(everything=True))
     os.kill(child._process.pid, signal.SIGTERM)
     asyncio.run(child.wait_until_ready("build"))
     child.end()
@@ -415,7 +427,7 @@ def test_close_puts_idle_children_away():
 SCRIPT = """
 import sys, time
 from dapo_lightning.grading.pool import GradingPool
-pool = GradingPool("hostile_graders.build", {}, 2, 60.0, 64)
+pool = GradingPool("hostile_graders.build", {}, 2, 60.0, 64, ["everything"])
 pool.start()
 """
 HANG = """

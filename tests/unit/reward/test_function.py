@@ -124,7 +124,9 @@ def test_a_score_that_is_no_number_fails_alone():
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("scores_by_index", "a dict"), ("set_of_scores", "a set"), ("one_text", "a str"),
+        ("scores_by_index", r"returned \{0: 0\.25, 1: 0\.25\}: return a list"),
+        ("set_of_scores", r"returned \{0\.0, 1\.0\}: return a list"),
+        ("one_text", "returned '11': return a list"),
         ("one_number", r"returned 1\.0"), ("too_few", "1 scores for 2"),
     ],
 )  # fmt: skip

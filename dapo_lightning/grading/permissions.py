@@ -1,0 +1,115 @@
+"""What grading children may see and reach: the Python code that they need, and what `reward.allow` names."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dapo_lightning.grading import sandbox
+
+_VARIABLES = re.compile(
+    "PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_.*|TZ|LD_LIBRARY_PATH|.*_NUM_THREADS|PYTHON.*"
+    "|HF_HOME|HF_HUB_OFFLINE|XDG_CACHE_HOME"
+)
+_VARIABLES_OF_THE_NETWORK = re.compile("(?i:.*_proxy)|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE")
+_PR_SET_DUMPABLE = 4
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """What children may reach beyond Python code.
+
+    Without isolation (see `sandbox.why_not`), only the environment is restricted, and the memory of this process.
+
+    Args:
+        everything: children have all that this process has.
+        network: they have the network.
+        variables: names of environment variables that they see.
+        paths: files and folders that they may read.
+    """
+
+    everything: bool = False
+    network: bool = False
+    variables: tuple[str, ...] = ()
+    paths: tuple[Path, ...] = ()
+
+    @staticmethod
+    def of(allow: Sequence[str]) -> Permissions:
+        """Reads `reward.allow`: "everything", "network", "home", names of environment variables, and paths.
+
+        Raises:
+            ValueError: naming the key, for anything else.
+        """
+        words = [str(word) for word in allow]
+        variables = tuple(word for word in words if re.fullmatch("[A-Z][A-Z0-9_]*", word))
+        paths = [Path(word).expanduser().absolute() for word in words if _is_path(word)]
+        paths += [Path.home()] if "home" in words else []
+        unknown = [w for w in words if w not in ("everything", "network", "home", *variables) and not _is_path(w)]
+        missing = [str(path) for path in paths if not path.exists()]
+        if unknown or missing:
+            raise ValueError(
+                f"reward.allow: {', '.join(unknown or missing)} {'is not known' if unknown else 'does not exist'}. "
+                "Choose among everything, network, home, names of environment variables (OPENAI_API_KEY) and paths "
+                "(./words.txt)."
+            )
+        return Permissions("everything" in words, "network" in words, variables, tuple(paths))
+
+    @property
+    def isolated(self) -> bool:
+        """Whether children run in isolation."""
+        return not self.everything and sandbox.why_not() is None
+
+    def command(self, arguments: Sequence[str]) -> list[str]:
+        """Returns the command that runs `arguments` with these permissions."""
+        if not self.isolated:
+            return list(arguments)
+        return sandbox.isolated(arguments, [*_python_code(), *self.paths], Path.cwd(), self.network)
+
+    def environment(self) -> dict[str, str]:
+        """Returns the environment of children, but for PYTHONPATH."""
+        if self.everything:
+            return dict(os.environ)
+        kept = {name: value for name, value in os.environ.items() if self._passes(name)}
+        if self.isolated and Path.home() not in self.paths:
+            kept["HOME"] = "/tmp"
+        return kept
+
+    def _passes(self, name: str) -> bool:
+        is_of_network = self.network and _VARIABLES_OF_THE_NETWORK.fullmatch(name)
+        return bool(name in self.variables or _VARIABLES.fullmatch(name) or is_of_network)
+
+    def hide_memory(self) -> None:
+        """Keeps the memory of this process from children that run under the same user, if they are not isolated."""
+        if sys.platform == "linux" and not self.everything and not self.isolated:
+            ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(0))
+
+
+def _is_path(word: str) -> bool:
+    return "/" in word or word.startswith((".", "~"))
+
+
+def _python_code() -> Iterator[Path]:
+    """Everything that a child may import: the interpreter, and of all other folders of sys.path and of the current one
+    only the modules and packages, because data, logs and keys may lie beside them."""
+    executable = Path(sys.executable).resolve()
+    whole = {Path(path) for path in (sys.prefix, sys.base_prefix, sys.exec_prefix, executable.parents[1])}
+    whole |= {Path(path) for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if path}
+    yield from whole
+    for entry in {Path(path).absolute() for path in [*sys.path, ""]}:
+        if entry.is_file():
+            yield entry
+        elif entry.is_dir() and not any(entry.is_relative_to(path) for path in whole):
+            yield from (path for path in entry.iterdir() if _is_code(path))
+
+
+def _is_code(path: Path) -> bool:
+    if path.name.startswith((".", "__pycache__")):
+        return False
+    if path.is_file():
+        return path.suffix in (".py", ".pyc", ".so")
+    return any(True for pattern in ("*.py", "*.so", "*/*.py") for _ in path.glob(pattern))

