@@ -117,6 +117,8 @@ class HubPolicy:
         """The model in eval mode, with adapters if `lora` is set."""
         attention = "sdpa" if self.attention == "auto" else self.attention
         model = self._pretrained.model(DTYPES[self.dtype], attention).eval()
+        if model.can_generate():  # by transformers' own means, which take end tokens from there
+            model.generation_config.eos_token_id = list(codec.end_tokens)
         if self.gradient_checkpointing:  # under its new name or, in older releases, its old one
             getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         if self.attention == "auto":

@@ -92,6 +92,8 @@ class LoraPolicy(Policy):
             merge(copy.deepcopy(self.model)).save_pretrained(folder)
         else:
             self.model.save_pretrained(folder)
-            base = self.model.get_base_model().name_or_path
-            (folder / "README.md").write_text(_README.format(base=base), encoding="utf-8")
+            base = self.model.get_base_model()
+            if base.can_generate():
+                base.generation_config.save_pretrained(folder)
+            (folder / "README.md").write_text(_README.format(base=base.name_or_path), encoding="utf-8")
         self.codec.tokenizer.save_pretrained(folder)

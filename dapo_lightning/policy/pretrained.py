@@ -48,7 +48,7 @@ class Pretrained:
     def folder(self) -> Path | None:
         """The folder; None for an id on the hub."""
         path = Path(self.name).expanduser()
-        return path.absolute() if path.is_dir() or self.name.startswith((".", "/", "~")) else None
+        return path.absolute() if path.is_dir() or self._is_path else None
 
     @cached_property
     def base(self) -> Pretrained | None:
@@ -93,11 +93,13 @@ class Pretrained:
 
     def end_tokens(self) -> list[int]:
         """The end tokens of the generation config or, without one, of the configuration."""
-        if self.base:
-            return self.base.end_tokens()
         try:
             found = GenerationConfig.from_pretrained(self._source, revision=self.revision).eos_token_id
-        except OSError:  # many models have no generation config
+        except OSError as error:  # many models have no generation config
+            if self.folder and (self.folder / "generation_config.json").is_file():
+                raise PolicyError(f"{self._key}: its generation_config.json cannot be read ({error}).") from None
+            if self.base:
+                return self.base.end_tokens()
             found = getattr(self.config(), "eos_token_id", None)
         return [] if found is None else [found] if isinstance(found, int) else list(found)
 
@@ -120,6 +122,10 @@ class Pretrained:
                 "one), and random ones would take their place. Use a complete causal language model."
             )
         return model
+
+    @property
+    def _is_path(self) -> bool:
+        return self.name.startswith((".", "/", "~")) or self.name.count("/") > 1  # an id is <owner>/<model>
 
     @property
     def _source(self) -> str:

@@ -99,6 +99,21 @@ def test_adapters_say_what_they_belong_to(folder, tmp_path, monkeypatch):
             load(tmp_path / "adapter")
 
 
+@pytest.mark.parametrize("lora", [None, Lora(), Lora(save="adapter")], ids=["whole", "merged", "adapter"])
+def test_a_trained_policy_ends_where_it_ended_in_training(folder, tmp_path, lora):
+    load(folder, end_tokens=["!"], lora=lora).save(tmp_path / "trained")
+    again = load(tmp_path / "trained").codec
+    assert again.end_tokens == (1, again.tokenizer.convert_tokens_to_ids("!"))
+
+
+def test_a_generation_config_that_cannot_be_read_is_told(folder):
+    (folder / "generation_config.json").write_text("{")
+    with pytest.raises(PolicyError, match=r"its generation_config\.json cannot be read"):
+        load(folder)
+    (folder / "generation_config.json").unlink()
+    assert load(folder).codec.end_tokens == (1,)
+
+
 def test_adapters_that_do_not_fit_their_model_are_told(folder, tmp_path):
     trained(folder, save="adapter").save(tmp_path / "adapter")
     saved = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
@@ -168,6 +183,11 @@ def test_a_tilde_is_the_home_folder(folder, tmp_path, monkeypatch):
     assert HubPolicy("~/model", chat=False).codec().max_positions == 512
     with pytest.raises(PolicyError, match=r"~/other: is no folder"):
         HubPolicy("~/other").codec()
+
+
+def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub():
+    with pytest.raises(PolicyError, match=r"name=outputs/run/policy: is no folder with a config\.json"):
+        HubPolicy("outputs/run/policy").codec()
 
 
 def test_the_folder_of_a_run_is_told_from_that_of_its_policy(folder, tmp_path):
