@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 Lengths = Sequence[tuple[int, Sequence[int]]]
 """Of each group: tokens of the prompt, and of each completion."""
@@ -64,13 +65,14 @@ class Work:
     @staticmethod
     def of(model: PreTrainedModel) -> Work:
         config, head = model.config, model.get_output_embeddings().weight.numel()
-        linear = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+        linear = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear | Conv1D))
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         return Work(
             body=linear - head,
             head=head,
             attention=config.num_hidden_layers * config.num_attention_heads * size,
-            cache=config.num_hidden_layers * config.num_key_value_heads * size * 2 * 4,
+            cache=config.num_hidden_layers * key_heads * size * 2 * 4,
         )
 
     def forward_flops(self, lengths: Lengths) -> float:

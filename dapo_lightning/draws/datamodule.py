@@ -38,6 +38,7 @@ class PromptDataModule(L.LightningDataModule):
         counts: number of prompts in each split ("train", "validation"), of prompts dropped as too long
             ("..._dropped"), of held-out prompts that are evaluated ("evaluated"), and of those among them that the
             train split contains as well ("repeated").
+        longest_prompt: tokens of the longest prompt.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class PromptDataModule(L.LightningDataModule):
     ):
         super().__init__()
         self.counts: dict[str, int] = {}
+        self.longest_prompt = 0
         train = self._short_enough(dataset.train_prompts(), encode, length_limit, "train") if num_steps else []
         held_out = self._short_enough(dataset.validation_prompts(), encode, length_limit, "validation")
         if num_validation_prompts is not None and num_validation_prompts > len(held_out):
@@ -71,7 +73,8 @@ class PromptDataModule(L.LightningDataModule):
     def _short_enough(
         self, prompts: Sequence[Prompt], encode: Encode, length_limit: LengthLimit, split: str
     ) -> list[Prompt]:
-        kept = length_limit.filter(prompts, encode, split)
+        kept, longest = length_limit.filter(prompts, encode, split)
+        self.longest_prompt = max(self.longest_prompt, longest)
         self.counts |= {split: len(kept), f"{split}_dropped": len(prompts) - len(kept)}
         return kept
 

@@ -43,8 +43,8 @@ class LengthLimit:
                 f"the {self.max_positions} positions of the policy: lower one of them."
             )
 
-    def filter(self, prompts: Sequence[Prompt], encode: Encode, split: str) -> list[Prompt]:
-        """Returns the prompts that are short enough.
+    def filter(self, prompts: Sequence[Prompt], encode: Encode, split: str) -> tuple[list[Prompt], int]:
+        """Returns the prompts that are short enough, and the tokens of the longest of them.
 
         Raises:
             DataError: if a prompt cannot be encoded, if one is too long for the policy, or if none is left.
@@ -55,7 +55,8 @@ class LengthLimit:
         lengths = [len(encode(prompt)) for prompt in shown]
         if self.max_prompt_tokens is None:
             self._check_longest(prompts, lengths)
-            return list(prompts)
+            return list(prompts), max(lengths)
+        short = [length for length in lengths if length <= self.max_prompt_tokens]
         kept = [p for p, length in zip(prompts, lengths, strict=True) if length <= self.max_prompt_tokens]
         if not kept:
             raise DataError(
@@ -65,7 +66,7 @@ class LengthLimit:
         if len(kept) < len(prompts):
             log.warning("dropped %d of %d %s prompts: more than max_prompt_tokens=%d tokens",
                         len(prompts) - len(kept), len(prompts), split, self.max_prompt_tokens)  # fmt: skip
-        return kept
+        return kept, max(short)
 
     def _check_longest(self, prompts: Sequence[Prompt], lengths: Sequence[int]) -> None:
         length, index = max((length, index) for index, length in enumerate(lengths))

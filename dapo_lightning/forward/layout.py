@@ -19,11 +19,16 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 SHARED_PROMPT = "shared_prompt"
-_UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 
 
 class Layout(Protocol):
-    """How the tokens of a forward pass belong together. H query heads, K key heads, D numbers per head."""
+    """How the tokens of a forward pass belong together. H query heads, K key heads, D numbers per head.
+
+    `longest`: tokens of the longest prompt with a completion.
+    """
+
+    longest: int
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """[b, H, n, D], [b, K, n, D], [b, K, n, D] -> [b, n, H, D], for the b rows of n tokens given to the model."""
@@ -31,7 +36,7 @@ class Layout(Protocol):
 
 
 class UnsupportedAttentionError(ValueError):
-    """A layer needs something that layouts do not offer, such as a sliding window."""
+    """A layer needs something that layouts do not offer, such as a window that is shorter than a row."""
 
 
 def layout_inputs(tokens: Tensor, position_ids: Tensor, layout: Layout, keep: Tensor | int) -> dict[str, Any]:
@@ -70,6 +75,9 @@ def _shared_prompt_attention(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **others
         )
     unsupported = [name for name in _UNSUPPORTED if others.get(name) is not None]
+    window = others.get("sliding_window")
+    if window is not None and layout.longest > window:
+        unsupported.append(f"sliding_window={window}")
     if unsupported or dropout:
         raise UnsupportedAttentionError(f"attention with {', '.join(unsupported) or 'dropout'}")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -20,11 +20,15 @@ from dapo_lightning.forward.packed_layout import PackedLayout
 
 
 def left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """P prompts of unequal length -> tokens_PS padded on the left (with 0), mask_PS (1 = real token)."""
+    """P prompts of unequal length -> tokens_PS padded on the left, mask_PS (1 = real token).
+
+    The padding is a token of the prompt: the embedding of token 0 may be 0, which some models divide by.
+    """
     width = max(len(prompt) for prompt in prompts)
     tokens_PS = torch.zeros(len(prompts), width, dtype=torch.long)
     mask_PS = torch.zeros(len(prompts), width, dtype=torch.long)
     for row, prompt in enumerate(prompts):
+        tokens_PS[row] = prompt[0]
         tokens_PS[row, width - len(prompt) :] = torch.tensor(prompt)
         mask_PS[row, width - len(prompt) :] = 1
     return tokens_PS.to(device), mask_PS.to(device)
@@ -67,7 +71,7 @@ def completion_logps(
             found = model(**inputs).logits[0]
     else:
         logits = model(**inputs).logits
-        found = token_statistics(logits[0] if packed else logits[mask_BT], ids_N, temperature, with_entropies)
+        found = token_statistics(logits[0] if packed else logits[:, -mask_BT.shape[1] :][mask_BT], ids_N, temperature, with_entropies)
     zeros_BT = torch.zeros(mask_BT.shape, device=device)
     logps_BT, *entropies = (zeros_BT.masked_scatter(mask_BT, values_N) for values_N in found.unbind(dim=1))
     return logps_BT, entropies[0] if with_entropies else None
@@ -99,7 +103,7 @@ def _padded(
     """The same for any model, with a prediction for every place of [B, T]: each row with its prompt, prompts padded on
     the left and completions on the right."""
     prompt_BS, prompt_mask_BS = left_pad(prompts, mask_BT.device)
-    tokens_BT = right_pad(completions, mask_BT.device)
+    tokens_BT = right_pad(completions, mask_BT.device).where(mask_BT, prompt_BS[:, -1:])
     attention = torch.cat([prompt_mask_BS, mask_BT.long()], dim=1)
     # The LM head is applied only where a completion token is predicted: the last prompt position and all
     # completion positions but the last.

@@ -69,6 +69,7 @@ class PackedLayout:
         order: for each completion in the sequence, its index among the B given ones.
         prompts: the distinct prompts.
         block: the block of the prompts in the sequence.
+        longest: tokens of the longest prompt with a completion.
     """
 
     def __init__(self, prompts: Sequence[Sequence[int]], num_tokens: Sequence[int], device: torch.device):
@@ -78,6 +79,8 @@ class PackedLayout:
         self.order = sorted(range(len(prompts)), key=lambda b: -num_tokens[b])
         self.lengths = [num_tokens[b] for b in self.order]
         self.prompt_of = [rows[tuple(prompts[b])] for b in self.order]
+        rows_of = zip(self.prompt_of, self.lengths, strict=True)
+        self.longest = max(len(self.prompts[prompt]) + length for prompt, length in rows_of)
         self._completions: list[CompletionBlock] = []
         start, first = self.block.stop, 0
         for size in _similar_lengths(self.lengths):

@@ -34,8 +34,10 @@ def try_shared_prompts(model: PreTrainedModel) -> bool:
         reason = str(error) or type(error).__name__
     if reason:
         model.set_attn_implementation(before)
-        name = type(model).__name__
-        log.info("%s cannot share prompts (%s): each completion computes its own, which is only slower", name, reason)
+        log.info(
+            "%s cannot share prompts (%s): each completion of a group computes the prompt again, and rows are padded",
+            type(model).__name__, reason,
+        )  # fmt: skip
     return not reason
 
 

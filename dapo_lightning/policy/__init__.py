@@ -95,6 +95,10 @@ class PolicySource(Protocol):
     @property
     def dtype(self) -> str: ...
     def codec(self) -> Codec: ...
-    def load(self, codec: Codec, dataset: Dataset, cache: Path) -> Policy:
-        """The policy; a warm start takes worked examples from the dataset, and its result is stored under `cache`."""
+    def load(self, codec: Codec, dataset: Dataset, cache: Path, reach: int | None = None) -> Policy:
+        """The policy; a warm start takes worked examples from the dataset, and its result is stored under `cache`.
+
+        Args:
+            reach: the most tokens that a prompt and its completion have together; None if that is not known.
+        """
         ...

@@ -14,13 +14,15 @@ import torch
 from transformers import PreTrainedConfig
 
 from dapo_lightning.data import Dataset
-from dapo_lightning.forward.probe import try_shared_prompts
+from dapo_lightning.forward.layout import attention_of
 from dapo_lightning.policy import Policy, PolicyError
 from dapo_lightning.policy.chat import Chat, reserved_arguments
 from dapo_lightning.policy.codec import Codec, all_end_tokens
+from dapo_lightning.policy.limits import changing_positions, max_positions
 from dapo_lightning.policy.lora import Lora
 from dapo_lightning.policy.notices import notices
 from dapo_lightning.policy.pretrained import Pretrained
+from dapo_lightning.policy.trial import choose_ways
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +40,9 @@ class HubPolicy:
         dtype: that of the weights. Trained weights must be float32 (compute in bf16 with
             `trainer.precision=bf16-mixed`): at a learning rate of 1e-6, an update by Adam is far below the spacing of
             bfloat16 numbers and would be lost. With LoRA, the frozen weights may be bfloat16.
-        attention: "auto" is sdpa, with shared prompts where the model allows them (see `dapo_lightning.forward`); any
-            other value is Hugging Face's `attn_implementation`: sdpa, eager, flash_attention_2, ...
+        attention: "auto" is sdpa, or eager for models without it, with shared prompts where the model allows them (see
+            `dapo_lightning.policy.trial`); any other value is Hugging Face's `attn_implementation`: sdpa, eager,
+            flash_attention_2, ...
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         chat: pass prompts through the tokenizer's chat template.
         system_prompt, template_kwargs: see `Chat`.
@@ -104,7 +107,7 @@ class HubPolicy:
         codec = Codec(
             tokenizer,
             end_tokens,
-            max_positions=getattr(config, "max_position_embeddings", None),
+            max_positions=max_positions(config),
             chat=chat,
             num_embeddings=getattr(config, "vocab_size", None),
             keep_special_tokens=self.keep_special_tokens,
@@ -113,16 +116,24 @@ class HubPolicy:
             log.warning("policy.name=%s: %s.", self.name, notice)
         return codec
 
-    def load(self, codec: Codec, dataset: Dataset, cache: Path) -> Policy:
+    def load(self, codec: Codec, dataset: Dataset, cache: Path, reach: int | None = None) -> Policy:
         """The model in eval mode, with adapters if `lora` is set."""
-        attention = "sdpa" if self.attention == "auto" else self.attention
+        if changing := changing_positions(self.config(), reach):
+            raise PolicyError(
+                f"policy.name={self.name}: its positions (rope_type={changing[0]}) change for all tokens of a row when "
+                f"the row exceeds {changing[1]} tokens, so log-probs would differ between sampling and training. Lower "
+                f"max_prompt_tokens and max_new_tokens, so that together they are at most {changing[1]}."
+            )
+        attention = None if self.attention == "auto" else self.attention  # None: sdpa if there is one, else eager
         model = self._pretrained.model(DTYPES[self.dtype], attention).eval()
         if model.can_generate():  # by transformers' own means, which take end tokens from there
             model.generation_config.eos_token_id = list(codec.end_tokens)
         if self.gradient_checkpointing:  # under its new name or, in older releases, its old one
             getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-        if self.attention == "auto":
-            try_shared_prompts(model)
+        if self.attention == "auto" and attention_of(model) == "eager":
+            log.info("%s has no sdpa in transformers: policy.attention=eager, which needs more memory",
+                     type(model).__name__)  # fmt: skip
+        choose_ways(model, reach, may_share=self.attention == "auto")
         return self.lora.attach(model, codec) if self.lora else Policy(model, codec)
 
     def config(self) -> PreTrainedConfig:

@@ -103,7 +103,7 @@ class Pretrained:
             found = getattr(self.config(), "eos_token_id", None)
         return [] if found is None else [found] if isinstance(found, int) else list(found)
 
-    def model(self, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    def model(self, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
         """The model with its weights, and adapters merged into them."""
         if self.base and self.folder:
             with self._explaining("its adapters cannot be merged into their model"):

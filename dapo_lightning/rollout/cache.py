@@ -1,23 +1,25 @@
 """Keys and values of the tokens so far, for rows that share prompts and leave the batch when they end.
 
-`SharedPromptCache` serves models that take a layout; `ExpandedCache`, which is slower, serves all others.
+`SharedPromptCache` serves models that take a layout, `ExpandedCache`, which is slower, models whose own cache can be
+continued, and `NoCache`, which is much slower, all others.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import LinearAttentionCacheLayerMixin
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache as HFCache
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from dapo_lightning.forward.layout import forward, is_switched
 from dapo_lightning.forward.logprobs import left_pad, positions
 from dapo_lightning.forward.packed_layout import PackedLayout
+from dapo_lightning.forward.ways import ways_of
 
 FIRST_CAPACITY = 64  # tokens
 
@@ -38,50 +40,90 @@ def read_prompts(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], num_completions: int, device: torch.device
 ) -> tuple[Cache, Tensor]:
     """Feeds P prompts, each once; the cache of B = P * G rows and the logits for their first tokens, [B, V]."""
-    kind = SharedPromptCache if is_switched(model) else ExpandedCache
-    cache = kind(model)
+    cache: SharedPromptCache | ExpandedCache | NoCache
+    if is_switched(model):
+        cache = SharedPromptCache(model)
+    else:
+        cache = ExpandedCache(model) if ways_of(model).continues else NoCache(model)
     return cache, cache.read_prompts(prompts, num_completions, device)
 
 
 class ExpandedCache:
-    """Hugging Face's own cache, in which each completion holds a copy of its prompt."""
+    """The cache that the model makes for itself, in which each completion holds a copy of its prompt.
+
+    It may hold keys and values, recurrent states, or both; the model's own functions copy and select its rows.
+
+    Raises:
+        ValueError: if the model makes no cache whose rows can be selected.
+    """
 
     def __init__(self, model: PreTrainedModel):
         self._model = model
-        self._cache = DynamicCache(config=model.config)
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # adapters hide its arguments
-        known = inspect.signature(inner.forward).parameters
-        self._name = "cache" if "cache" in known else "past_key_values"  # as older releases of transformers call it
-        recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self._cache.layers)
-        if recurrent or self._name not in known:
-            raise ValueError(
-                f"rollout=decode: {type(inner).__name__} has a state other than keys and values, which decoding cannot "
-                "share among completions. Use rollout=transformers."
-            )
+        self._cache: Any = None  # until the prompts are read
+        self._name = "cache"
 
     def read_prompts(self, prompts: Sequence[Sequence[int]], num_completions: int, device: torch.device) -> Tensor:
-        prompt_PS, mask_PS = left_pad(prompts, device)
-        logits_PV = self._forward(prompt_PS, mask_PS, positions(mask_PS))
-        self._cache.batch_repeat_interleave(num_completions)
-        self._mask_BS = mask_PS.repeat_interleave(num_completions, dim=0)
-        return logits_PV.repeat_interleave(num_completions, dim=0)
+        tokens_PS, self._mask_BS = left_pad(prompts, device)
+        logits_PV = self._forward(tokens_PS, positions(self._mask_BS))
+        rows = torch.arange(len(prompts), device=device).repeat_interleave(num_completions)
+        self.keep(rows)
+        return logits_PV[rows]
 
     def step(self, tokens_B: Tensor) -> Tensor:
         self._mask_BS = torch.cat([self._mask_BS, self._mask_BS.new_ones(len(tokens_B), 1)], dim=1)
-        return self._forward(tokens_B[:, None], self._mask_BS, positions(self._mask_BS)[:, -1:])
+        return self._forward(tokens_B[:, None], positions(self._mask_BS)[:, -1:])
 
     def keep(self, rows: Tensor) -> None:
-        self._cache.batch_select_indices(rows)
+        recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self._cache.layers)
+        (self._cache.reorder_cache if recurrent else self._cache.batch_select_indices)(rows)
         self._mask_BS = self._mask_BS[rows]
 
-    def _forward(self, tokens: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
-        return self._model(
+    def _forward(self, tokens: Tensor, position_ids: Tensor) -> Tensor:
+        # Models without keys mask the tokens that they are given, which after the prompts are never padding.
+        masked = self._cache is None or any(isinstance(layer, DynamicLayer) for layer in self._cache.layers)
+        out = self._model(
             input_ids=tokens,
-            attention_mask=mask,
+            attention_mask=self._mask_BS if masked else None,
             position_ids=position_ids,
             use_cache=True,
             logits_to_keep=1,
-            **{self._name: self._cache},
+            **({} if self._cache is None else {self._name: self._cache}),
+        )
+        self._name = "cache" if "cache" in out else "past_key_values"  # as older releases of transformers call it
+        self._cache = out.get(self._name)
+        if not isinstance(self._cache, HFCache):
+            raise ValueError(f"{type(self._model).__name__} makes no cache whose rows can be selected")
+        return out.logits[:, -1]
+
+
+class NoCache:
+    """The tokens alone: all of them are read again at each step."""
+
+    def __init__(self, model: PreTrainedModel):
+        self._model = model
+
+    def read_prompts(self, prompts: Sequence[Sequence[int]], num_completions: int, device: torch.device) -> Tensor:
+        self._tokens_BS, self._mask_BS = left_pad(prompts, device)
+        logits_PV = self._forward()
+        rows = torch.arange(len(prompts), device=device).repeat_interleave(num_completions)
+        self.keep(rows)
+        return logits_PV[rows]
+
+    def step(self, tokens_B: Tensor) -> Tensor:
+        self._tokens_BS = torch.cat([self._tokens_BS, tokens_B[:, None]], dim=1)
+        self._mask_BS = torch.cat([self._mask_BS, self._mask_BS.new_ones(len(tokens_B), 1)], dim=1)
+        return self._forward()
+
+    def keep(self, rows: Tensor) -> None:
+        self._tokens_BS, self._mask_BS = self._tokens_BS[rows], self._mask_BS[rows]
+
+    def _forward(self) -> Tensor:
+        return self._model(
+            input_ids=self._tokens_BS,
+            attention_mask=self._mask_BS,
+            position_ids=positions(self._mask_BS),
+            use_cache=False,
+            logits_to_keep=1,
         ).logits[:, -1]
 
 
@@ -97,11 +139,13 @@ class SharedPromptCache:
         self._prompts: dict[int, tuple[Tensor, Tensor]] = {}  # of each layer, [P, K, S, D]
         self._own: defaultdict[int, tuple[_Tokens, _Tokens]] = defaultdict(lambda: (_Tokens(), _Tokens()))
         self._layout: PackedLayout | None = None  # while prompts are read
+        self.longest = 0
 
     def read_prompts(self, prompts: Sequence[Sequence[int]], num_completions: int, device: torch.device) -> Tensor:
         layout = self._layout = PackedLayout(prompts, [0] * len(prompts), device)
         tokens_N = torch.tensor([token for prompt in layout.prompts for token in prompt], device=device)
         last = torch.tensor(layout.last_of_prompts(), device=device)
+        self.longest = layout.longest
         logits_PV = forward(self._model, tokens_N[None], layout.position_ids().to(device), self, keep=last)[0]
         self._layout = None
 
@@ -114,6 +158,7 @@ class SharedPromptCache:
         return logits_PV[prompt_B]
 
     def step(self, tokens_B: Tensor) -> Tensor:
+        self.longest += 1
         logits = forward(self._model, tokens_B[:, None], self._positions_B[:, None], self, keep=1)
         self._positions_B = self._positions_B + 1
         return logits[:, -1]
@@ -146,7 +191,7 @@ class SharedPromptCache:
         (num_rows, num_keys, _, size), repeats = key.shape, query.shape[1] // key.shape[1]
         keys, values = (own.append(x) for own, x in zip(self._own[layer], (key, value), strict=True))
         prompt_keys, prompt_values = self._prompts[layer]
-        query = query.view(num_rows, num_keys, repeats, size)
+        query = query.reshape(num_rows, num_keys, repeats, size)
         to_prompt = self._to_rows(self._to_prompts(query) @ prompt_keys.transpose(2, 3))
         if self._padding_B is not None:
             to_prompt = to_prompt.masked_fill(self._padding_B, -torch.inf)
@@ -154,7 +199,7 @@ class SharedPromptCache:
         weights = scores.softmax(dim=3).to(query.dtype)
         of_prompt, of_own = weights.split([prompt_keys.shape[2], keys.shape[2]], dim=3)
         out = self._to_rows(self._to_prompts(of_prompt) @ prompt_values) + of_own @ values
-        return out.reshape(num_rows, 1, num_keys * repeats, size)
+        return out.reshape(num_rows, 1, num_keys * repeats, value.shape[3])
 
     def _seat(self, prompt_B: Tensor) -> None:
         """Assigns rows to the seats of their prompts, [P, seats], so that each prompt is read once for all its rows."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dapo_lightning.forward.ways import ways_of
 from dapo_lightning.rollout import Memory
 from dapo_lightning.rollout.cache import read_prompts
 from dapo_lightning.rollout.sample import sample_tokens
@@ -48,7 +49,7 @@ class Decode:
     ) -> Iterator[list[tuple[Completion, ...]]]:
         """P tokenised prompts and their noise -> the G completions of each prompt, `max_rows` rows at a time."""
         num_completions = noise_PGT.shape[1]
-        at_once = max(1, self.max_rows // num_completions)
+        at_once = max(1, self.max_rows // num_completions) if ways_of(model).pads_prompts else 1
         for start in range(0, len(prompts), at_once):
             part = slice(start, start + at_once)
             with prepared_weights(model):

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 
 @contextmanager
@@ -27,15 +28,17 @@ def prepared_weights(model: PreTrainedModel) -> Iterator[None]:
             stack.enter_context(torch.autocast(device_type, dtype, cache_enabled=True))
         if device_type == "cpu" and torch.backends.mkldnn.is_available():
             for layer in model.modules():
-                if type(layer) is nn.Linear and type(layer.weight.data) is Tensor:  # neither quantised nor sharded
+                # Conv1D is GPT-2's linear layer, with a transposed weight. Quantised and sharded layers are left alone.
+                if type(layer) in (nn.Linear, Conv1D) and type(layer.weight.data) is Tensor:
                     layer.__dict__["forward"] = _with_blocked_weight(layer, dtype)
                     stack.callback(layer.__dict__.pop, "forward")
         yield
 
 
-def _with_blocked_weight(layer: nn.Linear, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def _with_blocked_weight(layer: nn.Linear | Conv1D, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     # Only these operators, which torch.compile uses, take such a weight. If they vanish, decoding on a CPU raises.
-    weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype), None)
+    plain = layer.weight.detach().to(dtype)
+    weight = torch.ops.mkldnn._reorder_linear_weight(plain.T.contiguous() if isinstance(layer, Conv1D) else plain, None)
     bias = None if layer.bias is None else layer.bias.detach().to(dtype)
 
     def forward(x: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     reward.start()
     clock = Clock()
     with clock("load"):
-        policy = source.load(codec, dataset, Path("outputs/warm_start"))
+        policy = source.load(codec, dataset, Path("outputs/warm_start"), reach=data.longest_prompt + longest)
     module = instantiate(config.module)(
         worker=RolloutWorker(policy, rollout, reward, config.seed, clock),
         algorithm=algorithm,

@@ -18,6 +18,7 @@ from dapo_lightning.draws.fill import Batch
 from dapo_lightning.forward.layout import is_switched
 from dapo_lightning.forward.logprobs import completion_logps
 from dapo_lightning.forward.micro_batches import micro_batches, packed_micro_batches
+from dapo_lightning.forward.ways import ways_of
 from dapo_lightning.policy import Policy, Reference
 from dapo_lightning.step.experience import Row, placeholder
 from dapo_lightning.types import Group, Trajectory
@@ -106,7 +107,11 @@ class PolicyHost:
                 rows, lambda row: row.prompt_tokens, lambda row: len(row.trajectory.tokens_T), self.micro_batch_tokens
             )
         else:
-            parts = micro_batches(rows, lambda row: row.num_tokens, self.micro_batch_tokens)
+            parts = [
+                part
+                for alike in _of_equal_padding(rows, model or self.policy.model)
+                for part in micro_batches(alike, lambda row: row.num_tokens, self.micro_batch_tokens)
+            ]
         missing = Ranks.current().max(len(parts)) - len(parts)
         return parts + [[placeholder(self.policy.codec.end_tokens[0])]] * missing
 
@@ -125,6 +130,14 @@ class PolicyHost:
             for row, logps_T in zip(part, logps_BT.cpu(), strict=True):
                 found[id(row)] = logps_T[: len(row.trajectory.tokens_T)].clone()
         return [found[id(row)] for row in rows]
+
+
+def _of_equal_padding(rows: Sequence[Row], model: PreTrainedModel) -> list[list[Row]]:
+    """The rows that may run together: all of them, or those with equally long prompts."""
+    if ways_of(model).pads_prompts:
+        return [list(rows)]
+    lengths = sorted({len(row.prompt_tokens) for row in rows})
+    return [[row for row in rows if len(row.prompt_tokens) == length] for length in lengths]
 
 
 def _unknown(group: Group, algorithm: Algorithm, policy_step: int) -> list[Trajectory]:

@@ -26,7 +26,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from dapo_lightning.forward.layout import SHARED_PROMPT, is_switched
+from dapo_lightning.forward.layout import SHARED_PROMPT, UnsupportedAttentionError, is_switched
 from dapo_lightning.forward.logprobs import completion_logps
 from dapo_lightning.forward.micro_batches import packed_micro_batches
 from dapo_lightning.forward.probe import try_shared_prompts
@@ -82,7 +82,7 @@ def test_log_probs_and_gradients_are_those_of_rows_on_their_own(kind, config):
     ("kind", "config"),
     [
         (Qwen2ForCausalLM, Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=1)),
-        (MistralForCausalLM, MistralConfig(**SIZES, sliding_window=64)),
+        (MistralForCausalLM, MistralConfig(**SIZES, sliding_window=8)),
         (Gemma2ForCausalLM, Gemma2Config(**SIZES)),
         (GptOssForCausalLM, GptOssConfig(**SIZES, num_local_experts=2, num_experts_per_tok=1)),
         (MambaForCausalLM, MambaConfig(vocab_size=90, hidden_size=32, num_hidden_layers=2)),
@@ -98,11 +98,18 @@ def test_a_model_that_attends_in_a_way_of_its_own_is_left_as_it_was(kind, config
     assert torch.equal(completion_logps(model, PROMPTS, COMPLETIONS, 1.0)[0], logps)
 
 
-def test_decode_refuses_models_with_a_recurrent_state():
-    """Generic decoding would be wrong: Mamba, for one, must not get a mask after its prompt."""
-    model = MambaForCausalLM(MambaConfig(vocab_size=90, hidden_size=32, num_hidden_layers=2)).eval()
-    with pytest.raises(ValueError, match=r"MambaForCausalLM has a state.*rollout=transformers"):
-        list(Decode()(model, [(5, 6)], uniform_noise(0, "test", [0], 2, 4), Generation(4), (1,)))
+def test_a_window_matters_only_to_rows_that_are_longer():
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=24)).eval()
+    prompt, noise = (5, 6, 7, 8), uniform_noise(0, "test", [0], 2, 24)
+    expected = completion_logps(model, [prompt], [torch.arange(11, 31)], 1.0)[0]
+    assert try_shared_prompts(model)
+    torch.testing.assert_close(completion_logps(model, [prompt], [torch.arange(11, 31)], 1.0)[0], expected)
+    list(Decode()(model, [prompt], noise[..., :21], Generation(21), ()))  # feeds 24 tokens: the last one is not fed
+    with pytest.raises(UnsupportedAttentionError, match="sliding_window=24"):
+        list(Decode()(model, [prompt], noise, Generation(24), ()))
+    with pytest.raises(UnsupportedAttentionError, match="sliding_window=24"):
+        completion_logps(model, [prompt], [torch.arange(11, 33)], 1.0)
 
 
 @pytest.mark.parametrize("sizes", [{}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1}], ids=str)

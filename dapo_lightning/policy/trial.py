@@ -1,0 +1,164 @@
+"""The trial of a policy when it is loaded: which ways of running it give the right log-probs?
+
+The truth is a plain forward pass over each row by itself, with the attention that the model was loaded with: no cache,
+no padding, nothing shared. Sampling and the update are compared with it on a miniature of the model
+(`dapo_lightning.policy.miniature`). The trial thus crosses every limit of the configuration that rows of the run may
+cross, and takes about a second for a model of any size. Trying is more reliable than any list of models.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dapo_lightning.forward.layout import SHARED_PROMPT, attention_of
+from dapo_lightning.forward.logprobs import completion_logps, right_pad
+from dapo_lightning.forward.probe import try_shared_prompts
+from dapo_lightning.forward.ways import Ways, set_ways
+from dapo_lightning.policy import PolicyError
+from dapo_lightning.policy.limits import limits_within
+from dapo_lightning.policy.miniature import miniature
+from dapo_lightning.rollout.decode import Decode
+from dapo_lightning.rollout.noise import uniform_noise
+from dapo_lightning.types import Completion, Generation
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-3  # of log-probs in float32
+_LADDER = (Ways(), Ways(continues=False), Ways(pads_prompts=False), Ways(pads_prompts=False, continues=False))
+_PROMPTS = (tuple(range(10, 19)), tuple(range(40, 45)), (60,) * 7)  # one of them with equal tokens
+_NUM_COMPLETIONS, _NUM_TOKENS, _END_TOKENS = 2, 16, tuple(range(4, 12))
+
+
+def choose_ways(model: PreTrainedModel, reach: int | None, may_share: bool) -> None:
+    """Chooses the fastest way of running the model that gives the right log-probs, and says what it costs.
+
+    Args:
+        reach: the most tokens that a prompt and its completion have together; None if that is not known.
+        may_share: whether prompts may be shared, which replaces the attention of the model.
+
+    Raises:
+        PolicyError: if no way is right.
+    """
+    name, limits = type(model).__name__, limits_within(model.config.get_text_config(), reach)
+    trial = Trial.of(model, reach)
+    if trial is None:
+        log.info("%s: a small model of the same configuration cannot be built, so only short rows are tried", name)
+        if may_share and not limits:
+            try_shared_prompts(model)
+        return
+    if may_share:
+        why = trial.wrong(SHARED_PROMPT, Ways())
+        if not why:
+            try_shared_prompts(model)
+            return
+        log.info("%s cannot share prompts (%s): each completion of a group computes the prompt again, and rows are "
+                 "padded.%s", name, why, _shorter_rows_share(model, limits))  # fmt: skip
+    reasons = {}
+    for ways in _LADDER:
+        reasons[ways] = trial.wrong(attention_of(trial.model), ways)
+        if not reasons[ways]:
+            break
+    else:
+        remedy = ". Choose another model, or another policy.attention"
+        if limits:
+            remedy = (
+                f" on rows longer than {min(limits.values())} tokens ({', '.join(limits)}): lower max_prompt_tokens"
+            )
+            remedy += " and max_new_tokens"
+        raise PolicyError(
+            f"{name} with policy.attention={attention_of(model)} cannot be trained exactly, as "
+            f"{trial.depends_on_later_tokens() or reasons[Ways()]}{remedy}."
+        )
+    set_ways(model, ways)
+    if not ways.pads_prompts:
+        log.warning("%s: padding changes its log-probs, so only rows with equally long prompts run together", name)
+    if not ways.continues:
+        log.warning("%s: decoding reads all tokens again at each step, because its cache is of no use (%s)", name,
+                    reasons[Ways(ways.pads_prompts)])  # fmt: skip
+
+
+def _shorter_rows_share(model: PreTrainedModel, limits: dict[str, int]) -> str:
+    """The remedy, if shorter rows can share prompts."""
+    key, length = next(iter(limits.items()), ("", 0))
+    shorter = Trial.of(model, length) if key else None
+    if shorter is None or shorter.wrong(SHARED_PROMPT, Ways()):
+        return ""
+    return f" With at most {length} tokens (its {key}) for prompt and completion, it can: see max_prompt_tokens."
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Tries ways of running a miniature."""
+
+    model: PreTrainedModel
+
+    @staticmethod
+    def of(model: PreTrainedModel, reach: int | None) -> Trial | None:
+        """None if no miniature of the model can be built and run."""
+        try:
+            trial = Trial(miniature(model, reach))
+            trial.truth(_PROMPTS[0], torch.tensor(_PROMPTS[1]))
+        except Exception:  # configurations fail in ways that cannot be foreseen
+            return None
+        return trial
+
+    def wrong(self, attention: str, ways: Ways) -> str:
+        """Why sampling or the update do not agree with the truth; empty if they do."""
+        own = attention_of(self.model)
+        try:
+            self.model.set_attn_implementation(attention)
+            set_ways(self.model, ways)
+            prompts, completions = self._sampled()
+            updated = self._updated(prompts, completions, ways.pads_prompts)
+        except Exception as error:
+            return " ".join(str(error).split())[:200] or type(error).__name__
+        finally:
+            self.model.set_attn_implementation(own)
+        pairs = zip(prompts, completions, strict=True)
+        truth = right_pad([self.truth(prompt, completion.tokens_T) for prompt, completion in pairs], updated.device)
+        sampled = right_pad([completion.logps_T for completion in completions], updated.device)
+        for what, found in (("sampling", sampled), ("the update", updated)):
+            if not (difference := float((found - truth).abs().max())) <= TOLERANCE:
+                return f"its log-probs of {what} differ by {difference:.2g} from those of a forward pass"
+        return ""
+
+    @torch.no_grad()
+    def truth(self, prompt: Sequence[int], completion_T: Tensor) -> Tensor:
+        """Log-probs of a completion by a plain forward pass, [T]."""
+        row = torch.tensor([*prompt, *completion_T.tolist()])
+        logps = self.model(input_ids=row[None], use_cache=False).logits[0].float().log_softmax(dim=1)
+        return logps[len(prompt) - 1 : -1].gather(1, completion_T[:, None])[:, 0]
+
+    def depends_on_later_tokens(self) -> str:
+        """Says so if the log-probs of a token change with the tokens after it."""
+        tokens_T = torch.arange(20, 20 + _NUM_TOKENS)
+        whole_T, part_T = (self.truth(_PROMPTS[2], tokens_T[:n]) for n in (_NUM_TOKENS, _NUM_TOKENS // 2))
+        changes = float((whole_T[: len(part_T)] - part_T).abs().max()) > TOLERANCE
+        return "its log-probs of a token depend on the tokens after it" if changes else ""
+
+    def _sampled(self) -> tuple[list[Sequence[int]], list[Completion]]:
+        noise = uniform_noise(0, "trial", range(len(_PROMPTS)), _NUM_COMPLETIONS, _NUM_TOKENS)
+        batches = Decode()(self.model, _PROMPTS, noise, Generation(_NUM_TOKENS), _END_TOKENS)
+        groups = [group for batch in batches for group in batch]
+        return [p for p in _PROMPTS for _ in range(_NUM_COMPLETIONS)], [c for group in groups for c in group]
+
+    def _updated(self, prompts: list[Sequence[int]], completions: list[Completion], padded: bool) -> Tensor:
+        """Log-probs as the update computes them, after a backward pass, which must be finite, too."""
+        parts = [slice(0, len(prompts))] if padded else [slice(i, i + 1) for i in range(len(prompts))]
+        rows: list[Tensor] = []
+        self.model.zero_grad()
+        for part in parts:
+            tokens = [completion.tokens_T for completion in completions[part]]
+            logps_BT, _ = completion_logps(self.model, prompts[part], tokens, temperature=1.0)
+            logps_BT.sum().backward()
+            rows += [logps_T[: len(t)] for logps_T, t in zip(logps_BT.detach(), tokens, strict=True)]
+        gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
+        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+            raise ValueError("the gradients of the update are not finite")
+        return right_pad(rows, rows[0].device)
