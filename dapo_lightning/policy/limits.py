@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 
 _LIMITS = re.compile(
     r"sliding_window(_size)?|attention_chunk_size|keep_window_size|(attention_)?window_size|local_attention"
-    r"|index_(topk|block_size)|.*_compressed_.*attention|rel_extent|.*attn_chunk_length"
+    r"|index_(topk(_blocks)?|block_size)|indexer_budget|.*_compressed_.*attention|rel_extent|.*attn_chunk_length"
 )
 LENGTH_DEPENDENT = ("longrope", "dynamic")  # rope types with frequencies that change with the length of the sequence
 

@@ -18,7 +18,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrain
 from dapo_lightning.forward.layout import attention_of
 from dapo_lightning.policy.limits import LENGTH_DEPENDENT, is_limit
 
-LIMIT = 6  # tokens
+LIMIT = 4  # tokens, or blocks of tokens
 _MAX_LAYERS = 12
 _WIDTH, _HEADS, _HEAD, _RANGE = 64, 4, 16, 0.2
 
@@ -63,7 +63,7 @@ def miniature(model: PreTrainedModel, reach: int | None) -> PreTrainedModel:
     return build(kind, small_config(config, reach), attention)
 
 
-def build(kind: type[PreTrainedModel], config: PreTrainedConfig, attention: str) -> PreTrainedModel:
+def build(kind: type[PreTrainedModel], config: PreTrainedConfig, attention: str | None) -> PreTrainedModel:
     """A model with random weights that are far from those that initialisation makes equal, so that log-probs tell."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -90,7 +90,7 @@ def _shrunk(values: Mapping[str, Any], layers: tuple[int, int], reach: int | Non
             static = {"rope_type": "default"} if value.get("rope_type") in LENGTH_DEPENDENT else {}
             return _shrunk(kept, layers, reach) | static
         if isinstance(value, list | tuple):
-            return list(value[:after]) if len(value) == before else value
+            return [shrunk(name, one) for one in (value[:after] if len(value) == before else value)]
         if isinstance(value, float) and name in ("initializer_range", "init_std"):
             return _RANGE
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:

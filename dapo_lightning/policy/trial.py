@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from dapo_lightning.forward.layout import SHARED_PROMPT, attention_of
 from dapo_lightning.forward.logprobs import completion_logps, right_pad
+from dapo_lightning.forward.probe import TOLERANCE as PROBED
 from dapo_lightning.forward.probe import try_shared_prompts
 from dapo_lightning.forward.ways import Ways, set_ways
 from dapo_lightning.policy import PolicyError
@@ -46,12 +47,11 @@ def choose_ways(model: PreTrainedModel, reach: int | None, may_share: bool) -> N
         PolicyError: if no way is right.
     """
     name, limits = type(model).__name__, limits_within(model.config.get_text_config(), reach)
-    trial = Trial.of(model, reach)
+    trial = Trial.on_miniature(model, reach)
     if trial is None:
-        log.info("%s: a small model of the same configuration cannot be built, so only short rows are tried", name)
-        if may_share and not limits:
-            try_shared_prompts(model)
-        return
+        log.info("%s: no small model of the same configuration can be built; short rows of the model itself are tried, "
+                 "and prompts are not shared beyond its limits", name)  # fmt: skip
+        trial, may_share = Trial(model, PROBED[model.dtype], backward=False), may_share and not limits
     if may_share:
         why = trial.wrong(SHARED_PROMPT, Ways())
         if not why:
@@ -86,7 +86,7 @@ def choose_ways(model: PreTrainedModel, reach: int | None, may_share: bool) -> N
 def _shorter_rows_share(model: PreTrainedModel, limits: dict[str, int]) -> str:
     """The remedy, if shorter rows can share prompts."""
     key, length = next(iter(limits.items()), ("", 0))
-    shorter = Trial.of(model, length) if key else None
+    shorter = Trial.on_miniature(model, length) if key else None
     if shorter is None or shorter.wrong(SHARED_PROMPT, Ways()):
         return ""
     return f" With at most {length} tokens (its {key}) for prompt and completion, it can: see max_prompt_tokens."
@@ -94,12 +94,19 @@ def _shorter_rows_share(model: PreTrainedModel, limits: dict[str, int]) -> str:
 
 @dataclass(frozen=True)
 class Trial:
-    """Tries ways of running a miniature."""
+    """Tries ways of running a model.
+
+    Args:
+        tolerance: of log-probs.
+        backward: whether gradients are computed, too; they must be finite.
+    """
 
     model: PreTrainedModel
+    tolerance: float = TOLERANCE
+    backward: bool = True
 
     @staticmethod
-    def of(model: PreTrainedModel, reach: int | None) -> Trial | None:
+    def on_miniature(model: PreTrainedModel, reach: int | None) -> Trial | None:
         """None if no miniature of the model can be built and run."""
         try:
             trial = Trial(miniature(model, reach))
@@ -124,7 +131,7 @@ class Trial:
         truth = right_pad([self.truth(prompt, completion.tokens_T) for prompt, completion in pairs], updated.device)
         sampled = right_pad([completion.logps_T for completion in completions], updated.device)
         for what, found in (("sampling", sampled), ("the update", updated)):
-            if not (difference := float((found - truth).abs().max())) <= TOLERANCE:
+            if not (difference := float((found - truth).abs().max())) <= self.tolerance:
                 return f"its log-probs of {what} differ by {difference:.2g} from those of a forward pass"
         return ""
 
@@ -139,7 +146,7 @@ class Trial:
         """Says so if the log-probs of a token change with the tokens after it."""
         tokens_T = torch.arange(20, 20 + _NUM_TOKENS)
         whole_T, part_T = (self.truth(_PROMPTS[2], tokens_T[:n]) for n in (_NUM_TOKENS, _NUM_TOKENS // 2))
-        changes = float((whole_T[: len(part_T)] - part_T).abs().max()) > TOLERANCE
+        changes = float((whole_T[: len(part_T)] - part_T).abs().max()) > self.tolerance
         return "its log-probs of a token depend on the tokens after it" if changes else ""
 
     def _sampled(self) -> tuple[list[Sequence[int]], list[Completion]]:
@@ -149,16 +156,17 @@ class Trial:
         return [p for p in _PROMPTS for _ in range(_NUM_COMPLETIONS)], [c for group in groups for c in group]
 
     def _updated(self, prompts: list[Sequence[int]], completions: list[Completion], padded: bool) -> Tensor:
-        """Log-probs as the update computes them, after a backward pass, which must be finite, too."""
+        """Log-probs as the update computes them."""
         parts = [slice(0, len(prompts))] if padded else [slice(i, i + 1) for i in range(len(prompts))]
         rows: list[Tensor] = []
-        self.model.zero_grad()
         for part in parts:
             tokens = [completion.tokens_T for completion in completions[part]]
-            logps_BT, _ = completion_logps(self.model, prompts[part], tokens, temperature=1.0)
-            logps_BT.sum().backward()
+            with torch.set_grad_enabled(self.backward):
+                logps_BT, _ = completion_logps(self.model, prompts[part], tokens, temperature=1.0)
+            if self.backward:
+                self.model.zero_grad()
+                logps_BT.sum().backward()
+                if not all(w.grad is None or bool(w.grad.isfinite().all()) for w in self.model.parameters()):
+                    raise ValueError("the gradients of the update are not finite")
             rows += [logps_T[: len(t)] for logps_T, t in zip(logps_BT.detach(), tokens, strict=True)]
-        gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
-        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
-            raise ValueError("the gradients of the update are not finite")
         return right_pad(rows, rows[0].device)
