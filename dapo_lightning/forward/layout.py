@@ -77,7 +77,7 @@ def _shared_prompt_attention(
     unsupported = [name for name in _UNSUPPORTED if others.get(name) is not None]
     window = others.get("sliding_window")
     if window is not None and layout.longest > window:
-        unsupported.append(f"sliding_window={window}")
+        unsupported.append("a sliding_window shorter than rows")
     if unsupported or dropout:
         raise UnsupportedAttentionError(f"attention with {', '.join(unsupported) or 'dropout'}")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling

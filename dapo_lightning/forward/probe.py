@@ -25,10 +25,10 @@ def try_shared_prompts(model: PreTrainedModel) -> bool:
         Whether the model is switched now.
     """
     before = attention_of(model)
-    expected = _logps(model)
+    expected = short_logps(model)
     try:
         model.set_attn_implementation(SHARED_PROMPT)
-        difference = float((_logps(model) - expected).abs().max())
+        difference = float((short_logps(model) - expected).abs().max())
         reason = "" if difference <= TOLERANCE[model.dtype] else f"log-probs differ by {difference:.2g}"
     except Exception as error:  # models fail in ways that cannot be foreseen
         reason = str(error) or type(error).__name__
@@ -42,7 +42,7 @@ def try_shared_prompts(model: PreTrainedModel) -> bool:
 
 
 @torch.no_grad()
-def _logps(model: PreTrainedModel) -> torch.Tensor:
+def short_logps(model: PreTrainedModel) -> torch.Tensor:
     """Log-probs of completions of unequal length for two prompts, of which one is shared."""
     numbers = torch.arange(40) * 7 % (model.get_input_embeddings().num_embeddings - 1) + 1
     shared, other = tuple(numbers[:9].tolist()), tuple(numbers[9:14].tolist())

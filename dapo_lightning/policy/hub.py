@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig
 
 from dapo_lightning.data import Dataset
 from dapo_lightning.forward.layout import attention_of
+from dapo_lightning.forward.probe import short_logps
 from dapo_lightning.policy import Policy, PolicyError
 from dapo_lightning.policy.chat import Chat, reserved_arguments
 from dapo_lightning.policy.codec import Codec, all_end_tokens
@@ -134,7 +135,18 @@ class HubPolicy:
             log.info("%s has no sdpa in transformers: policy.attention=eager, which needs more memory",
                      type(model).__name__)  # fmt: skip
         choose_ways(model, reach, may_share=self.attention == "auto")
-        return self.lora.attach(model, codec) if self.lora else Policy(model, codec)
+        if self.lora is None:
+            return Policy(model, codec)
+        policy = self.lora.attach(model, codec)
+        try:
+            short_logps(policy.model)
+        except Exception as error:  # adapters around a router of experts, for example
+            raise PolicyError(
+                f"policy.lora.target_modules={self.lora.target_modules}: {type(model).__name__} cannot run with "
+                f"adapters on all of these layers ({error}). Name the layers, for example "
+                "policy.lora.target_modules=[q_proj,k_proj,v_proj,o_proj]."
+            ) from None
+        return policy
 
     def config(self) -> PreTrainedConfig:
         """The configuration of the model."""

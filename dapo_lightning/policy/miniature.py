@@ -19,6 +19,7 @@ from dapo_lightning.forward.layout import attention_of
 from dapo_lightning.policy.limits import LENGTH_DEPENDENT, is_limit
 
 LIMIT = 4  # tokens, or blocks of tokens
+_OUT_OF_REACH = 128  # tokens, more than a trial has
 _MAX_LAYERS = 12
 _WIDTH, _HEADS, _HEAD, _RANGE = 64, 4, 16, 0.2
 
@@ -55,7 +56,7 @@ def miniature(model: PreTrainedModel, reach: int | None) -> PreTrainedModel:
     """A small text model of the same class and options in eval mode, with random float32 weights on the CPU.
 
     Args:
-        reach: the most tokens that a row can have; larger limits have no effect and are kept. None: unlimited.
+        reach: the most tokens that a row can have; larger limits have no effect. None: unlimited.
     """
     config = model.config.get_text_config()
     kind = type(model) if config is model.config else MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
@@ -100,7 +101,7 @@ def _shrunk(values: Mapping[str, Any], layers: tuple[int, int], reach: int | Non
         if name == "num_kv_shared_layers":
             return min(value, after // 2)
         if is_limit(name):
-            return min(value, LIMIT) if reach is None or value < reach else value
+            return min(value, LIMIT) if reach is None or value < reach else max(value, _OUT_OF_REACH)
         if re.fullmatch(_QUERY_HEADS, name):
             return 2 * _HEADS if name == "num_heads" and "state_size" in values else _HEADS  # Mamba 2
         if re.fullmatch(_KEY_HEADS, name):

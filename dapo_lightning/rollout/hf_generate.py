@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from dapo_lightning.forward.logprobs import left_pad
+from dapo_lightning.forward.ways import Ways, ways_of
 from dapo_lightning.rollout import Memory
 from dapo_lightning.rollout.sample import sample_tokens
 from dapo_lightning.types import Completion, Generation
@@ -33,7 +34,16 @@ class HFGenerate:
         generation: Generation,
         end_tokens: Sequence[int],
     ) -> Iterator[list[tuple[Completion, ...]]]:
-        """P tokenised prompts and their noise -> the G completions of each prompt, all generated together."""
+        """P tokenised prompts and their noise -> the G completions of each prompt, all generated together.
+
+        Raises:
+            ValueError: for models that must not be padded or continued from their cache, which `generate` does.
+        """
+        if ways_of(model) != Ways():
+            raise ValueError(
+                f"rollout=transformers: {type(model).__name__} would get log-probs that are not those of a forward "
+                "pass, because `generate` pads its prompts and continues its cache. Use rollout=decode."
+            )
         device = model.get_input_embeddings().weight.device
         num_completions, max_tokens = noise_PGT.shape[1:]
         prompt_PS, mask_PS = left_pad(prompts, device)

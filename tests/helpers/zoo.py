@@ -38,7 +38,7 @@ PROMPTS = [(21, 35, 77, 35, 90, 14), (50, 51), (33,) * 11]
 NUM_COMPLETIONS, NUM_TOKENS, END_TOKENS = 3, 24, (4, 5, 6, 7, 8)
 TOKENS = [(17 * torch.arange(n) + 40) % 110 + 12 for n in (24, 3, 17, 1, 20, 9, 24, 12, 5)]
 REACH = max(map(len, PROMPTS)) + NUM_TOKENS
-LACKING = {  # options without which a model of the class cannot be built or run: its default configuration lacks them
+OPTIONS = {  # without them, the default configuration cannot be built, or lacks what is special about the architecture
     "bamba": {"attn_layer_indices": [1]},
     "deepseek_v2": {"num_experts_per_tok": 6},
     "dots1": {
@@ -48,9 +48,12 @@ LACKING = {  # options without which a model of the class cannot be built or run
     "granitemoehybrid": {"num_hidden_layers": 2, "layer_types": ["mamba", "attention"]},
     "hunyuan_v1_dense": {"head_dim": 128},
     "hunyuan_v1_moe": {"head_dim": 128, "num_experts": 4},
+    "lfm2": {"num_hidden_layers": 4, "layer_types": ["conv", "conv", "full_attention", "conv"]},
     "lfm2_moe": {"num_hidden_layers": 4, "layer_types": ["conv", "conv", "full_attention", "conv"]},
+    "minimax_m3_vl_text": {"num_hidden_layers": 2, "layer_types": ["full_attention", "minimax_m3_sparse"]},
     "ministral": {"head_dim": 128},
     "nemotron": {"num_key_value_heads": 8},
+    "phimoe": {"sliding_window": 2047},
     "qwen4_exp_text": {
         "indexer_n_heads": 32, "indexer_kv_heads": 1, "indexer_head_dim": 256, "indexer_budget": 64,
         "indexer_compress_ratio": 2,
@@ -92,7 +95,7 @@ def architectures() -> list[str]:
 
 def specimen(name: str, folder: Path, **options: object) -> None:
     """Saves a tiny model with limits far below `REACH`, and a tokenizer with a word for each token."""
-    config = CONFIG_MAPPING[name](**{**LACKING.get(name, {}), **options})
+    config = CONFIG_MAPPING[name](**{**OPTIONS.get(name, {}), **options})
     kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     kind = kind[0] if isinstance(kind, tuple) else kind
     model = build(kind, small_config(config, reach=None), None)
@@ -103,7 +106,7 @@ def specimen(name: str, folder: Path, **options: object) -> None:
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="4", pad_token="0").save_pretrained(folder)
 
 
-def examine(name: str, folder: Path) -> Finding:
+def examine(name: str, folder: Path, with_adapters: bool = True) -> Finding:
     """Loads a specimen as a policy, and compares it with plain forward passes of an independently loaded model.
 
     Raises:
@@ -129,24 +132,28 @@ def examine(name: str, folder: Path) -> Finding:
         attention,
         "shared" if is_switched(policy.model) else "padded" if ways.pads_prompts else TOGETHER,
         "cached" if ways.continues or is_switched(policy.model) else AGAIN,
-        adapters(folder),
+        adapters(folder) if with_adapters else "",
     )
 
 
 def adapters(folder: Path) -> str:
-    """Whether adapters that were trained, merged and saved give a model with the log-probs of the trained one."""
+    """Whether adapters that were trained, merged and saved give a model with the log-probs of the trained one.
+
+    Raises:
+        AssertionError: if they are accepted, and it does not.
+    """
     source = HubPolicy(str(folder), chat=False, lora=Lora(rank=2))
     try:
         policy = source.load(source.codec(), None, folder, reach=REACH)
-        with torch.no_grad():
-            for weight_name, weight in policy.model.named_parameters():
-                if "lora_B" in weight_name:
-                    weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
-        rows = [prompt for prompt in PROMPTS for _ in range(NUM_COMPLETIONS)]
-        trained = update(policy, rows, TOKENS, 1)
-        policy.save(folder / "merged")
-    except Exception as error:
-        return " ".join(str(error).split())[:120] or type(error).__name__
+    except PolicyError as error:
+        return "refused by peft" if "PEFT" in str(error) else "not with `all-linear`"
+    with torch.no_grad():
+        for weight_name, weight in policy.model.named_parameters():
+            if "lora_B" in weight_name:
+                weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    rows = [prompt for prompt in PROMPTS for _ in range(NUM_COMPLETIONS)]
+    trained = update(policy, rows, TOKENS, 1)
+    policy.save(folder / "merged")
     merged = AutoModelForCausalLM.from_pretrained(folder / "merged", dtype=torch.float32).eval()
     close(plain(merged, rows, TOKENS), trained, f"{folder.name}: merged adapters")
     return "exact"
@@ -191,14 +198,14 @@ def close(found: Tensor, expected: Tensor, what: str) -> None:
     assert difference < 2e-3, f"{what} are wrong by {difference:.2g}"
 
 
-def finding(name: str) -> Finding:
+def finding(name: str, with_adapters: bool = True) -> Finding:
     """Builds and examines one architecture in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             specimen(name, Path(folder))
         except Exception as error:
             return Finding(name, refused=f"{NOT_BUILT}: {' '.join(str(error).split())[:120] or type(error).__name__}")
-        return examine(name, Path(folder))
+        return examine(name, Path(folder), with_adapters)
 
 
 def row(one: Finding) -> str:
@@ -206,6 +213,15 @@ def row(one: Finding) -> str:
     what = [one.refused or one.prompts, *([] if one.refused else [one.decoding, one.attention, one.lora])]
     cells = [one.architecture, *what, *[""] * (4 - len(what))]
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def reasons(refused: Sequence[Finding]) -> dict[str, list[str]]:
+    """The architectures for each reason, which stands between "as" and the remedy in the sentence."""
+    found: dict[str, list[str]] = {}
+    for one in refused:
+        why = one.refused.partition("exactly, as ")[2] or one.refused
+        found.setdefault(why.partition(". ")[0].partition(" on rows")[0], []).append(f"`{one.architecture}`")
+    return found
 
 
 def page(found: Sequence[Finding]) -> str:
@@ -225,7 +241,7 @@ def page(found: Sequence[Finding]) -> str:
         version=transformers.__version__,
         counts="\n".join(f"| {number} | {what} |" for number, what in counts),
         served="\n".join(map(row, served)),
-        refused="\n".join(f"- `{one.architecture}`: {one.refused}" for one in refused),
+        refused="\n".join(f"- {', '.join(names)}: {why}." for why, names in reasons(refused).items()),
         unknown=", ".join(f"`{one.architecture}`" for one in unknown),
     )
 
@@ -249,7 +265,8 @@ rows; and those of a model with trained, merged, saved and reloaded adapters. `m
 - **decoding.** *cached*: each step reads one token. *all tokens again*: the model has no cache, or continuing it does
   not give the log-probs of a forward pass; each step then reads all tokens, which is slow.
 - **attention.** What `policy.attention=auto` loads: `eager` for models for which transformers has no `sdpa`.
-- **LoRA.** What `policy=lora` with its default, `all-linear`, does.
+- **LoRA.** What `policy=lora` gives with its default, `all-linear`. Where it is refused, name the layers in
+  `policy.lora.target_modules`.
 
 A model whose rows stay within its limits can share prompts although this table says *padded*: the trial at load knows
 how long the rows of the run can be.
