@@ -13,7 +13,7 @@ VARIANTS := ladder_0_grpo,ladder_1_overlong_filter,ladder_2_clip_higher,ladder_3
 ladder_5_dynamic_sampling,dapo_minus_clip_higher,dapo_minus_token_level,dapo_minus_soft_punishment
 SWEEP := $(BIN)/python train.py -m hydra/launcher=cores recipe=ablation seed=$(SEEDS)
 
-.PHONY: help train ablation tuning smollm2 train-smollm2 test test-chaos test-slurm check docs tensorboard clean
+.PHONY: help train ablation tuning smollm2 train-smollm2 test test-chaos test-zoo test-slurm check docs tensorboard clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -42,6 +42,9 @@ test: $(SETUP) $(SMOLLM2)  ## run all tests
 
 test-chaos: $(SETUP)  ## kill runs at random moments, fill their disk, take their data away (about five minutes)
 	$(BIN)/python -m pytest -m chaos tests/slow/chaos
+
+test-zoo: $(SETUP)  ## try a tiny model of every architecture that transformers has (about ten minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m zoo tests/slow/zoo
 
 test-slurm: $(SETUP)  ## run sweeps and jobs on a SLURM of this machine (about nine minutes; needs root)
 	which munged slurmctld slurmd srun > /dev/null || { apt-get update && \

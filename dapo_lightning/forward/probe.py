@@ -44,7 +44,7 @@ def try_shared_prompts(model: PreTrainedModel) -> bool:
 @torch.no_grad()
 def short_logps(model: PreTrainedModel) -> torch.Tensor:
     """Log-probs of completions of unequal length for two prompts, of which one is shared."""
-    numbers = torch.arange(40) * 7 % (model.get_input_embeddings().num_embeddings - 1) + 1
+    numbers = torch.arange(40) * 7 % (model.get_input_embeddings().weight.shape[0] - 1) + 1
     shared, other = tuple(numbers[:9].tolist()), tuple(numbers[9:14].tolist())
     completions = [numbers[start : start + length] for start, length in ((14, 8), (22, 1), (25, 6), (31, 9))]
     with torch.autocast(model.get_input_embeddings().weight.device.type, enabled=False):
