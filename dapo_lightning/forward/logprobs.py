@@ -71,7 +71,9 @@ def completion_logps(
             found = model(**inputs).logits[0]
     else:
         logits = model(**inputs).logits
-        found = token_statistics(logits[0] if packed else logits[:, -mask_BT.shape[1] :][mask_BT], ids_N, temperature, with_entropies)
+        found = token_statistics(
+            logits[0] if packed else logits[:, -mask_BT.shape[1] :][mask_BT], ids_N, temperature, with_entropies
+        )
     zeros_BT = torch.zeros(mask_BT.shape, device=device)
     logps_BT, *entropies = (zeros_BT.masked_scatter(mask_BT, values_N) for values_N in found.unbind(dim=1))
     return logps_BT, entropies[0] if with_entropies else None
