@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -101,6 +102,13 @@ def _text(value: Any) -> str:
         raise _UnfitError("is missing or null")
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # beyond, digits would be invented
         value = int(value)
+    if isinstance(value, float) and math.isfinite(value) and abs(value) >= 2**53:
+        raise _UnfitError(f"holds {value}, a float so large that digits may have been lost (write it as text)")
+    if isinstance(value, datetime.date | datetime.time):
+        raise _UnfitError(
+            f"holds a {type(value).__name__}, perhaps because the datasets library takes text for one (data=jsonl "
+            "reads the files of data=hub as they are)"
+        )
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         raise _UnfitError(f"holds a {type(value).__name__}, not text or a number")
     if not str(value).strip() or (isinstance(value, float) and not math.isfinite(value)):

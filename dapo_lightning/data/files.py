@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dapo_lightning.data import DataError
 from dapo_lightning.data.columns import Columns
+from dapo_lightning.data.media import without_decoding
 from dapo_lightning.types import Prompt
 
 ONLY_EVALUATED = (
@@ -58,14 +59,26 @@ class Files:
                 "Set data.train_path and data.validation_path to such files."
             )
         columns = Columns(self.prompt_column, self.answer_column, self.answer_after)
+        file = str(Path(path).expanduser())
         try:
-            return [columns.read(row, f"{path}:{number}") for number, row in reader(str(Path(path).expanduser()))]
+            return _with_all_columns([columns.read(row, f"{path}:{number}") for number, row in reader(file)])
         except DataError:
             raise
         except (OSError, ValueError, csv.Error) as error:  # not there, not UTF-8, not parquet, quotes that do not match
             raise DataError(
                 f"{path}: cannot be read ({error}). Set data.train_path and data.validation_path."
             ) from None
+
+
+def _with_all_columns(prompts: list[Prompt]) -> list[Prompt]:
+    """Gives every prompt all columns that any of them has, None where its row lacks one."""
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
+    return [
+        prompt
+        if len(prompt.columns) == len(names)
+        else replace(prompt, columns={name: prompt.columns.get(name) for name in names})
+        for prompt in prompts
+    ]
 
 
 def _json_lines(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -79,6 +92,8 @@ def _json_lines(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
             raise DataError(
                 f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}). Each line must be one object."
             ) from None
+        except RecursionError:
+            raise DataError(f"{path}:{number}: is nested too deeply to be read. Remove such values.") from None
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: expected an object with named columns, found a {type(row).__name__}.")
         yield number, row
@@ -86,6 +101,7 @@ def _json_lines(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _csv(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     # Not by the datasets library: it guesses types, and where a comma is not quoted it may shift all cells by one.
+    csv.field_size_limit(2**31 - 1)  # the default, 131,072 characters, is less than a long solution
     with Path(path).open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, strict=True)
         header = rows.fieldnames or []
@@ -104,8 +120,8 @@ def _parquet(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     import datasets
     import pyarrow.parquet
 
-    rows = datasets.Dataset(pyarrow.parquet.ParquetFile(path).read())  # decodes what that library has written
-    yield from enumerate(rows, 1)
+    rows = datasets.Dataset(pyarrow.parquet.ParquetFile(path).read())  # reads what that library has written
+    yield from enumerate(without_decoding(rows), 1)
 
 
 _READERS = {".jsonl": _json_lines, ".json": _json_lines, ".parquet": _parquet, ".csv": _csv}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from dapo_lightning.data import DataError
 from dapo_lightning.data.columns import Columns
 from dapo_lightning.data.files import ONLY_EVALUATED
+from dapo_lightning.data.media import without_decoding
 from dapo_lightning.types import Prompt
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ class Hub:
         return self._prompts(_Split("validation", self.validation_path, self.validation_name, self.validation_split))
 
     def _prompts(self, split: _Split) -> list[Prompt]:
-        dataset = split.load()
+        dataset = without_decoding(split.load())
         columns = Columns(self.prompt_column, self.answer_column, self.answer_after)
         rows: Sequence[int] = range(len(dataset))
         if self.unique:
@@ -74,7 +76,16 @@ class Hub:
                 log.info(
                     "%s: dropped %d rows of %d that repeat an earlier row (data.unique)", where, dropped, len(dataset)
                 )
-        return [columns.read(row, split.source(i)) for i, row in zip(rows, dataset.select(rows), strict=True)]
+        prompts: list[Prompt] = []
+        try:
+            prompts.extend(
+                columns.read(row, split.source(i)) for i, row in zip(rows, dataset.select(rows), strict=True)
+            )
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{split.source(rows[len(prompts)])}: is not UTF-8 ({error}). Re-encode the file."
+            ) from None
+        return prompts
 
 
 @dataclass(frozen=True)
@@ -123,6 +134,8 @@ class _Split:
     def _why(self, error: Exception) -> str:
         from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
+        if cache := _unwritable_cache(error):
+            return f"data=hub keeps what it reads in {cache}, which cannot be written ({_reason(error)}): set HF_HOME."
         where, reason = f"data.{self.kind}_path={self.path}", _reason(error)
         if isinstance(error, DatasetNotFoundError):
             return f"{where}: {reason}. Correct the id; if it is private or gated, log in first with `hf auth login`."
@@ -139,6 +152,16 @@ class _Split:
             f"with `hf download --repo-type dataset {self.path} --local-dir DIR` on a machine with a network and set "
             f"data.{self.kind}_path=DIR, or use data=jsonl with files of your own."
         )
+
+
+def _unwritable_cache(error: Exception) -> str | None:
+    """The cache of the library, if the error is about a file in it or a folder above it."""
+    import datasets
+
+    cache = Path(datasets.config.HF_DATASETS_CACHE).expanduser().absolute()
+    causes = (cause for cause in (error, error.__cause__) if isinstance(cause, OSError) and cause.filename)
+    paths = [Path(os.fsdecode(cause.filename)).absolute() for cause in causes]
+    return str(cache) if any(path.is_relative_to(cache) or cache.is_relative_to(path) for path in paths) else None
 
 
 def _reason(error: Exception) -> str:

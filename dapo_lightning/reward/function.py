@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 from dapo_lightning.grading.child import Outcome
 from dapo_lightning.reward import PendingGrades, RewardError
 from dapo_lightning.reward.pooled import PooledReward
 from dapo_lightning.types import Grade, Prompt
+
+log = logging.getLogger(__name__)
+
+_OWN = {"answers", "completions", "prompts", "self"}  # names of arguments
 
 
 @dataclass(eq=False)
@@ -72,6 +78,9 @@ class Function(PooledReward):
     def _arguments(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> Mapping[str, list[Any]]:
         answers = [prompt.answer for prompt in prompts]
         columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in prompts[0].columns}
+        if clashes := tuple(sorted(_OWN & columns.keys())):
+            _warn_of(clashes)
+            columns.pop("self", None)
         return {
             self.answer_column: answers,
             **columns,
@@ -89,3 +98,10 @@ class Function(PooledReward):
         return [
             Outcome(None, "error", score) if isinstance(score, str) else Outcome(score, None) for score in outcome.value
         ]
+
+
+@cache
+def _warn_of(names: tuple[str, ...]) -> None:
+    """Once in a run."""
+    log.warning("the data has the columns %s, but reward=function passes something else, or nothing, under these "
+                "names. If the function needs the columns, rename them.", list(names))  # fmt: skip

@@ -40,7 +40,7 @@ def test_a_chat_keeps_its_messages():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(3, "3"), (3.0, "3"), (-0.0, "0"), (0.5, "0.5"), (1e300, "1e+300"), ("3.0", "3.0"), ("007", "007"), (" x", " x")],
+    [(3, "3"), (3.0, "3"), (-0.0, "0"), (0.5, "0.5"), ("3.0", "3.0"), ("007", "007"), (" x", " x")],
 )  # fmt: skip
 def test_numbers_become_text_and_text_stays(value, text):
     assert Columns().read({"prompt": "q", "answer": value}, "x:1").answer == text
@@ -54,6 +54,7 @@ def test_the_answer_after_the_last_marker():
 
 GOOD = {"prompt": "q", "answer": "1", "info": {"id": 7}}
 UNFIT = {
+    "rounded": (Columns(), {"answer": 2.0**53}, r"'answer' holds 9007199254740992\.0, a float so large.*as text"),
     "missing": (Columns(answer="label"), {}, r"'label' is missing.*\['answer', 'info\.id', 'prompt'\].*answer_column"),
     "missing field": (Columns(answer="info.label"), {}, r"'info\.label' is missing.*data\.answer_column"),
     "field of text": (Columns(answer="prompt.label"), {}, r"'prompt\.label' is missing"),

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Image, Value
 from hydra.utils import instantiate
 from runs import config
 
@@ -78,7 +78,7 @@ def test_json_lines(tmp_path):
     prompts = Files(path, path).train_prompts()
     assert [(p.text, p.answer, dict(p.columns), len(p.messages)) for p in prompts] == [
         ("one\u2028line", "3", {"level": "easy"}, 0),
-        ("b", "4", {}, 1),
+        ("b", "4", {"level": None}, 1),
     ]
     assert prompts[1].source == f"{path}:3"
 
@@ -157,6 +157,60 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         Files("a.xlsx", "a.xlsx").validation_prompts()
     with pytest.raises(DataError, match="mode=evaluate"):
         Files(None, "a.csv").train_prompts()
+
+
+def test_every_row_has_the_columns_of_all(tmp_path):
+    path = write(tmp_path / "rows.jsonl", {"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "2", "hint": "x"})
+    assert [prompt.columns for prompt in Files(None, path).validation_prompts()] == [{"hint": None}, {"hint": "x"}]
+
+
+def test_cells_of_a_csv_may_be_long(tmp_path):
+    (tmp_path / "rows.csv").write_text("prompt,answer\n" + "p" * 200_000 + ",1\n")
+    (prompt,) = Files(None, str(tmp_path / "rows.csv")).validation_prompts()
+    assert len(prompt.text) == 200_000
+
+
+def test_json_that_is_nested_too_deeply_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "answer": 1}\n{"x": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: is nested too deeply"):
+        Files(None, str(path)).validation_prompts()
+
+
+def test_the_files_that_a_dataset_names_are_not_opened(tmp_path):
+    """In lists and records, too."""
+    (tmp_path / "secret").write_text("hunter2")
+    image, path = Image(), str(tmp_path / "secret")
+    features = Features({"prompt": Value("string"), "answer": Value("string"), "image": image, "images": [image]})
+    named = {"bytes": None, "path": path}
+    rows = [{"prompt": "a", "answer": "1", "image": named, "images": [named]}]
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "rows.parquet")
+    data = [Files(None, str(tmp_path / "rows.parquet")), Hub(None, str(tmp_path / "rows.parquet"))]
+    for prompts in (each.validation_prompts() for each in data):
+        assert dict(prompts[0].columns) == {"image": named, "images": [named]}
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (b'{"prompt": "a", "answer": 123456789012345678901234567890}', "test:1: column 'answer' holds 1.23.*as text"),
+        (b'{"prompt": "a", "answer": "2024-01-02"}', "test:1: column 'answer' holds a datetime.*data=jsonl"),
+        (b'{"prompt": "ab", "answer": 1}\n{"prompt": "\xe4\xfc", "answer": 2}', "test:2: is not UTF-8.*Re-encode"),
+    ],
+)  # fmt: skip
+def test_what_the_datasets_library_makes_of_text_and_numbers_is_noticed(tmp_path, lines, says):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(lines)
+    with pytest.raises(DataError, match=says):
+        Hub(None, str(path)).validation_prompts()
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    path = write(tmp_path / "rows.jsonl", {"prompt": "a", "answer": "1"})
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "file" / "cache")
+    with pytest.raises(DataError, match=r"keeps what it reads in .*/file/cache, which cannot be written.*HF_HOME"):
+        Hub(None, path).validation_prompts()
 
 
 def test_empty_splits_are_named(tmp_path):

@@ -95,6 +95,14 @@ def test_a_missing_extra_is_named_with_its_installation(package, reward, extra, 
         reward.start()
 
 
+def test_columns_with_the_names_of_arguments_are_told_once(caplog):
+    clash = Prompt("7+5=", "12", "test:0", {"prompts": "mine", "answers": "mine", "self": "mine", "level": 2})
+    assert scores("rewards.uses_columns", clash, "12", "13") == [1.0, 0.0]
+    assert scores("rewards.Judge", clash, "12") == [4.0]
+    told = [record.message for record in caplog.records if "has the columns" in record.message]
+    assert len(told) == 1 and "['answers', 'prompts', 'self']" in told[0]
+
+
 LOOP_BOUND = ["semaphore", "lock", "queue", "loop_of_the_import"]
 
 
