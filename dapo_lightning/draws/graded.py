@@ -29,7 +29,7 @@ def require_grades(records: Sequence[GroupRecord], where: str) -> None:
     if failures and len(failures) == sum(len(record.failures) for record in records):
         raise RewardError(
             f"{where}: none of {len(failures)} completions could be graded: {_kinds(failures)}. Fix the reward, or "
-            "raise the limit that this names."
+            "raise the limit that this names. Graders reach only what reward.allow names."
         )
 
 
