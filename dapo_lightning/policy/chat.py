@@ -17,7 +17,7 @@ from dapo_lightning.data import DataError
 from dapo_lightning.types import Prompt
 from dapo_lightning.utils.cpu_limit import cpu_limit
 
-RENDER_SECONDS = 20  # a template is a program of whoever made the model; usual ones take less than a millisecond
+RENDER_SECONDS = 10  # a template is a program of whoever made the model; usual ones take less than a millisecond
 FOR_TEMPLATES = ("tools", "documents", "chat_template")
 """The arguments of `apply_chat_template` that may be among `template_kwargs`; the codec sets the others itself."""
 

@@ -32,8 +32,10 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
     inner, outer = _without_adapter(embedding), _without_adapter(head)
     if (inner, outer) != (embedding, head) and outer.weight is inner.weight:
         outer.weight = nn.Parameter(outer.weight.detach().clone(), requires_grad=False)
-        model.config.tie_word_embeddings = False
-    return cast(PreTrainedModel, adapted.merge_and_unload())
+    merged: Any = adapted.merge_and_unload()
+    if merged.get_output_embeddings().weight is not merged.get_input_embeddings().weight:
+        merged.config.tie_word_embeddings = False  # or saving and loading would tie them again
+    return cast(PreTrainedModel, merged)
 
 
 def merged_from(folder: Path, model: PreTrainedModel) -> PreTrainedModel:

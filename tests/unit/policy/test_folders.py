@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from conftest import tiny
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dapo_lightning.forward.logprobs import completion_logps
@@ -76,6 +76,23 @@ def test_a_folder_of_adapters_is_a_policy(folder, tmp_path, targets):
         assert_close(logps(reference), expected)
     with pytest.raises(PolicyError, match=r"fit no model that is saved\. Use policy\.lora\.save=merged"):
         load(tmp_path / "adapter", lora=Lora(save="adapter"))
+
+
+def test_layers_that_were_trained_whole_beside_adapters_stay_apart(folder, tmp_path):
+    """As other kits train them: peft's modules_to_save."""
+    settings = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), settings).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name or "modules_to_save" in name:
+                weight.add_(torch.randn_like(weight))
+    expected = logps(model)
+    model.save_pretrained(tmp_path / "adapter")
+    policy = load(tmp_path / "adapter")
+    assert_close(logps(policy.model), expected)
+    assert not policy.model.config.tie_word_embeddings  # other programs go by it
+    policy.save(tmp_path / "whole")
+    assert_close(logps(load(tmp_path / "whole").model), expected)
 
 
 def test_adapters_say_what_they_belong_to(folder, tmp_path, monkeypatch):
