@@ -39,13 +39,13 @@ class Permissions:
     paths: tuple[Path, ...] = ()
 
     @staticmethod
-    def of(allow: Sequence[str]) -> Permissions:
+    def of(allow: Sequence[str] | str | None) -> Permissions:
         """Reads `reward.allow`: "everything", "network", "home", names of environment variables, and paths.
 
         Raises:
             ValueError: naming the key, for anything else.
         """
-        words = [str(word) for word in allow]
+        words = [allow] if isinstance(allow, str) else [str(word) for word in allow or ()]
         variables = tuple(word for word in words if re.fullmatch("[A-Z][A-Z0-9_]*", word))
         paths = [Path(word).expanduser().absolute() for word in words if _is_path(word)]
         paths += [Path.home()] if "home" in words else []
@@ -96,8 +96,11 @@ def _is_path(word: str) -> bool:
 def _python_code() -> Iterator[Path]:
     """Everything that a child may import: the interpreter, and of all other folders of sys.path and of the current one
     only the modules and packages, because data, logs and keys may lie beside them."""
-    executable = Path(sys.executable).resolve()
-    whole = {Path(path) for path in (sys.prefix, sys.base_prefix, sys.exec_prefix, executable.parents[1])}
+    whole = {Path(path) for path in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
+    executable = Path(sys.executable)
+    while executable.is_symlink():  # each link must be there, so that the next one is found
+        executable = Path(os.path.abspath(executable.parent / executable.readlink()))  # noqa: PTH100 (follows one link only)
+        whole.add(executable.parents[1])
     whole |= {Path(path) for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if path}
     yield from whole
     for entry in {Path(path).absolute() for path in [*sys.path, ""]}:

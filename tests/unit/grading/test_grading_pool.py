@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dapo_lightning.grading import sandbox
+from dapo_lightning.grading import child, sandbox
 from dapo_lightning.grading.child import frame
 from dapo_lightning.grading.permissions import Permissions
 from dapo_lightning.grading.pool import GradingError, GradingPool, Outcome
@@ -351,6 +351,15 @@ def test_memory_kept_by_earlier_items_is_not_blamed_on_a_later_one():
     with make_pool(megabytes=100) as pool:
         assert pool.submit([("keep", 40)] * 4).result() == [Outcome(1, None), Outcome(2, None)] * 2
         assert pool.submit([("keep", 101), "good"]).result() == [Outcome(None, "memory"), Outcome("hello good", None)]
+
+
+def test_a_machine_without_proc_is_told_what_needs_it(monkeypatch):
+    def read_text(path):
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    with pytest.raises(ValueError, match=r"reward\.megabytes needs /proc, which cannot be read here .*mount it"):
+        child._limit_memory(100)
 
 
 @pytest.mark.parametrize("action", ["die later", "speak later"])

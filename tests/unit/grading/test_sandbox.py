@@ -73,6 +73,24 @@ def test_a_door_is_opened_by_its_name(allow, opened):
     assert open_doors(*allow) == ALWAYS | opened
 
 
+@needs_isolation
+def test_an_interpreter_behind_several_links_is_found(tmp_path):
+    """As uv installs them."""
+    (tmp_path / "3.x").symlink_to(sys.base_prefix)
+    (tmp_path / "venv/bin").mkdir(parents=True)
+    (tmp_path / "venv/bin/python").symlink_to(tmp_path / "3.x/bin" / Path(sys.executable).resolve().name)
+    (tmp_path / "venv/pyvenv.cfg").write_text(f"home = {tmp_path / '3.x/bin'}\n")
+    text = (
+        "import subprocess, sys\n"
+        "from dapo_lightning.grading.permissions import Permissions\n"
+        "command = Permissions().command([sys.executable, '-c', 'import json; print(json.dumps(1))'])\n"
+        "print(subprocess.run(command, capture_output=True, text=True))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([tmp_path / "venv/bin/python", "-c", text], env=environment, capture_output=True, text=True)
+    assert "returncode=0, stdout='1\\n'" in done.stdout, done
+
+
 def test_without_isolation_the_environment_is_clean_and_this_is_told_once(monkeypatch, caplog):
     monkeypatch.setattr(sandbox, "why_not", lambda: "no namespaces")
     pooled._say_why_not.cache_clear()
@@ -137,6 +155,11 @@ def descendants(pid):
             found |= {child: Path(f"/proc/{child}/cmdline").read_text() for child in new}
             todo += new
     return found
+
+
+def test_one_word_needs_no_list_and_null_allows_nothing():
+    assert Permissions.of("network") == Permissions.of(["network"]) == Permissions(network=True)
+    assert Permissions.of(None) == Permissions()
 
 
 def test_words_that_are_not_known_and_paths_that_do_not_exist_are_refused():
