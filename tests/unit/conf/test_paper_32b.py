@@ -20,6 +20,7 @@ def test_it_is_dapo_with_what_section_4_1_says(composed):
     for group in ("clip", "loss", "sampling", "advantage", "kl", "correction"):
         assert composed[group] == dapo[group]
     assert composed.policy.name == "Qwen/Qwen2.5-32B" and "DAPO-Math-17k" in composed.data.train_path
+    assert composed.policy.end_tokens == ["<|im_end|>"]  # or a base model's turns would not end
     completions = composed.num_prompts_per_step * composed.num_completions_per_prompt
     assert completions // composed.num_gradient_steps == 512
     assert composed.overlong.max_tokens - composed.overlong.cache_tokens == 16384
