@@ -15,7 +15,7 @@ from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.options import CONF, groups, is_global, nearest, options, options_with
 from dapo_lightning.utils.overrides import leaves
 
-PLUGINS = {"joblib": "study", "submitit_slurm": "slurm", "optuna": "optuna"}
+PLUGINS = {"joblib": "study", "dapo_slurm": "slurm", "optuna": "optuna"}
 """The extra of this package that installs an option of Hydra."""
 
 

@@ -61,15 +61,15 @@ def parse_seconds(text: str) -> float | None:
 
 def requeue() -> str | None:
     """Ends this job and starts it again under the same id once there is room; returns the reason if SLURM refuses."""
-    answer = _run("scontrol", "requeue", job_id())
+    answer = ask("scontrol", "requeue", job_id())
     return None if answer.returncode == 0 else (answer.stderr or answer.stdout).strip()
 
 
 def _squeue(format: str) -> str:
-    return _run("squeue", "--noheader", f"--format={format}", f"--jobs={job_id()}").stdout.strip()
+    return ask("squeue", "--noheader", f"--format={format}", f"--jobs={job_id()}").stdout.strip()
 
 
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
+def ask(*command: str) -> subprocess.CompletedProcess[str]:
     """Runs a command up to three times, because a busy or restarting controller may not answer."""
     for pause in (1.0, 4.0, None):
         try:

@@ -14,8 +14,8 @@ def even_length(completions: list[str], **columns: object) -> list[float]:
 
 
 def slow_even_length(completions: list[str], **columns: object) -> list[float]:
-    """The same, as if a server had to be asked."""
-    time.sleep(0.05)
+    """The same, as if a server had to be asked, which is slower while the file exists that HOLD names."""
+    time.sleep(0.2 if "HOLD" in os.environ and Path(os.environ["HOLD"]).exists() else 0.05)
     return even_length(completions)
 
 

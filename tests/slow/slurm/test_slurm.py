@@ -23,6 +23,7 @@ LONG = [o for o in SMALL if o.split("=")[0] not in ("num_steps", "evaluation.eve
 LONG += ["num_steps=150", "evaluation.every=50", "reward.path=rewards.slow_even_length"]
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.timeout_min=10"]
 ONE = "hydra.sweep.subdir=run"
+SECONDS = 900  # a limit for a very busy machine
 
 
 @pytest.fixture(scope="module")
@@ -54,22 +55,28 @@ def steps(folder):
 
 
 def logs(folder):
-    return "".join(path.read_text() for path in sorted((folder / ".submitit").glob("*/*log*")))
+    return "".join(path.read_text() for path in sorted((folder / "slurm").glob("*/*log*")))
 
 
-def test_jobs_that_time_out_or_make_room_go_on_where_they_were(cluster, straight, tmp_path):
-    """The first are two of an array: what one asks of SLURM must not happen to the other."""
+def test_jobs_that_time_out_or_make_room_go_on_where_they_were(cluster, straight, tmp_path, monkeypatch):
+    """The first are two of an array: what one asks of SLURM must not happen to the other. The others are slow until
+    they have made room, so that neither has ended before."""
+    hold = tmp_path / "hold"
+    hold.touch()
     limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10"]
     array = ["seed=0,1", "hydra.sweep.subdir=${seed}"]
     two = ["trainer=slurm", "trainer.accelerator=cpu", "hydra.launcher.tasks_per_node=2"]
     timed, preempted, ranks = tmp_path / "timed", tmp_path / "preempted", tmp_path / "ranks"
     out_of_time = sweep(timed, *LONG, *array, *limit, "hydra.launcher.partition=high")  # which nothing else preempts
+    monkeypatch.setenv("HOLD", str(hold))
     low = [sweep(preempted, *LONG, ONE), sweep(ranks, *LONG, ONE, *two)]
     for folder, process in zip((preempted, ranks), low, strict=True):
-        wait_for(lambda folder=folder: len(steps(folder / "run")) > 10, process)
-    subprocess.run(["srun", "--partition=high", f"--cpus-per-task={cluster.cpus - 2}", "true"], check=True, timeout=120)
+        wait_for(lambda folder=folder: len(steps(folder / "run")) > 10, process, SECONDS)
+    room = ["srun", "--partition=high", f"--cpus-per-task={cluster.cpus - 2}", "true"]
+    subprocess.run(room, check=True, timeout=SECONDS)
+    hold.unlink()
     for process in (*low, out_of_time):
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, output
     for folder, run in ((timed, "0"), (timed, "1"), (preempted, "run"), (ranks, "run")):
         assert "requeued: the run will continue from" in logs(folder)
@@ -88,7 +95,7 @@ def test_a_step_that_takes_longer_than_there_is_time_is_done_again(cluster, tmp_
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     process = sweep(tmp_path / "slow", *run, ONE, *limit, *slow)
     finish(command(tmp_path / "fast", *run, "reward.path=rewards.even_length"))
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, output
     assert "the DAPO step or evaluation cannot finish before the time limit" in logs(tmp_path / "slow")
     assert steps(tmp_path / "slow/run") == [0, 1, 2]
@@ -99,7 +106,7 @@ def test_a_sweep_reports_what_fails_and_finishes_the_rest(cluster, tmp_path):
     folder = tmp_path / "sweep"
     named = "hydra.sweep.subdir=${clip.upper}"
     process = sweep(folder, *SMALL, named, "clip.upper=0.28,1.2,1.28,1.5")
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
     assert "failed: clip.upper=0.28: clip.upper=0.28 bounds the ratio" in output
     assert sorted(path.parent.name for path in folder.glob("*/summary.json")) == ["1.2", "1.28", "1.5"]
@@ -107,6 +114,44 @@ def test_a_sweep_reports_what_fails_and_finishes_the_rest(cluster, tmp_path):
     study = subprocess.run([sys.executable, "-m", "dapo_lightning.study", folder], capture_output=True, text=True)
     assert study.returncode == 0 and (folder / "figures/sweep_clip.upper.png").is_file(), study.stderr
     assert all(f"clip.upper={value}" in (folder / "study.md").read_text() for value in (1.2, 1.28, 1.5))
+
+
+def test_a_setup_command_that_fails_ends_the_job(cluster, tmp_path):
+    setup = "hydra.launcher.setup=['export MODULES=1','if true; then','true && module load cuda/99','fi']"
+    output, _ = sweep(tmp_path / "sweep", *SMALL, ONE, setup).communicate(timeout=SECONDS)
+    assert "hydra.launcher.setup failed, so the run was not started: module load cuda/99" in output
+    assert "FAILED" in cluster.states().values() and not (tmp_path / "sweep/run").exists()
+
+
+def ask(folder):
+    answer = subprocess.run([sys.executable, "-m", "dapo_lightning.slurm", folder], capture_output=True, text=True,
+                            cwd=ROOT, timeout=SECONDS)  # fmt: skip
+    return answer.returncode, answer.stdout
+
+
+def test_a_sweep_that_nobody_waits_for_can_be_asked_about(cluster, tmp_path):
+    """Python is behind words that enter a container, and the partition is whichever of two has room."""
+    container = tmp_path / "container"
+    container.write_text(f'#!/bin/sh\necho "inside $1" >> {tmp_path}/entered\nshift\nexec "$@"\n')
+    container.chmod(0o755)
+    folder = tmp_path / "sweep"
+    run = [override for override in LONG if not override.startswith("num_steps")]
+    words = f"hydra.launcher.python='{container} image.sif {sys.executable}'"
+    run += [words, "hydra.launcher.partition='low,high'", "hydra.launcher.srun_args=[--label]"]
+    run += ["num_steps=2,1000", "hydra.sweep.subdir=${num_steps}", "hydra.launcher.wait=false"]
+    before = len(cluster.states())
+    assert "2 new jobs, 0 submitted before, 0 finished" in finish(sweep(folder, *run))
+    assert len(ask(folder)[1].splitlines()) == 5
+    wait_for(lambda: (folder / "2/summary.json").exists() and len(steps(folder / "1000")) > 2, seconds=SECONDS)
+    wait_for(lambda: "2 runs: 1 finished, 1 running" in ask(folder)[1], seconds=SECONDS)
+    assert "0 new jobs, 1 submitted before, 1 finished already" in finish(sweep(folder, *run))
+    assert len(cluster.states()) == before + 2
+    job = next(name for name, state in cluster.states().items() if state == "RUNNING")
+    cluster("scancel", job)
+    wait_for(lambda: ask(folder)[0] == 1, seconds=SECONDS)
+    assert "ended without a result" in ask(folder)[1]
+    assert (tmp_path / "entered").read_text() == "inside image.sif\n" * 2
+    assert "--partition=low,high" in (folder / "slurm" / job / f"{job}_submission.sh").read_text()
 
 
 def test_tasks_share_a_sharded_policy(cluster, tmp_path):
@@ -124,7 +169,7 @@ def test_a_job_that_is_killed_is_reported_and_nobody_waits_for_it(cluster, tmp_p
     wait_for(lambda: len(steps(folder / "1.2")) > 1, process)
     job = next(name for name, state in cluster.states().items() if name.endswith("_0") and state == "RUNNING")
     cluster("scancel", "--signal=KILL", job)
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 1 and f"job {job} failed: clip.upper=1.2: " in output
     assert not (folder / "1.2/summary.json").exists() and (folder / "1.28/summary.json").exists()
     finish(sweep(folder, *run))
@@ -138,7 +183,7 @@ def test_a_job_that_is_cancelled_stays_so(cluster, tmp_path):
     wait_for(lambda: all(len(steps(folder / seed)) > 5 for seed in seeds), process)
     jobs = [name for name, state in cluster.states().items() if state == "RUNNING"]
     cluster("scancel", jobs[0].partition("_")[0])
-    output, _ = process.communicate(timeout=100)
+    output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 1 and len(jobs) == 2 and "requeued" not in logs(folder)
     for job, seed in zip(jobs, seeds, strict=True):
         assert f"job {job} failed" in output and cluster.states()[job] == "CANCELLED"
@@ -150,14 +195,14 @@ def test_a_task_that_fails_ends_the_others_and_says_why(cluster, tmp_path):
     process = sweep(
         tmp_path / "sweep", *SMALL, ONE, *two, "reward.path=rewards.fails_beside_others", "reward.allow=[SLURM_PROCID]"
     )
-    output, _ = process.communicate(timeout=90)
+    output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 1 and "the second task is out of luck" in output
     assert "FAILED" in cluster.states().values()
 
 
 def test_tasks_and_devices_that_disagree_are_refused(cluster, tmp_path):
     process = sweep(tmp_path / "sweep", *SMALL, "hydra.launcher.tasks_per_node=2")
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 1 and "error: SLURM starts 2 tasks on each of 1 node, but trainer.devices=1" in output
     assert "Traceback" not in output and not list((tmp_path / "sweep").glob("*/*"))
     answer = subprocess.run(
@@ -189,5 +234,5 @@ def test_a_script_of_ones_own_goes_on_too(cluster, straight, tmp_path):
 def test_no_slurm_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     process = sweep(tmp_path / "sweep", *SMALL)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 1 and "srun" in output.splitlines()[-1]
