@@ -6,6 +6,7 @@ prompt, V vocabulary. `tokens_BT` is a [B, T] tensor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,9 @@ class NumberedPrompt:
 class Generation:
     """How completions are sampled.
 
+    Args:
+        temperature: 0 takes the most probable token, which only evaluations may do.
+
     Raises:
         ValueError: if no sampler can use a value; the message names the key and the remedy.
     """
@@ -59,11 +63,8 @@ class Generation:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={self.max_new_tokens}: a completion needs at least one token.")
-        if self.temperature <= 0:
-            raise ValueError(
-                f"temperature={self.temperature}: a group sampled greedily has no variance to learn from, "
-                "and log-probs are divided by the temperature. Use a value above 0 (the paper: 1.0)."
-            )
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature}: must be a finite number, at least 0.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p}: must lie in (0, 1]; 1.0 samples from the full distribution.")
 

@@ -80,9 +80,10 @@ class DapoSlurmLauncher(SlurmLauncher):
         finished = len(runs) - len(jobs) - len(new)
         log.info("%s: %d new jobs, %d submitted before, %d finished already", sweep, len(new), len(jobs), finished)
         for array in submit(options, self, [self._call(run) for run in new]) if new else ():
-            part, new = new[: len(array)], new[len(array) :]
-            jobs |= {run.number: job for run, job in zip(part, array, strict=True)}
-            add_jobs(sweep, [SubmittedJob(run.folder, jobs[run.number].job_id, run.num_steps) for run in part])
+            part, new = list(zip(new, array, strict=False)), new[len(array) :]
+            jobs |= {run.number: job for run, job in part}
+            add_jobs(sweep, [SubmittedJob(run.folder, job.job_id, run.num_steps, str(job.paths.stdout))
+                             for run, job in part])  # fmt: skip
             log.info("SLURM job %s: %d runs", _array(array[0]), len(array))
         return jobs
 

@@ -11,13 +11,18 @@ def sample_tokens(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Inverse-CDF sampling from softmax(logits / temperature), restricted to its nucleus if top_p < 1.
 
+    Temperature 0 takes the most probable token; log-probs and entropies are then those at temperature 1.
+
     Returns:
         tokens_B, logps_B and entropies_B in fp32; log-prob and entropy are those of the unrestricted policy. Where
         logits are not finite (-inf is allowed), some token is returned, and its log-prob is NaN.
     """
-    logps_BV = (logits_BV.float() / temperature).log_softmax(dim=1)
+    logps_BV = (logits_BV.float() / (temperature or 1.0)).log_softmax(dim=1)
     probabilities_BV = logps_BV.exp()
     entropies_B = -(probabilities_BV * logps_BV).nan_to_num(0.0).sum(dim=1)
+    if temperature == 0:
+        greedy_logps_B, greedy_B = logps_BV.max(dim=1)
+        return greedy_B, greedy_logps_B, entropies_B
     drawn_BV = _nucleus(probabilities_BV, top_p) if top_p < 1 else probabilities_BV
     cumulative_BV = drawn_BV.cumsum(dim=1)
     total_B1 = cumulative_BV[:, -1:].contiguous()

@@ -15,6 +15,11 @@ def check(config: Mapping[str, Any]) -> None:
     """Raises a ConfigError for plain keys or a trainer that make no sense. Expects a resolved configuration."""
     check_plain(config)
     _check_batches(config)
+    if config["evaluation"]["temperature"] == 0 and (number := config["evaluation"]["num_completions"]) > 1:
+        raise ConfigError(
+            f"evaluation.temperature=0: the {number} completions of a prompt would all be the same. Add "
+            "evaluation.num_completions=1."
+        )
     _check_trainer(config["trainer"])
     if config["policy"].get("lora") and option_attribute(config["trainer"]["strategy"], "shards_weights"):
         raise ConfigError(

@@ -28,6 +28,7 @@ class Bound:
 
 Count = Annotated[int, Bound(1)]
 CountOrNull = Annotated[int | None, Bound(1)]
+OF_TRAINING = " (a group sampled greedily has no variance to learn from; evaluation.temperature may be 0)"
 PositiveOrNull = Annotated[float | None, Bound(0, is_reached=False)]
 
 
@@ -39,7 +40,7 @@ class Evaluation:
     num_prompts: CountOrNull
     num_completions: Count
     max_new_tokens: Count
-    temperature: float
+    temperature: Annotated[float, Bound(0)]
     top_p: float
 
 
@@ -56,7 +57,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Settings:
-    """The plain keys. `dapo_lightning.types.Generation` checks the bounds of temperatures and top_p."""
+    """The plain keys. `dapo_lightning.types.Generation` checks the bounds of top_p."""
 
     mode: Literal["train", "evaluate", "plan"]
     num_steps: Count
@@ -67,7 +68,7 @@ class Settings:
     num_warmup_steps: Annotated[int, Bound(0)]
     max_prompt_tokens: CountOrNull
     max_new_tokens: Count
-    temperature: float
+    temperature: Annotated[float, Bound(0, is_reached=False, hint=OF_TRAINING)]
     top_p: float
     max_gradient_norm: Annotated[float, Bound(0, is_reached=False, hint=" (inf: no clipping)")]
     micro_batch_tokens: Count

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dapo_lightning.slurm.jobs import SubmittedJob, active_jobs, output_of, read_jobs
+from dapo_lightning.slurm.jobs import SubmittedJob, active_jobs, read_jobs
 from dapo_lightning.utils.checkpoints import latest, steps_done
 from dapo_lightning.utils.table import table
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     states = {run: state_of(sweep, job, active) for run, job in jobs.items()}
-    rows = [(run, states[run], steps_of(sweep, job), job.job, output_of(sweep, job.job)) for run, job in jobs.items()]
+    rows = [(run, states[run], steps_of(sweep, job), job.job, job.output) for run, job in jobs.items()]
     print(table(("run", "state", "saved steps", "job", "output"), rows, style="plain"))
     counts = ", ".join(f"{number} {state}" for state, number in Counter(states.values()).items())
     print(f"\n{len(jobs)} runs: {counts}")

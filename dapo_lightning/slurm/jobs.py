@@ -24,11 +24,13 @@ class SubmittedJob:
         run: the folder of its run, relative to that of the sweep.
         job: SLURM's id, `<array>_<number>` for a job of an array.
         num_steps: DAPO steps of the run.
+        output: the file with what its first task prints.
     """
 
     run: str
     job: str
     num_steps: int
+    output: str
 
 
 def add_jobs(sweep: Path, jobs: Iterable[SubmittedJob]) -> None:
@@ -43,11 +45,6 @@ def read_jobs(sweep: Path) -> dict[str, SubmittedJob]:
         return {}
     rows = [json.loads(line) for line in _record(sweep).read_text(encoding="utf-8").splitlines()]
     return {row["run"]: SubmittedJob(**row) for row in rows}
-
-
-def output_of(sweep: Path, job: str) -> Path:
-    """Returns the file that holds what a job's first task printed."""
-    return sweep / FOLDER / job / f"{job}_0_log.out"
 
 
 def active_jobs() -> dict[str, str]:

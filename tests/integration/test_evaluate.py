@@ -63,6 +63,12 @@ def test_it_says_how_many_of_the_prompts_were_evaluated(finished, tmp_path, monk
     assert "3 of 8 held-out prompts" in capsys.readouterr().out
 
 
+def test_a_greedy_evaluation_does_not_depend_on_the_seed(finished, tmp_path, monkeypatch):
+    greedy = [f"checkpoint={finished}", "evaluation.temperature=0", "evaluation.num_completions=1"]
+    first, second = (evaluate(monkeypatch, tmp_path / seed, *greedy, f"seed={seed}")["metrics"] for seed in "12")
+    assert first == second and {"avg@1", "entropy"} <= first.keys()
+
+
 def test_one_prompt_has_no_interval(finished, tmp_path, monkeypatch):
     evaluate(monkeypatch, tmp_path / "run", f"checkpoint={finished}", "evaluation.num_prompts=1")
     assert "NaN" not in (tmp_path / "run" / "summary.json").read_text()

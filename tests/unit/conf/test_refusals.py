@@ -50,8 +50,11 @@ AT_ONCE = [
     ("clip.lower=higher", "clip.lower=higher: must be a number."),
     ("seed=abc", "seed=abc: must be a whole number, at least 0."),
     ("seed=-1", "seed=-1: must be a whole number, at least 0."),
-    ("temperature=hot", "temperature=hot: must be a number."),
-    ("temperature=null", "temperature=null: must be a number."),
+    ("temperature=hot", "temperature=hot: must be a number, above 0"),
+    ("temperature=0", "temperature=0: must be a number, above 0 (a group sampled greedily has no variance"),
+    ("evaluation.temperature=0", "Add evaluation.num_completions=1."),
+    ("evaluation.temperature=-1", "evaluation.temperature=-1: must be a number, at least 0."),
+    ("temperature=null", "temperature=null: must be a number, above 0"),
     ("optimizer.lr=abc", "optimizer.lr=abc: must be a number."),
     ("max_new_tokens=ten", "max_new_tokens=ten: must be a whole number, at least 1."),
     ("max_new_tokens=-4", "max_new_tokens=-4: must be a whole number, at least 1."),
@@ -159,6 +162,7 @@ def test_it_is_refused_by_the_classes(command, says, monkeypatch):
 @pytest.mark.parametrize(
     "command",
     [
+        "evaluation.temperature=0 evaluation.num_completions=1",
         "data=reasoning_gym data.task=chain_sum reward=reasoning_gym",
         "recipe=smollm2_chain_sum policy.system_prompt=null",
         "policy=hub policy.name=a data=jsonl data.train_path=a data.validation_path=b reward=math",

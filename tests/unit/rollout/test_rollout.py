@@ -18,6 +18,22 @@ def flat(batches):
     return [completion for batch in batches for group in batch for completion in group]
 
 
+def test_temperature_0_takes_the_most_probable_token():
+    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
+    tokens, logps, entropies = sample_tokens(logits, torch.tensor([0.99, 0.99]), 0.0, 1.0)
+    assert tokens.tolist() == [1, 0]
+    torch.testing.assert_close(logps, logits.log_softmax(1)[[0, 1], [1, 0]])
+    torch.testing.assert_close(entropies, sample_tokens(logits, torch.zeros(2), 1.0, 1.0)[2])
+    assert sample_tokens(torch.full((1, 3), torch.nan), torch.zeros(1), 0.0, 1.0)[1].isnan()
+
+
+def test_greedy_completions_do_not_depend_on_the_noise(policy):
+    rollouts = [rollout(policy.model, PROMPTS, noise, Generation(20, 0.0), ENDS)
+                for rollout in (Decode(), HFGenerate()) for noise in (NOISE, 1 - NOISE)]  # fmt: skip
+    first, *others = [[completion.tokens_T.tolist() for completion in flat(one)] for one in rollouts]
+    assert all(other == first for other in others)
+
+
 @pytest.mark.parametrize("generation", [Generation(20), Generation(20, 0.7), Generation(20, 1.3, 0.6)], ids=repr)
 def test_decode_samples_what_generate_samples(policy, generation):
     ours = flat(Decode()(policy.model, PROMPTS, NOISE, generation, ENDS))
@@ -115,7 +131,7 @@ def test_noise_is_keyed_by_seed_stream_and_draw():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "key"), [((0,), "max_new_tokens"), ((5, 0.0), "temperature"), ((5, 1.0, 0.0), "top_p")]
+    ("arguments", "key"), [((0,), "max_new_tokens"), ((5, -1.0), "temperature"), ((5, 1.0, 0.0), "top_p")]
 )
 def test_generation_without_meaning_is_refused(arguments, key):
     with pytest.raises(ValueError, match=key):
