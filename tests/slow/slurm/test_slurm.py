@@ -20,7 +20,7 @@ pytestmark = [
 
 # A minute of waiting for rewards, hardly any of computing.
 LONG = [o for o in SMALL if o.split("=")[0] not in ("num_steps", "evaluation.every", "reward.path")]
-LONG += ["num_steps=150", "evaluation.every=50", "reward.path=rewards.slow_even_length"]
+LONG += ["num_steps=150", "evaluation.every=50", "reward.path=rewards.slow_even_length", "reward.allow=[everything]"]
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.timeout_min=10"]
 ONE = "hydra.sweep.subdir=run"
 SECONDS = 900  # a limit for a very busy machine
