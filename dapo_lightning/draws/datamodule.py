@@ -35,6 +35,7 @@ class PromptDataModule(L.LightningDataModule):
         num_prompts_per_batch: number of held-out prompts that one rank samples at once.
 
     Attributes:
+        prompts: the train prompts and the held-out prompts that are evaluated.
         counts: number of prompts in each split ("train", "validation"), of prompts dropped as too long
             ("..._dropped"), of held-out prompts that are evaluated ("evaluated"), and of those among them that the
             train split contains as well ("repeated").
@@ -64,6 +65,7 @@ class PromptDataModule(L.LightningDataModule):
             )
         self._loader = DrawLoader(PromptDraws(PromptStream(train, seed), num_prompts_per_step), num_steps)
         self._held_out = [NumberedPrompt(row, prompt) for row, prompt in enumerate(held_out[:num_validation_prompts])]
+        self.prompts = [*train, *held_out[:num_validation_prompts]]
         self._num_prompts_per_batch = num_prompts_per_batch
         self.counts["evaluated"] = len(self._held_out)
         self._digest = digest_of({"train": train, "held-out": held_out[:num_validation_prompts]}) if num_steps else {}

@@ -75,12 +75,6 @@ def _reference(text: str) -> tuple[str, str]:
     return answer, simplified(answer)
 
 
-def is_readable(reference: str) -> bool:
-    """Whether a reference is mathematics, a choice or a word; an answer spelled differently can then equal it."""
-    gold = _reference(reference)[1]
-    return bool(_CHOICE.fullmatch(gold) or _WORDS.fullmatch(_plain(gold)) or _tree(gold)[0])
-
-
 _LISTED = re.compile(r"\[\s*(['\"])(.*)\1\s*\]", re.DOTALL)
 _INTEGER = re.compile(r"[+-]?\d{1,300}")
 _CHOICE = re.compile(r"(?:(?:option|choice|answer) )?\(?([A-J])(?:\)|[.:](?:\s|$)|$)", re.IGNORECASE)

@@ -31,6 +31,9 @@ class Reward(ABC):
             ValueError: naming the key and the remedy.
         """
 
+    def check(self, prompts: Sequence[Prompt]) -> None:  # noqa: B027
+        """Says, before the run begins, which reference answers it cannot use."""
+
     @abstractmethod
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
         """Starts to grade and returns at once, so that the next completions can be generated meanwhile."""

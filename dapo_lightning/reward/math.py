@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dapo_lightning.reward import PendingGrades
 from dapo_lightning.reward.pooled import PooledReward
 from dapo_lightning.types import Grade, Prompt
+
+log = logging.getLogger(__name__)
 
 DEFAULT_FORM = r"\boxed{...}, a line 'Answer: ...' or '#### ...'"
 
@@ -34,6 +37,18 @@ class Math(PooledReward):
     @property
     def answer_form(self) -> str:  # type: ignore[override]
         return DEFAULT_FORM if self.pattern is None else f"a match of reward.pattern={self.pattern}"
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Warns of references that are not mathematics: only an answer that is spelled like one can equal it."""
+        outcomes = self.pool.submit([(prompt.answer, r"\boxed{0}") for prompt in prompts]).result()
+        pairs = zip(prompts, outcomes, strict=True)
+        unread = [prompt for prompt, outcome in pairs if outcome.value and outcome.value[2] in ("unparsed", "too_long")]
+        if unread:
+            log.warning(
+                "reward=math cannot read %d of %d reference answers as mathematics or words, such as %.80r in %s: only "
+                "an answer that is spelled like it will be correct.",
+                len(unread), len(prompts), unread[0].answer, unread[0].source,
+            )  # fmt: skip
 
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
         """Each completion is an item of its own."""

@@ -40,6 +40,11 @@ class Weighted(Reward):
         for part in self.parts.values():
             part.start()
 
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Lets every part check the references."""
+        for part in self.parts.values():
+            part.check(prompts)
+
     def close(self) -> None:
         """Closes every part."""
         for part in self.parts.values():

@@ -13,6 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from dapo_lightning.algorithm import Algorithm
@@ -93,6 +94,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     )
     reward = instantiate(config.reward)
     reward.start()
+    rank_zero_only(reward.check)(data.prompts)
     clock = Clock()
     with clock("load"):
         policy = source.load(codec, dataset, Path("outputs/warm_start"), reach=data.longest_prompt + longest)

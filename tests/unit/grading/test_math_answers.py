@@ -13,6 +13,8 @@ import pytest
 from dapo_lightning.grading import math_grader as grading
 from dapo_lightning.grading.final_answer import final_answer
 from dapo_lightning.grading.math_grader import MathGrader
+from dapo_lightning.reward.math import Math
+from dapo_lightning.types import Prompt
 
 ROWS = [json.loads(line) for line in (Path(__file__).parents[2] / "data/math_answers.jsonl").read_text().splitlines()]
 
@@ -111,6 +113,16 @@ def test_boxes_side_by_side_are_a_list_if_one_is_asked_for(grade):
 )
 def test_references_are_read_as_answers_are(grade, reference):
     assert [grade((reference, rf"\boxed{{{answer}}}"))[0] for answer in ("42", "42.0", "41")] == [True, True, False]
+
+
+def test_unreadable_references_are_told_before_the_run(caplog):
+    references = ["42", r"\boxed{\frac12}", "Evelyn", "no solution", "B", "x>1", "2 apples", "", "if x then {y", "a?b"]
+    prompts = [Prompt("", reference, f"data.csv:{row}") for row, reference in enumerate(references)]
+    reward = Math(1, 60.0, 1000)
+    reward.check(prompts)
+    reward.close()
+    (record,) = caplog.records
+    assert "cannot read 3 of 10 reference answers" in record.getMessage() and "'' in data.csv:7" in record.getMessage()
 
 
 def test_a_pattern_of_ones_own():
