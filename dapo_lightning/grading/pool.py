@@ -35,7 +35,8 @@ class GradingPool:
         factory: dotted path of a callable; each child calls `factory(**options)` to get the grader, which is called
             with one item and returns a JSON value.
         options: keyword arguments of the factory. They and the items must be picklable.
-        num_workers: number of items graded at once; one more child waits, to replace another.
+        num_workers: number of items graded at once; one more child waits, to replace another. An item that takes a
+            tenth of its time limit gets a child for itself, of which there are at most four times as many.
         seconds: wall-clock time limit of an item of size 1.
         megabytes: growth allowed to the address space of a child, once its grader is built (Linux only).
         allow: what children may see and reach, see `Permissions.of`.
@@ -67,6 +68,7 @@ class GradingPool:
         self._started: Future[None]
         self._idle: asyncio.Queue[Child] = asyncio.Queue()
         self._spare: Child | None = None
+        self._num_slow = 0  # items that have a child for themselves
         self._children: set[Child] = set()
         self._closing = asyncio.Event()
 
@@ -154,16 +156,30 @@ class GradingPool:
 
     async def _grade(self, items: Sequence[bytes], limits: Sequence[float]) -> list[Outcome]:
         child = await self._idle.get()
-        outcomes: list[Outcome] = []
+        outcomes: list[Outcome | asyncio.Task[Outcome]] = []
         try:
             while (done := len(outcomes)) < len(items):
                 if child.is_disturbed():
                     child.end()
                     child = await self._take()
-                outcomes += await child.grade(items[done:], limits[done:])
+                graded, is_slow = await child.grade(items[done:], limits[done:], self._may_leave)
+                outcomes += graded
+                if is_slow:  # it keeps the child for itself, and another child grades those behind it
+                    outcomes.append(asyncio.create_task(self._finish(child, limits[len(outcomes)])))
+                    child = await self._take()
         finally:
             self._idle.put_nowait(child)
-        return outcomes
+        return [outcome if isinstance(outcome, Outcome) else await outcome for outcome in outcomes]
+
+    def _may_leave(self) -> bool:
+        return self._num_slow < 4 * self._num_workers
+
+    async def _finish(self, child: Child, limit: float) -> Outcome:
+        self._num_slow += 1
+        try:
+            return await child.finish(limit)
+        finally:
+            self._num_slow -= 1
 
     async def _take(self) -> Child:
         """Returns a child that is ready, usually the spare one, and starts the next spare one."""

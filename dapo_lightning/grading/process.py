@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from dapo_lightning.grading import child as protocol
 from dapo_lightning.grading.child import Outcome
 from dapo_lightning.grading.permissions import Permissions
 
+_SLOW = 0.1  # of its time limit: an item that takes longer no longer holds up those behind it
 _START_SECONDS = 120.0  # for a child to import what its grader needs, on a busy machine
 
 _EXIT_SECONDS = 0.5
@@ -85,8 +86,11 @@ class Child:
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(0))
 
-    async def grade(self, items: Sequence[bytes], limits: Sequence[float]) -> list[Outcome]:
-        """Returns the outcomes of these pickles, each with its time limit in seconds, up to one that ends the child.
+    async def grade(
+        self, items: Sequence[bytes], limits: Sequence[float], may_leave: Callable[[], bool]
+    ) -> tuple[list[Outcome], bool]:
+        """Returns the outcomes of these pickles, each with its time limit in seconds, up to one that ends the child, or
+        one with others behind it that is slow when `may_leave` allows to leave it; and whether there was such a one.
 
         The child reads all of them before it answers the first, so the two sides never wait for each other.
         """
@@ -94,15 +98,23 @@ class Child:
             async with asyncio.timeout(limits[0]):
                 await asyncio.get_running_loop().sock_sendall(self._socket, protocol.frame(items))
         outcomes: list[Outcome] = []
-        for limit in limits:
+        for index, limit in enumerate(limits):
             is_fresh = self._num_answers == 0
+            if index < len(limits) - 1 and not await self._answers_within(_SLOW * limit) and may_leave():
+                return outcomes, True
             outcome = await self._next_outcome(limit)
             # An item is not blamed for memory that earlier ones left: it has another try in a fresh child.
             if outcome.failure != "memory" or is_fresh:
                 outcomes.append(outcome)
             if self.ended:
                 break
-        return outcomes
+        return outcomes, False
+
+    async def finish(self, limit: float) -> Outcome:
+        """Returns the outcome of an item that was left, and ends the child, which has others behind it."""
+        outcome = await self._next_outcome(limit)
+        self.end()
+        return outcome
 
     def end(self) -> int:
         """Kills the child with all that it started, reaps it and returns its exit code."""
@@ -152,6 +164,11 @@ class Child:
                 self._received += data
         self._num_answers += 1
         return outcome
+
+    async def _answers_within(self, seconds: float) -> bool:
+        if b"\n" not in self._received and not self.is_disturbed():
+            await self._until_readable(seconds)
+        return self.is_disturbed()
 
     async def _until_readable(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
