@@ -38,7 +38,8 @@ def same(gold: Node, found: Node) -> bool:
 def _same(gold: Node, found: Node) -> bool:
     if gold.op == "number" and gold.args[0].denominator > 1 and found.op == "chain" and found.args[-2] == "~":
         found = found.args[-1]  # an approximation is asked for
-    left, right = _assignments(gold, is_gold=True), _assignments(found)
+    left = _assignments(gold)
+    right = _assignments(found, frozenset(name for name, _ in left))
     if left and right:
         if sorted({a for a, _ in left}) == sorted({a for a, _ in right}):
             return _match(left, right)
@@ -131,30 +132,32 @@ def _has_relations(node: Node) -> bool:
     return any(item.op == "chain" for item in node.args if isinstance(item, Node))
 
 
-def _label(side: Node, is_gold: bool) -> str | None:
-    """The name of what an equation gives a value to; None if it is not a name, but something to be solved."""
+def _label(side: Node, known: frozenset[str] | None) -> str | None:
+    """The name of what an equation gives a value to; None if it is not a name, but something to be solved. A reference
+    may name a number, as in `sin(1) = 0.84`, and an answer what a reference does."""
     if side.op in ("name", "e", "i"):
         return str(side.args[0]) if side.args else side.op
     if side.op == "bracket" and all(item.op == "name" for item in side.args[2:]):
         return "".join(item.args[0] for item in side.args[2:])
-    is_asked_for = not names(side) and side.op != "blank" if is_gold else len(names(side)) >= 2
-    return repr(side) if is_asked_for else None
+    if known is None:
+        return None if names(side) or side.op == "blank" else repr(side)
+    return repr(side) if len(names(side)) >= 2 or repr(side) in known else None
 
 
-def _assignments(node: Node, is_gold: bool = False) -> list[tuple[str, Node]]:
+def _assignments(node: Node, known: frozenset[str] | None = None) -> list[tuple[str, Node]]:
     """The pairs (name, value) of `x = 1, y = 2`, of `(x, y) = (1, 2)` or of `x = 1, 2`; [] if some item is no such."""
     items = node.args if node.op in _LISTS else (node,)
     pairs: list[tuple[str, Node]] = []
     for item in items:
         if item.op == "chain" and all(sign in _EQUAL for sign in item.args[1::2]):
             sides = item.args[::2]
-            label = _label(sides[0], is_gold)
+            label = _label(sides[0], known)
             target = _exact_side(item)
             if label is None and len(sides) == 2 and sides[1].op == "name":
                 label, target = str(sides[1].args[0]), sides[0]
             if label is None and not names(item) and all(same_value(sides[0], side) for side in sides[1:]):
                 label = repr(sides[0])  # 3 + 4 = 7
-            if label is None and sides[0].op not in ("blank",) and "~" in item.args and not is_gold:
+            if label is None and sides[0].op not in ("blank",) and "~" in item.args and known is not None:
                 label, target = "", sides[0]
             if label is None:
                 return []

@@ -14,7 +14,7 @@ _BOX = re.compile(
     r"\\(?:boxed|fbox)(?:\s{0,8}\{|\s{0,8}(\\[dt]?frac\{[^{}]{1,99}\}\{[^{}]{1,99}\})|\s{1,8}([^\s\\{}$]{1,100}))"
     r"|\\\\(?!boxed|fbox)|\\[{}]|[{}]"
 )
-_BESIDE = re.compile(r"(?:[\s$,;&]|\\[()\[\]]|\\text\{|\}|and\b|or\b){1,30}")  # between boxes of one list
+_BESIDE = re.compile(r"(?:[\s$,;&]|\\[()\[\]]|\\text\{|\}|and\b|or\b|[A-Za-z] ?=){1,30}")  # between boxes of one list
 _STATEMENT = re.compile(
     r"^[ \t#*_]*(?:the[ \t]+)?(?:final[ \t]+)?answer[ \t*_:：.#]*$"  # a heading
     r"|<answer>"
@@ -39,6 +39,7 @@ _SENTENCE = re.compile(
 _TELLING = re.compile(
     r"[^\n]{0,200}?(?:[\d\\$]|\*\*)|\(?[A-J](?:[).:]|$)|[a-z]$|(?:yes|no|true|false)\b", re.IGNORECASE
 )
+_STRUCK = re.compile(r"~~[^~\n]{0,200}~~|</?[a-z]{1,8}>")
 _QUOTES = ("**", "__", "`", "$$", "$"), (r"\(", r"\["), (r"\)", r"\]")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|boxed|fbox)\s{0,8}\{")
 
@@ -133,6 +134,7 @@ def _stated(text: str, start: int) -> str:
             return bare(text[start + 2 : stop])
     stop = text.find("\n", start)
     line = (text[start:] if stop < 0 else text[start:stop]).rstrip(" \t\r*_`")
+    line = _STRUCK.sub("", line).lstrip(" *_`")
     if sentence := _SENTENCE.match(line, 0, _LONG):
         line = line[sentence.end() :]
     clause = _CLAUSE_ENDS.split(line, maxsplit=1)[0]
@@ -147,7 +149,7 @@ def _is_telling(text: str) -> bool:
 
 def bare(text: str) -> str:
     """Returns an answer without the quotes, dollars and boxes around it."""
-    text = text.strip()
+    text = _STRUCK.sub("", text).strip()
     for _ in range(8 if len(text) < _LONG else 0):  # wrappers in wrappers
         before, text = text, text.strip()
         if not text.endswith("..."):

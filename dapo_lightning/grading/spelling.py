@@ -27,7 +27,6 @@ _REAL = r"\\mathbb{R}"
 _SPELLINGS = [
     (re.compile(pattern), latex)
     for pattern, latex in (
-        (r"~~.*?~~|</?[a-z]{1,8}>", ""),
         (r"\\(?:color|textcolor|colorbox|tag|label|h?phantom|vphantom)\*?\s*\{[^{}]*\}", ""),  # marks, not mathematics
         (r"\\color\s*\\?[a-z]+", ""),
         (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\.?|\\!|\\?\$|(?<!\\)\\[()\[\]]", ""),

@@ -26,7 +26,8 @@ _ZERO = _MP.mpf(10) ** -80  # at a root that was found numerically
 _MAX_BITS = 200_000  # of an exact number
 _MAX_TERMS = 500  # of a sum
 _MAX_ROOTS = 20
-_GRID = [Fraction(2 * n + 1, 7) for n in range(-70, 70)]
+_FAR = [Fraction(20 * 3**n, 2**n) for n in range(1, 30)]
+_GRID = [*(-x for x in reversed(_FAR)), *(Fraction(2 * n + 1, 7) for n in range(-70, 70)), *_FAR]
 _PROBES = [*map(Fraction, range(-6, 7)), Fraction(1, 2), Fraction(-7, 2), Fraction(-1000), Fraction(1000), _MP.sqrt(2)]
 
 Point = dict[str, Any]
@@ -361,8 +362,14 @@ def _roots(gap: Node, variable: str, point: Point) -> Iterator[Any]:
         except _FAILURES:
             return None
 
+    first, second, third = (at(Fraction(n)) for n in range(3))
+    if all(isinstance(y, Fraction) for y in (first, second, third)) and third - second == second - first != 0:
+        yield -first / (second - first)  # a straight line
+        return
     values, found = [(x, at(x)) for x in _GRID], 0
     for (a, y), (b, z) in pairwise(values):
+        if y == 0:
+            yield a
         if y is None or z is None or _is_complex(y) or _is_complex(z) or not (y < 0 < z or z < 0 < y):
             continue
         if (found := found + 1) > _MAX_ROOTS:

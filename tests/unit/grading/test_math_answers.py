@@ -101,6 +101,13 @@ def test_the_final_answer(text, answer):
     assert final_answer(text) == answer
 
 
+@pytest.mark.parametrize("bound", ["7", "-3", "25", "123456", "10^{9}", r"\sqrt{2}", r"\frac{1}{1000}"])
+def test_relations_are_compared_at_their_bounds_however_far(grade, bound):
+    others = rf"x>{bound}", rf"x\ge{bound}+\frac1{{1000}}", rf"({bound},\infty)", rf"x\le{bound}", rf"x>{bound}-1"
+    assert grade((rf"x\ge{bound}", rf"\boxed{{[{bound},\infty)}}"))[0]
+    assert not any(grade((rf"x\ge{bound}", rf"\boxed{{{other}}}"))[0] for other in others)
+
+
 def test_boxes_side_by_side_are_a_list_if_one_is_asked_for(grade):
     text = r"\boxed{1}, \boxed{2} and $\boxed{3}$"
     assert final_answer(text, several=True) == "1, 2, 3" and final_answer(text) == "3"
