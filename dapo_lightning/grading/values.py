@@ -26,6 +26,7 @@ _ZERO = _MP.mpf(10) ** -80  # at a root that was found numerically
 _MAX_BITS = 200_000  # of an exact number
 _MAX_TERMS = 500  # of a sum
 _MAX_ROOTS = 20
+_MAX_CHANGES = 60
 _FAR = [Fraction(20 * 3**n, 2**n) for n in range(1, 30)]
 _GRID = [*(-x for x in reversed(_FAR)), *(Fraction(2 * n + 1, 7) for n in range(-70, 70)), *_FAR]
 _PROBES = [*map(Fraction, range(-6, 7)), Fraction(1, 2), Fraction(-7, 2), Fraction(-1000), Fraction(1000), _MP.sqrt(2)]
@@ -326,7 +327,9 @@ def same_set(first: Node, second: Node, variable: str, point: Point) -> tuple[bo
     Returns:
         (whether both hold for the same numbers, whether they hold for any).
     """
-    changes = sorted((c for f in (first, second) for c in _changes(f, variable, point)), key=_mpf)
+    changes = sorted({c for f in (first, second) for c in _changes(f, variable, point)}, key=_mpf)
+    if len(changes) > _MAX_CHANGES:
+        raise OverflowError("too many bounds")
     where = [*changes, *((_mpf(a) + _mpf(b)) / 2 for a, b in pairwise(changes)), *_PROBES]
     if changes:
         where += [changes[0] - 1, changes[-1] + 1]
@@ -359,16 +362,17 @@ def _roots(gap: Node, variable: str, point: Point) -> Iterator[Any]:
     def at(x: Any) -> Any:
         try:
             return value(gap, {**point, variable: x})
-        except _FAILURES:
+        except (*_FAILURES, OverflowError):
             return None
 
     first, second, third = (at(Fraction(n)) for n in range(3))
-    if all(isinstance(y, Fraction) for y in (first, second, third)) and third - second == second - first != 0:
-        yield -first / (second - first)  # a straight line
+    if all(isinstance(y, Fraction) for y in (first, second, third)) and third - second == second - first:
+        if first != second:  # a straight line
+            yield -first / (second - first)
         return
     values, found = [(x, at(x)) for x in _GRID], 0
     for (a, y), (b, z) in pairwise(values):
-        if y == 0:
+        if y == 0 and (found := found + 1) < _MAX_ROOTS:
             yield a
         if y is None or z is None or _is_complex(y) or _is_complex(z) or not (y < 0 < z or z < 0 < y):
             continue
