@@ -37,7 +37,7 @@ def warn_of_failures(records: Sequence[GroupRecord], where: str) -> None:
     """Warns if the reward raised on a completion, or could not grade a large part of them for another reason."""
     failures, num_completions = _failures(records), sum(len(record.failures) for record in records)
     if len(failures) > _LARGE * num_completions or any(failure == "error" for failure, _ in failures):
-        _warn("%s: %d of %d completions could not be graded and count as wrong: %s",
+        _warn("%s: %d of %d completions could not be graded: %s",
               where, len(failures), num_completions, _kinds(failures))  # fmt: skip
 
 

@@ -194,4 +194,7 @@ def _die_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    try:
+        main(*map(int, sys.argv[1:]))
+    except ConnectionError:  # the parent has ended, and has said why if that was an error
+        os._exit(1)

@@ -345,7 +345,7 @@ def test_completions_on_which_the_reward_raises_are_counted_and_told_in_their_st
     folder = run(tmp_path / "run", "reward.path=rewards.raises_on_seven", "sampling=static", "num_steps=2")
     told = [record.message for record in caplog.records if "could not be graded" in record.message]
     says = (
-        r"\d+ of 16 completions could not be graded and count as wrong: \d+ error \(first arith.*: ValueError: a seven"
+        r"\d+ of 16 completions could not be graded: \d+ error \(first arith.*: ValueError: a seven"
     )
     assert all(re.match(rf"(evaluation|step \d): {says}", text) for text in told)
     assert {text.partition(" ")[0] for text in told} == {"evaluation:", "step"}

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -351,6 +352,18 @@ def test_memory_kept_by_earlier_items_is_not_blamed_on_a_later_one():
     with make_pool(megabytes=100) as pool:
         assert pool.submit([("keep", 40)] * 4).result() == [Outcome(1, None), Outcome(2, None)] * 2
         assert pool.submit([("keep", 101), "good"]).result() == [Outcome(None, "memory"), Outcome("hello good", None)]
+
+
+def test_a_child_whose_parent_ends_meanwhile_says_nothing(graders):
+    """What it said would stand below the error that the user is to read."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "dapo_lightning.grading.child", str(theirs.fileno()), str(os.getpid())]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(graders), *sys.path])}
+    with theirs:
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, env=environment)
+    ours.sendall(frame(("hostile_graders.build_slowly", {}, 100)))
+    ours.close()
+    assert process.communicate(timeout=20)[1] == b"" and process.returncode == 1
 
 
 def test_a_machine_without_proc_is_told_what_needs_it(monkeypatch):

@@ -69,6 +69,14 @@ def test_parts_are_weighted_and_one_of_them_says_what_is_correct():
         Weighted({"exact": 1.0}, "other", exact=Exact("#"))
 
 
+def test_the_part_that_could_not_grade_is_named():
+    reward = Weighted({"exact": 1.0, "number": 0.5}, "exact", exact=Exact("#"), number=function("number_of"))
+    right, failed = reward([PROMPT] * 2, ["12", "#12"])
+    assert (right.failure, right.detail, right.score) == (None, "", -1.0 + 0.5 * 12)
+    assert (failed.failure, failed.correct) == ("error", True)
+    assert failed.detail.startswith("number: ValueError: invalid literal")
+
+
 def test_reasoning_gym_scores_with_the_tasks_own_scorer():
     data = ReasoningGymData("chain_sum", num_train=2, num_validation=2, seed=0)
     prompts = data.train_prompts()
