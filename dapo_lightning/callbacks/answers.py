@@ -41,7 +41,7 @@ class AnswerWarnings(L.Callback):
         log.warning(
             "no answer found in %d of %d completions of the evaluation (%d of them are truncated at max_new_tokens), "
             "so they count as wrong. The reward looks for %s. Ask the policy for an answer in that form, in the "
-            "prompts or with policy.system_prompt=...",
+            "prompts or with policy.system_prompt=...; if most are truncated, raise max_new_tokens.",
             len(missing), len(found), sum(missing), form,
         )  # fmt: skip
 

@@ -344,9 +344,7 @@ def test_a_reward_that_hangs_costs_its_completions_only_and_is_counted(tmp_path)
 def test_completions_on_which_the_reward_raises_are_counted_and_told_in_their_step(tmp_path, caplog):
     folder = run(tmp_path / "run", "reward.path=rewards.raises_on_seven", "sampling=static", "num_steps=2")
     told = [record.message for record in caplog.records if "could not be graded" in record.message]
-    says = (
-        r"\d+ of 16 completions could not be graded: \d+ error \(first arith.*: ValueError: a seven"
-    )
+    says = r"\d+ of 16 completions could not be graded: \d+ error \(first arith.*: ValueError: a seven"
     assert all(re.match(rf"(evaluation|step \d): {says}", text) for text in told)
     assert {text.partition(" ")[0] for text in told} == {"evaluation:", "step"}
     assert sum(float(row.get("grading/error") or 0) for row in rows(folder)) > 0
