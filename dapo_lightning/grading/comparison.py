@@ -109,10 +109,11 @@ def _same_item(gold: Node, found: Node) -> bool:
         is_tuple = ("(", ")") in (gold.args[:2], found.args[:2])
         if is_tuple and not _has_relations(gold) and not _has_relations(found):
             return len(items[0]) == len(items[1]) and all(map(_same_item, *items))
-    if "set" in kinds and ("bracket" in kinds or all(kind not in _REGIONS and kind != "chain" for kind in kinds)):
-        return (
-            len(gold.args) == len(found.args) == 1 and kinds == ("set", "set") and _same_item(*gold.args, *found.args)
-        )
+    if "set" in kinds and "bracket" in kinds:
+        return False
+    if "set" in kinds and all(kind == "set" or kind not in ("chain", *_REGIONS) for kind in kinds):  # {1} is 1
+        items = [node.args if node.op == "set" else (node,) for node in (gold, found)]
+        return len(items[0]) == len(items[1]) == 1 and _same_item(items[0][0], items[1][0])
     if _is_formula(gold) or _is_formula(found):
         return _same_formula(gold, found)
     if "matrix" in kinds or _is_matrix(gold) or _is_matrix(found):

@@ -36,7 +36,7 @@ _NAMES = set(
 )
 _ACCENTS = {"\\overline", "\\bar", "\\hat", "\\vec", "\\tilde", "\\overrightarrow", "\\widehat", "\\dot"}
 _FUNCTIONS = set("sin cos tan csc sec cot arcsin arccos arctan sinh cosh tanh ln log exp lg".split())
-_SKIPPED = {"\\angle", "\\triangle", "\\Delta "}  # they say what a name names
+_SKIPPED = {"\\angle", "\\triangle"}  # they say what a name names
 _MAX_DEPTH = 100
 _TOKEN = re.compile(r"\s*(\\(?:[A-Za-z]+|.)|\d+|.|$)", re.DOTALL)
 _NUMBER = re.compile(r"\d{1,3}(?:[ ,]\d{3})+(?![\d,])(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+")

@@ -88,7 +88,7 @@ _MODULUS = re.compile(
 )
 _COMMENT = re.compile(
     r"(?: |\\text\{ ?)\((?=[^()\\]*[A-Za-z]{3})[^()\\]*\)\}?$| ?\\text\{ ?\([A-J]\) ?\}$"  # 34 (thirty-four)
-    r"|,? ?(?:\\text\{[a-z ,]*\} ?)?\b[a-z] ?\\in ?\\mathbb\{[ZN]\}$"  # 2\pi k, k \in \mathbb{Z}
+    r"|(?:,| )(?: |\\text\{[a-z ,]*\})*[a-z] ?\\in ?\\mathbb\{[ZN]\}$"  # 2\pi k, k \in \mathbb{Z}
 )
 _DEGREES = (("degree", 1),)
 _SAID = re.compile(r"[a-z -]+\(([\d.,]+)\)", re.IGNORECASE)  # twelve (12)

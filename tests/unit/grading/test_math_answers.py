@@ -108,6 +108,11 @@ def test_relations_are_compared_at_their_bounds_however_far(grade, bound):
     assert not any(grade((rf"x\ge{bound}", rf"\boxed{{{other}}}"))[0] for other in others)
 
 
+def test_a_set_of_one_number_is_the_number(grade):
+    pairs = [(r"\{1\}", "1"), ("1", r"\{1\}"), (r"\{1\}", "2"), (r"\{1,2\}", "1"), (r"n\in\mathbb{Z}", r"\mathbb{Z}")]
+    assert [grade((a, rf"\boxed{{{b}}}"))[0] for a, b in pairs] == [True, True, False, False, True]
+
+
 def test_boxes_side_by_side_are_a_list_if_one_is_asked_for(grade):
     text = r"\boxed{1}, \boxed{2} and $\boxed{3}$"
     assert final_answer(text, several=True) == "1, 2, 3" and final_answer(text) == "3"
