@@ -15,7 +15,7 @@ async def _lengths(completions, guard):
             await asyncio.sleep(0.001)
             return float(len(completion))
 
-    return await asyncio.gather(*map(length, completions))
+    return (await asyncio.gather(*map(length, [*completions, "another"])))[:-1]
 
 
 async def semaphore(completions, **_):

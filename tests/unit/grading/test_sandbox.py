@@ -77,8 +77,10 @@ def test_a_door_is_opened_by_its_name(allow, opened):
 def test_an_interpreter_behind_several_links_is_found(tmp_path):
     """As uv installs them."""
     (tmp_path / "3.x").symlink_to(sys.base_prefix)
-    (tmp_path / "venv/bin").mkdir(parents=True)
-    (tmp_path / "venv/bin/python").symlink_to(tmp_path / "3.x/bin" / Path(sys.executable).resolve().name)
+    for name in ("venv/bin", "shims/bin"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "shims/bin/python").symlink_to(tmp_path / "3.x/bin" / Path(sys.executable).resolve().name)
+    (tmp_path / "venv/bin/python").symlink_to(tmp_path / "shims/bin/python")
     (tmp_path / "venv/pyvenv.cfg").write_text(f"home = {tmp_path / '3.x/bin'}\n")
     text = (
         "import subprocess, sys\n"
