@@ -199,7 +199,7 @@ class SharedPromptCache:
         weights = scores.softmax(dim=3).to(query.dtype)
         of_prompt, of_own = weights.split([prompt_keys.shape[2], keys.shape[2]], dim=3)
         out = self._to_rows(self._to_prompts(of_prompt) @ prompt_values) + of_own @ values
-        return out.reshape(num_rows, 1, num_keys * repeats, value.shape[3])
+        return out.reshape(num_rows, 1, num_keys * repeats, value.shape[3]).contiguous()
 
     def _seat(self, prompt_B: Tensor) -> None:
         """Assigns rows to the seats of their prompts, [P, seats], so that each prompt is read once for all its rows."""

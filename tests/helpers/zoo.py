@@ -147,11 +147,12 @@ def adapters(folder: Path) -> str:
         policy = source.load(source.codec(), None, folder, reach=REACH)
     except PolicyError as error:
         return "refused by peft" if "PEFT" in str(error) else "not with `all-linear`"
-    with torch.no_grad():
-        for weight_name, weight in policy.model.named_parameters():
-            if "lora_B" in weight_name:
-                weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
     rows = [prompt for prompt in PROMPTS for _ in range(NUM_COMPLETIONS)]
+    completion_logps(policy.model, rows[:1], TOKENS[:1], 1.0)[0].sum().backward()
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            if weight.grad is not None:  # some layers use weights directly, and never run their adapters
+                weight.add_(weight.grad / weight.grad.abs().max().clamp(min=1e-6), alpha=0.02)
     trained = update(policy, rows, TOKENS, 1)
     policy.save(folder / "merged")
     merged = AutoModelForCausalLM.from_pretrained(folder / "merged", dtype=torch.float32).eval()
