@@ -40,7 +40,7 @@ train-smollm2: $(SETUP) $(SMOLLM2)  ## teach it sums with DAPO (about an hour on
 test: $(SETUP) $(SMOLLM2)  ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-test-chaos: $(SETUP)  ## kill runs at random moments, fill their disk, take their data away (about five minutes)
+test-chaos: $(SETUP)  ## kill runs at random moments, damage their files, fill their disk, and more (about ten minutes)
 	$(BIN)/python -m pytest -m chaos tests/slow/chaos
 
 test-zoo: $(SETUP)  ## try a tiny model of every architecture that transformers has (half an hour on one busy core)

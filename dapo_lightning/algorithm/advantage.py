@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,9 +19,16 @@ class GroupNormalized:
     is all there is to normalise, so its advantages have variance exactly 1 for every G (with ddof 1, a group of two
     would get +-0.71 instead of +-1). epsilon is 1e-6, far below the smallest std that rewards of +-1 can have. A group
     without variance gets an advantage of exactly 0.
+
+    Raises:
+        ValueError: if epsilon is negative or not finite.
     """
 
     epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epsilon < math.inf:
+            raise ValueError(f"advantage.epsilon={self.epsilon}: must be a finite number of at least 0.")
 
     def __call__(self, rewards_PG: Tensor, groups: Sequence[Group]) -> Tensor:
         """[P, G] rewards -> [P, G, 1] advantages."""

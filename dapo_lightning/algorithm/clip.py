@@ -25,7 +25,7 @@ class Clip:
     upper: float
 
     def __post_init__(self) -> None:
-        if self.upper < 1:
+        if not self.upper >= 1:
             raise ValueError(
                 f"clip.upper={self.upper} bounds the ratio and must be at least 1; "
                 f"if you meant epsilon_high={self.upper}, write clip.upper={1 + self.upper:g}."

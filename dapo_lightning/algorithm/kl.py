@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -35,8 +36,10 @@ class K3:
     needs_reference = True
 
     def __post_init__(self) -> None:
-        if self.coefficient <= 0:
-            raise ValueError(f"kl.coefficient={self.coefficient}: must be positive; kl=none switches the penalty off.")
+        if not 0 < self.coefficient < math.inf:
+            raise ValueError(
+                f"kl.coefficient={self.coefficient}: must be positive and finite; kl=none switches the penalty off."
+            )
 
     def __call__(self, tokens: Tokens) -> PerToken:
         """The penalty that is subtracted from the objective of each token."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,12 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
+from dapo_lightning.rollout.finite import NotFiniteError
+from dapo_lightning.step.checkpoint import not_finite
 from dapo_lightning.utils.atomic import replacing
-from dapo_lightning.utils.checkpoints import all_checkpoints, latest
+from dapo_lightning.utils.checkpoints import all_checkpoints, steps_done
 
 log = logging.getLogger(__name__)
 
@@ -26,17 +28,35 @@ class Stopped(SystemExit):
         super().__init__(128 + number)
 
 
+class NotSavedError(Exception):
+    """A checkpoint could not be saved; those before it are whole."""
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a file beside the target, flushes it to disk and renames it, so that a checkpoint is complete or absent.
 
     (Lightning writes to the system's temporary folder. If that is on another disk, its final move is a copy.)
+
+    Raises:
+        NotSavedError: if the disk is full or the folder gone, and for objects that could not be loaded again: only
+            plain values and tensors are, since anything else may run code.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        with replacing(Path(path)) as partial, partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with replacing(Path(path)) as partial:
+                torch.save(checkpoint, partial)
+                if foreign := get_unsafe_globals_in_checkpoint(partial):
+                    raise NotSavedError(
+                        f"{path} was not saved: a state in it holds objects of {', '.join(sorted(foreign))}. A "
+                        "state_dict() must return plain values and tensors, because only these are loaded."
+                    )
+        except (OSError, RuntimeError) as error:  # torch's own error hides that of the system
+            reason = next((e.strerror for e in (error, error.__context__) if isinstance(e, OSError)), None) or error
+            raise NotSavedError(
+                f"{path} could not be saved: {str(reason).rstrip('.')}. Earlier checkpoints are whole: once this is "
+                "mended, the run can be continued."
+            ) from None
 
 
 class AtomicCheckpoint(Checkpoint):
@@ -58,7 +78,7 @@ class AtomicCheckpoint(Checkpoint):
         """Saves before the next step rather than after the last one, so that the evaluation between them is
         included."""
         if pl_module.history.dapo_steps % self.every == 0:
-            self._save(trainer, pl_module.history.dapo_steps)
+            self._save(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
         self._updating = pl_module.history.dapo_steps
@@ -66,16 +86,18 @@ class AtomicCheckpoint(Checkpoint):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Saves the last step while the epoch is still open, so that a finished run can be given more steps."""
         if pl_module.history.dapo_steps == trainer.num_training_batches:
-            self._save(trainer, pl_module.history.dapo_steps)
+            self._save(trainer, pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Saves the state before the step that failed, unless its update has begun. With several ranks it saves only if
         all stopped together, because saving is a collective."""
         alone = trainer.world_size == 1 or isinstance(exception, Stopped)
-        if trainer.state.fn == "fit" and alone and self._updating != pl_module.history.dapo_steps:
-            self._save(trainer, pl_module.history.dapo_steps)
-            if latest(self.folder):
-                log.info("saved %s; continue with resume=%s", latest(self.folder), self.folder.parent)
+        between_updates = trainer.state.fn == "fit" and self._updating != pl_module.history.dapo_steps
+        if alone and between_updates and not_finite(pl_module.state_dict()) is None:
+            try:
+                self._save(trainer, pl_module)
+            except NotSavedError as error:
+                log.error("%s", error)  # the run ends with the first exception
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Sets Lightning's loop counters to the number of DAPO steps done, with no step or evaluation in progress. No
@@ -94,12 +116,29 @@ class AtomicCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._last_saved = state_dict["last_saved"]
 
-    def _save(self, trainer: L.Trainer, steps: int) -> None:
+    def _save(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Saves on all ranks together, unless this step is saved; later steps of an earlier session, which are being
+        repeated, disappear.
+
+        Raises:
+            NotFiniteError: if a weight is not finite.
+        """
+        steps = pl_module.history.dapo_steps
         if steps == self._last_saved:
             return
+        bad = not_finite(pl_module.state_dict())
+        if not trainer.strategy.reduce_boolean_decision(bad is None, all=True):
+            raise NotFiniteError(
+                f"the weights after DAPO step {steps} are not finite ({bad or 'on another rank'}), so they were not "
+                "saved. Continue from the last checkpoint, or start again with a lower optimizer.lr."
+            )
         self._last_saved = steps
+        if trainer.is_global_zero:
+            self.folder.mkdir(exist_ok=True)
         trainer.save_checkpoint(self.folder / f"step_{steps:06d}.ckpt", weights_only=False)  # a collective
         if trainer.is_global_zero:
-            partial = self.folder.glob("*.partial")  # left by a kill
-            for old in (*all_checkpoints(self.folder)[: -self.keep], *partial):
+            saved = all_checkpoints(self.folder)
+            later = [path for path in saved if steps_done(path) > steps]
+            halves = self.folder.glob("*.partial")  # a kill may leave these
+            for old in [*saved[: len(saved) - len(later)][: -self.keep], *later, *halves]:
                 old.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import logging
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ import lightning as L
 from dapo_lightning.callbacks.tensorboard import summary_writers
 from dapo_lightning.types import Group
 from dapo_lightning.utils.atomic import replacing
+
+log = logging.getLogger(__name__)
 
 
 class SampleCompletions(L.Callback):
@@ -31,7 +34,11 @@ class SampleCompletions(L.Callback):
         """Removes lines that an earlier session wrote after its checkpoint, because those steps will be repeated."""
         if trainer.is_global_zero and self.path.exists():
             lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
-            done = [line for line in lines if _step(line) <= pl_module.history.dapo_steps]
+            steps = [_step(line) for line in lines]
+            if num_bad := sum(step is None for step in steps[:-1]):
+                log.warning("%s: %d damaged line(s) are left out", self.path, num_bad)
+            last = pl_module.history.dapo_steps
+            done = [line for step, line in zip(steps, lines, strict=True) if step is not None and step <= last]
             with replacing(self.path) as partial:
                 partial.write_text("".join(line + "\n" for line in done), encoding="utf-8")
 
@@ -62,12 +69,14 @@ class SampleCompletions(L.Callback):
         ]
 
 
-def _step(line: str) -> float:
-    """Returns the step of a line, or infinity for an incomplete line, which a kill may have left."""
+def _step(line: str) -> int | None:
+    """Returns the step of a line, or None for one that is no row, such as half of one, which a kill may have left."""
     try:
-        return json.loads(line)["step"]
-    except ValueError:
-        return float("inf")
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = row.get("step") if isinstance(row, dict) else None
+    return step if isinstance(step, int) else None
 
 
 WIDTHS = {"prompt": 36, "completion": 64, "answer": 16}  # characters; TensorBoard does not wrap lines

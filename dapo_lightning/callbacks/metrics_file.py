@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from dapo_lightning.utils.atomic import replacing
 
@@ -46,7 +46,10 @@ class MetricsFile(Logger):
     def resume_after(self, last_step: int) -> None:
         """Reads the rows of an earlier session up to a step; later steps will be repeated."""
         if self._path.exists():
-            self._rows = {row["step"]: row for row in read_metrics(self._path) if row["step"] <= last_step}
+            rows, num_bad = parse_metrics(self._path)
+            if num_bad:
+                rank_zero_warn(f"{self._path}: {num_bad} damaged line(s) are left out")
+            self._rows = {row["step"]: row for row in rows if row["step"] <= last_step}
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -66,9 +69,22 @@ class MetricsFile(Logger):
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Reads the rows of a metrics.csv: numbers as floats, `step` as int, without empty cells."""
-    with path.open(newline="") as file:
-        return [
-            {name: int(value) if name == "step" else float(value) for name, value in row.items() if value}
-            for row in csv.DictReader(file)
-        ]
+    """Returns the rows of a metrics.csv: numbers as floats, `step` as int, without empty cells and damaged lines."""
+    return parse_metrics(path)[0]
+
+
+def parse_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Returns the rows of a metrics.csv, and how many lines were left out because a loss of power or a copy that broke
+    off has damaged them: they have NUL bytes, another number of cells, no end, or no numbers."""
+    *lines, incomplete = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    header, *cells = list(csv.reader(line.rstrip("\r") for line in lines)) or [[]]
+    rows = [row for row in (_parsed(header, row) for row in cells) if row]
+    return rows, len(cells) - len(rows) + bool(incomplete.strip())
+
+
+def _parsed(header: list[str], cells: list[str]) -> dict[str, Any] | None:
+    try:
+        row: dict[str, Any] = {name: float(cell) for name, cell in zip(header, cells, strict=True) if cell}
+        return row | {"step": int(row["step"])}
+    except (ValueError, OverflowError, KeyError):
+        return None

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -42,10 +41,6 @@ class FSDP2(ModelParallelStrategy):
     def _setup_distributed(self) -> None:
         super()._setup_distributed()
         self._data_parallel_size, self._tensor_parallel_size = self.world_size, 1
-
-    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Loads with `weights_only=False`, because Lightning ignores the value given to `fit`."""
-        return super().load_checkpoint(checkpoint_path, weights_only=False)
 
 
 def shard(model: PreTrainedModel, mesh: DeviceMesh, compute_dtype: torch.dtype | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import repeat
 from typing import Any
 
@@ -15,6 +15,7 @@ from dapo_lightning.algorithm import SamplingOption
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.draws.ahead import AheadGenerator, Generate, KeepRate
 from dapo_lightning.draws.graded import require_grades
+from dapo_lightning.draws.plain import plain, restored
 from dapo_lightning.draws.record import GroupRecord
 from dapo_lightning.draws.stream import PromptStream
 from dapo_lightning.types import Group
@@ -45,7 +46,8 @@ class PromptDraws:
 class DrawLoader:
     """The dynamic-sampling iterable: it hands the draws to every DAPO step, which fills a batch from them.
 
-    Lightning saves its `state_dict` in every checkpoint.
+    Lightning saves its `state_dict` in every checkpoint. It is made of plain values and tensors, so that loading it
+    cannot run code; a carried prompt is found again by its number.
     """
 
     def __init__(self, draws: PromptDraws, num_steps: int):
@@ -58,10 +60,19 @@ class DrawLoader:
         return repeat(self.draws, self._num_steps)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"state": self.draws.state}
+        state = self.draws.state
+        return {
+            "num_drawn": state.num_drawn,
+            "keep_rate": asdict(state.keep_rate),
+            "carried": list(map(plain, state.carried)),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.draws.state = state_dict["state"]
+        self.draws.state = DrawState(
+            state_dict["num_drawn"],
+            KeepRate(**state_dict["keep_rate"]),
+            tuple(restored(group, self.draws.stream) for group in state_dict["carried"]),
+        )
 
 
 @dataclass(frozen=True)

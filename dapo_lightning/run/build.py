@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,18 @@ from dapo_lightning.draws.datamodule import PromptDataModule
 from dapo_lightning.draws.length import LengthLimit
 from dapo_lightning.draws.worker import RolloutWorker
 from dapo_lightning.run.checks import check, check_logps
-from dapo_lightning.run.command import as_dict, in_sweep, record_origin
+from dapo_lightning.run.command import as_dict, in_sweep, record_origin, resume_command
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import hyperparameters, save_config
 from dapo_lightning.run.targets import check_targets
 from dapo_lightning.slurm import job as slurm
+from dapo_lightning.step.checkpoint import not_finite
 from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.types import Generation
-from dapo_lightning.utils.checkpoints import latest, steps_done
+from dapo_lightning.utils.checkpoints import latest, newest_whole, steps_done
 from dapo_lightning.utils.clock import Clock
+
+log = logging.getLogger(__name__)
 
 TECHNIQUES = tuple(field.name for field in fields(Algorithm))
 
@@ -47,12 +51,17 @@ def set_up(config: DictConfig) -> tuple[DAPOModule, PromptDataModule, L.Trainer]
     check_targets(as_dict(config))
     folder = Path(config.run_folder)
     L.seed_everything(config.seed, verbose=False)
-    trainer = build_trainer(config, latest(folder / "checkpoints") if config.resume else None)
+    checkpoint, damaged = newest_whole(folder / "checkpoints") if config.resume else (None, [])
+    trainer = build_trainer(config, checkpoint)
+    for phrase in damaged if trainer.is_global_zero else []:
+        log.warning("%s: the run goes on from %s", phrase, checkpoint)
     if trainer.is_global_zero and not config.resume and (folder / "config.yaml").exists():
-        raise ConfigError(
-            f"{folder} already holds a run: continue it with resume={folder}, or choose another folder with "
-            "hydra.run.dir=<folder>."
-        )
+        if latest(folder / "checkpoints") or (folder / "summary.json").exists():
+            raise ConfigError(
+                f"{folder} already holds a run: continue it with {resume_command(folder)}, or choose another folder "
+                "with run_folder=<folder>."
+            )
+        log.warning("%s holds a run that ended before its first checkpoint: it starts again", folder)
     if trainer.world_size > 1 and in_sweep() and not slurm.in_job():
         raise ConfigError(
             f"a sweep on this machine starts one process for each run, but trainer.devices={config.trainer.devices} "
@@ -98,6 +107,8 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     clock = Clock()
     with clock("load"):
         policy = source.load(codec, dataset, Path("outputs/warm_start"), reach=data.longest_prompt + longest)
+    if (bad := not_finite(policy.model.state_dict())) is not None:
+        raise ConfigError(f"policy: its weights are not finite ({bad}), so it is no policy. Choose another policy.")
     module = instantiate(config.module)(
         worker=RolloutWorker(policy, rollout, reward, config.seed, clock),
         algorithm=algorithm,
@@ -113,7 +124,7 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
     """Builds Lightning's Trainer for one epoch of `num_steps` batches, each of which is a DAPO step."""
     loggers = [logger for logger in instantiate(config.logger).values() if logger]
     for logger in loggers:
-        if config.resume and hasattr(logger, "resume_after"):
+        if hasattr(logger, "resume_after"):
             logger.resume_after(steps_done(checkpoint) if checkpoint else -1)
     callbacks = [callback for callback in instantiate(config.callbacks).values() if callback]
     if in_sweep() and HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":  # bars of parallel runs would mix

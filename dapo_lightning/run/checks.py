@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from dapo_lightning.run.errors import ConfigError
-from dapo_lightning.run.schema import check_plain
+from dapo_lightning.run.schema import check_finite, check_plain
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.utils.options import option_attribute
+
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 def check(config: Mapping[str, Any]) -> None:
     """Raises a ConfigError for plain keys or a trainer that make no sense. Expects a resolved configuration."""
+    check_finite(config)
     check_plain(config)
     _check_batches(config)
     if config["evaluation"]["temperature"] == 0 and (number := config["evaluation"]["num_completions"]) > 1:
@@ -71,12 +74,11 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
             f"trainer.strategy={trainer['strategy']}: FSDP1 does not support the manual clipping and accumulation of "
             "gradients in the DAPO step. Use trainer=fsdp2, or a DDP strategy."
         )
-    precision = str(trainer["precision"])
-    if precision.startswith(("16", "bf16-true")):
+    if trainer["precision"] not in PRECISIONS:
         raise ConfigError(
-            f"trainer.precision={precision}: with 16, loss scaling hides the gradient norms; weights in half precision "
-            "lose most updates to rounding. Use trainer.precision=32-true, or bf16-mixed, which keeps "
-            "float32 weights and computes in bf16."
+            f"trainer.precision={trainer['precision']}: choose {' or '.join(PRECISIONS)}, which keeps float32 weights "
+            "and computes in bf16. (In half precision, weights lose most updates to rounding, and with 16-mixed, loss "
+            "scaling hides the gradient norms.)"
         )
     if slurm.in_job():
         check_tasks(trainer, *slurm.tasks())

@@ -16,14 +16,26 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from dapo_lightning.run.command import as_config_error, as_dict, can_resume, in_sweep, load_run_config
-from dapo_lightning.run.compose import compose_run, initialized
+from dapo_lightning.run.command import (
+    as_config_error,
+    as_dict,
+    can_resume,
+    in_sweep,
+    load_run_config,
+    quoted,
+    quoted_paths,
+    resume_command,
+)
+from dapo_lightning.run.compose import compose_run, create, initialized
 from dapo_lightning.run.errors import ConfigError
+from dapo_lightning.run.explain import explanation
 from dapo_lightning.run.folder import continuation, finished_result, lock_folder, remove_if_unused
 from dapo_lightning.run.help import help_text
 from dapo_lightning.run.options import CONF, RENAMED
 from dapo_lightning.run.refuse import check_overrides, parse
-from dapo_lightning.run.threads import log_threads, wait_passively
+from dapo_lightning.run.threads import bound_kernel_cache, log_threads, wait_passively
+from dapo_lightning.utils.checkpoints import latest
+from dapo_lightning.utils.orphans import end_with_launcher
 from dapo_lightning.utils.overrides import with_home
 
 log = logging.getLogger(__name__)
@@ -44,12 +56,13 @@ class Result:
 
 def main() -> None:
     """Runs the command line. A refused command leaves no files behind."""
+    end_with_launcher()
     arguments = [with_home(argument) for argument in sys.argv[1:]]
     if {"-h", "--help"} & {*arguments}:
         print(help_text([argument for argument in arguments if not argument.startswith("-")]))
         return
     try:
-        sys.argv[1:] = [*arguments, *_check_command(arguments)]
+        sys.argv[1:] = _checked_command(arguments)
     except ConfigError as error:
         sys.exit(f"error: {error}")
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run_job)()
@@ -66,22 +79,29 @@ def run(overrides: Sequence[str] = ()) -> Result:
         return Result(execute(config), Path(config.run_folder))
 
 
-def _check_command(arguments: Sequence[str]) -> list[str]:
-    """Raises a ConfigError if a command is refused. Returns one more override: the run folder, where Hydra writes its
-    log. Commands with other configs (--config-dir and the like) are not checked here, because only Hydra knows those.
+def _checked_command(arguments: Sequence[str]) -> list[str]:
+    """Raises a ConfigError if a command is refused. Returns the command with one more override: the folder of the run,
+    or of the sweep, where Hydra writes its log. Commands with other configs (--config-dir and the like) are not checked
+    here, because only Hydra knows those.
     """
     given = get_args_parser().parse_args(arguments)
+    is_sweep = given.multirun or "hydra.mode=MULTIRUN" in given.overrides  # there, commas separate values
+    if not is_sweep:
+        arguments, given.overrides = quoted_paths(arguments), quoted_paths(given.overrides)
     values = {override.key_or_group: override.input_line for override in parse(given.overrides)}
     if given.config_dir or given.config_path or given.config_name or "hydra.searchpath" in values:
-        return []
+        return list(arguments)
     if given.info or given.hydra_help or given.shell_completion or given.experimental_rerun:
-        return []
+        return list(arguments)
     with initialized():
-        if given.multirun or given.cfg or values.get("hydra.mode", "").endswith("MULTIRUN"):
-            check_overrides(given.overrides, is_sweep=True)
-            return []
-        folder = str(compose_run(given.overrides).run_folder).replace("\\", "\\\\").replace("'", "\\'")
-    return [f"hydra.run.dir='{folder}'"]
+        if is_sweep or given.cfg:
+            base = check_overrides(given.overrides, is_sweep=True)
+            if given.cfg or "hydra.sweep.dir" in values:
+                return list(arguments)
+            return [*arguments, quoted("hydra.sweep.dir", str(create(Path(base.hydra.sweep.dir), is_new=True)))]
+        folder = compose_run(given.overrides).run_folder
+    log_to = ["hydra/job_logging=stdout"] if "${" in folder else []  # Hydra interpolates the name of its log
+    return [*arguments, *log_to, quoted("hydra.run.dir", folder)]
 
 
 def run_job(config: DictConfig) -> float:
@@ -90,16 +110,21 @@ def run_job(config: DictConfig) -> float:
     If a job of a sweep fails, the error is logged and the other jobs continue; at the end, Hydra raises the first
     error. Outside a sweep, an error of this package ends the process with its message.
     """
+    folder = Path(config.run_folder)
     try:
         return execute(config)
+    except KeyboardInterrupt:  # before Lightning, which handles it, has begun
+        remove_if_unused(folder)
+        print("interrupted before the first step", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
-        is_ours = type(error).__module__.startswith("dapo_lightning.")
+        sentence = explanation(error, folder)
         if in_sweep():
-            log.error("%s failed: %s", config.run_folder, error, exc_info=not is_ours)
-        elif is_ours:
+            log.error("%s failed: %s", folder, sentence or error, exc_info=sentence is None)
+        elif sentence is not None:
             _log_to_file(error)  # sys.exit prints it on the console
-            remove_if_unused(Path(config.run_folder))
-            sys.exit(f"error: {error}")
+            remove_if_unused(folder)
+            sys.exit(f"error: {sentence}")
         raise
 
 
@@ -120,6 +145,7 @@ def execute(config: DictConfig) -> float:
         return result
 
     wait_passively()
+    bound_kernel_cache()
     from dapo_lightning.run.build import set_up
     from dapo_lightning.run.quiet import quiet_lightning
     from dapo_lightning.run.session import evaluate, plan_run, train
@@ -133,6 +159,10 @@ def execute(config: DictConfig) -> float:
             module, data, trainer = set_up(config)
         try:
             return (train if config.mode == "train" else evaluate)(as_dict(config), module, data, trainer)
+        except BaseException:
+            if config.mode == "train" and trainer.is_global_zero and latest(Path(config.run_folder) / "checkpoints"):
+                log.info("the run can be continued with %s", resume_command(Path(config.run_folder)))
+            raise
         finally:
             module.worker.reward.close()
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -19,9 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import checkpoint_in, folder_name, read_config
+from dapo_lightning.run.foreign import check_foreign, check_old_overrides, confirmations, escaped
 from dapo_lightning.run.options import groups, numbers_of_options
 from dapo_lightning.slurm import job as slurm
-from dapo_lightning.utils.checkpoints import latest, steps_done
+from dapo_lightning.utils.checkpoints import damage, newest_whole, steps_done
 from dapo_lightning.utils.extras import extra_with
 from dapo_lightning.utils.overrides import override_key
 from dapo_lightning.utils.version import code_version
@@ -30,21 +32,34 @@ FROM_ITS_WEIGHTS = "policy=hub policy.name=<run folder>/policy policy.chat=<as b
 
 
 def run_folder(resume: str | None, mode: str, experiment: str | None) -> str:
-    """Returns the folder of a run: a new one, or that of the run that is resumed."""
+    """Returns the folder of a run: that of the run that is resumed, or else a name by the present second, which
+    `compose.create` makes unique."""
     if resume:
         return resume
     kind = experiment or "custom" if mode == "train" else mode
     if slurm.in_job():  # the same for all tasks, and after requeueing
         return f"outputs/{kind}/slurm_{os.environ['SLURM_JOB_ID']}"
-    folder = Path(f"outputs/{kind}/{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
-    taken = (number for number in count(2) if not folder.with_name(f"{folder.name}_{number}").exists())
-    return str(folder.with_name(f"{folder.name}_{next(taken)}") if folder.exists() else folder)
+    return f"outputs/{kind}/{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
 OmegaConf.register_new_resolver("folder_name", folder_name)
 OmegaConf.register_new_resolver("numbers_of_options", numbers_of_options, use_cache=True)
 OmegaConf.register_new_resolver("fifth", lambda number: max(1, number // 5))
+
+
+def quoted_paths(overrides: Sequence[str]) -> list[str]:
+    """Returns overrides with the values of `resume` and `checkpoint` quoted for Hydra, unless they are quoted already,
+    so that folders may be named by overrides."""
+    return [quoted(key, value) if key in ("resume", "checkpoint") and value else f"{key}{equals}{value}"
+            for key, equals, value in (override.partition("=") for override in overrides)]  # fmt: skip
+
+
+def quoted(key: str, value: str) -> str:
+    """Returns an override that gives a key exactly this text; a text in quotes, or null, stays as it is."""
+    if value == "null" or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\""):
+        return f"{key}={value}"
+    return f"{key}={QuotedString(text=escaped(value), quote=Quote.single).with_quotes()}"
 
 
 @contextmanager
@@ -95,24 +110,31 @@ def load_evaluated(config: DictConfig) -> DictConfig:
     they belonged to the old option.
     """
     given = Path(config.checkpoint)
-    file = latest(given / "checkpoints") if given.is_dir() else given
+    file = newest_whole(given / "checkpoints")[0] if given.is_dir() else given
     if file is None or not file.is_file() or not (file.parent.parent / "config.yaml").is_file():
         raise ConfigError(
             f"checkpoint={given} is neither the folder of a run nor a .ckpt file inside one. "
             "For the folder of a policy, use policy=hub policy.name=<folder>."
         )
+    if (reason := damage(file)) is not None:
+        raise ConfigError(f"checkpoint={given}: is damaged ({reason}). Choose another checkpoint of that run.")
     now = list(HydraConfig.get().overrides.task)
-    chosen = groups_chosen(now)
+    chosen, keys = groups_chosen(now), {override_key(override) for override in now}
     dropped = {"run_folder", "mode", *chosen}
-    before = read_config(file.parent.parent)["overrides"]
-    overrides = [*(o for o in before if override_key(o).partition(".")[0] not in dropped), *now]
+    saved = read_config(file.parent.parent)
+    before = check_old_overrides(saved["overrides"])
+    kept = (o for o in before if override_key(o).partition(".")[0] not in dropped and override_key(o) not in keys)
+    overrides = [*kept, *now]
     composed = compose("config", overrides=overrides, return_hydra_config=True)
     with open_dict(composed):
         composed.update({group: config[group] for group in chosen if group in config})
         composed.choices, composed.overrides = options_of(composed.pop("hydra")), overrides
-        composed.checkpoint = str(file)
+        composed.checkpoint, composed.run_folder = escaped(str(file)), escaped(config.run_folder)
         if "warm_start" in composed.policy:
             composed.policy.warm_start = None  # its weights are about to be replaced
+    plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
+    plain |= {group: OmegaConf.to_container(composed[group], resolve=True) for group in ("logger", "callbacks")}
+    check_foreign(plain, Path(config.run_folder), config, saved)
     return composed
 
 
@@ -129,23 +151,32 @@ def load_resumed(config: DictConfig) -> DictConfig:
     """
     folder = Path(config.resume)
     checkpoint = checkpoint_in(folder)
+    saved = read_config(folder)
+    check_foreign(saved, folder, config, saved)
     overrides = {o: override_key(o) for o in HydraConfig.get().overrides.task if not o.startswith("resume=")}
     free = [o for o, key in overrides.items() if key.split(".")[0] in ("num_steps", "trainer")]
-    refused = [o for o, key in overrides.items() if o not in free or key == "trainer.precision"]
+    again = confirmations(saved, folder, saved)
+    refused = [o for o, key in overrides.items() if o not in (*free, *again) or key == "trainer.precision"]
     if refused:
         raise ConfigError(
             f"resume keeps the configuration of its run, so {' '.join(refused)} would have no effect: leave it out, "
             f"or start a new run with {FROM_ITS_WEIGHTS}. Only num_steps and the trainer, except its precision, can be "
             "changed."
         )
-    saved = OmegaConf.create(read_config(folder))
+    saved = OmegaConf.create(escaped(saved))
     if "trainer" in overrides.values():
         saved.trainer = OmegaConf.merge(config.trainer, {"precision": saved.trainer.precision})
         free = [o for o in free if overrides[o] == "num_steps"]
-    saved.merge_with(OmegaConf.from_dotlist(free), {"resume": str(folder)})
+    saved.merge_with(OmegaConf.from_dotlist(free), {"resume": escaped(str(folder))})
     if saved.num_steps < (done := steps_done(checkpoint)):
         raise ConfigError(f"num_steps={saved.num_steps}: {checkpoint} already holds {done} steps: use at least {done}.")
     return saved
+
+
+def resume_command(folder: Path) -> str:
+    """Returns the overrides that continue a run, as they can be pasted into a shell."""
+    saved = read_config(folder)
+    return shlex.join([f"resume={folder}", *confirmations(saved, folder, saved)])
 
 
 def record_origin(config: DictConfig) -> DictConfig:

@@ -14,13 +14,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from dapo_lightning.run.checks import check
-from dapo_lightning.run.command import as_config_error, check_launcher, load_run_config
+from dapo_lightning.run.command import as_config_error, check_launcher, load_run_config, quoted_paths
 from dapo_lightning.run.errors import ConfigError
+from dapo_lightning.run.foreign import escaped
 from dapo_lightning.run.options import CONF, groups, nearest, options, options_with
 from dapo_lightning.run.refuse import check_overrides
 from dapo_lightning.run.schema import Settings, check_plain
 from dapo_lightning.run.targets import check_entries, check_numbers, check_targets
-from dapo_lightning.utils.overrides import ORIGIN, leaves
+from dapo_lightning.slurm import job as slurm
+from dapo_lightning.utils.overrides import ORIGIN, leaves, override_key
 
 PLAIN = tuple(field.name for field in fields(Settings))
 
@@ -32,29 +34,35 @@ def initialized() -> AbstractContextManager[None]:
 
 def compose_run(overrides: Sequence[str]) -> DictConfig:
     """Composes the configuration of a run, or raises a ConfigError. The objects check the rest when they are built."""
+    overrides = quoted_paths(overrides)
     base = check_overrides(overrides, is_sweep=False)
     with as_config_error():
-        composed = compose("config", overrides=list(overrides), return_hydra_config=True)
+        composed = compose("config", overrides=overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(composed)
     check_launcher()
     choices = dict(composed.hydra.runtime.choices)
     is_hydras = OmegaConf.is_interpolation(composed, "run_folder")
     folder = Path(composed.hydra.run.dir).absolute() if is_hydras else Path(str(composed.run_folder))
+    is_named = not is_hydras or slurm.in_job() or {"resume", "hydra.run.dir"} & set(map(override_key, overrides))
     OmegaConf.set_readonly(composed.hydra, False)  # HydraConfig has locked it
     with open_dict(composed), open_dict(base):
         for key in ("resume", "checkpoint"):
-            composed[key] = None if composed[key] is None else str(composed[key])
-        composed.run_folder = composed.hydra.runtime.output_dir = str(folder)
-        HydraConfig.instance().set_config(composed)
-        del composed["hydra"], base["hydra"]
+            composed[key] = None if composed[key] is None else escaped(str(composed[key]))
+        hydra_config = composed.pop("hydra")
+        composed.run_folder = escaped(str(folder))
+        del base["hydra"]
     if composed.resume or composed.checkpoint:
-        check_settings(load_run_config(composed), choices)
+        with as_config_error():
+            loaded = load_run_config(composed)
+        check_settings(loaded, choices)
     else:
         resolved = check_settings(composed, choices)
         if any(override.startswith(("+", "~")) for override in overrides):
             check_targets(resolved)  # only the signatures show which arguments exist
         check_numbers(resolved, base)
-    _create(folder)
+    folder = create(folder, is_new=not is_named)
+    composed.run_folder = hydra_config.run.dir = hydra_config.runtime.output_dir = escaped(str(folder))
+    HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra_config}))
     return composed
 
 
@@ -104,9 +112,27 @@ def _about(key: str, choices: Mapping[str, str]) -> str:
     return f"({group}={option}: {options(group)[option]}.)" if option and group in groups() else ""
 
 
-def _create(folder: Path) -> None:
+def create(folder: Path, is_new: bool) -> Path:
+    """Creates a folder; a new one gets a number if there is one of its name, even one made at the same moment.
+
+    Raises:
+        ConfigError: if that is not possible.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        names = (folder, *(folder.with_name(f"{folder.name}_{number}") for number in range(2, 10_000)))
+        return next(name for name in names if _is_made(name) or not is_new)
     except OSError as error:
         reason = f"{error.strerror}: {error.filename}"
         raise ConfigError(f"{folder} cannot be created ({reason}): choose another run_folder=<folder>.") from None
+
+
+def _is_made(folder: Path) -> bool:
+    """Creates a folder, and returns whether it is new."""
+    try:
+        folder.mkdir()
+        return True
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return False

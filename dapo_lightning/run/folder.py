@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ import yaml  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 
 from dapo_lightning.run.errors import ConfigError
+from dapo_lightning.run.schema import Settings
 from dapo_lightning.utils.atomic import replacing
-from dapo_lightning.utils.checkpoints import latest
+from dapo_lightning.utils.checkpoints import newest_whole
 from dapo_lightning.utils.overrides import ORIGIN, leaves
+
+REQUIRED = (*(field.name for field in fields(Settings)), "trainer")
 
 
 @contextmanager
@@ -44,23 +49,44 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Reads what `save_config` wrote. If the folder was moved, paths in it are changed to its present place."""
-    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    """Reads what `save_config` wrote, or raises a ConfigError if it is damaged. If the folder was moved, paths in it
+    are changed to its present place."""
+    path = folder / "config.yaml"
+    try:
+        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read ({str(error).partition(chr(10))[0]}).") from None
+    kinds: dict[str, type] = {"choices": dict, "overrides": list, "trainer": dict, "resume": type(None)}
+    missing = [
+        key
+        for key in (*ORIGIN, *REQUIRED)
+        if not isinstance(saved, dict) or key not in saved or not isinstance(saved[key], kinds.get(key, object))
+    ]
+    if missing:  # YAML that is cut between two lines is still valid
+        raise ConfigError(f"{path} is cut short, or of an earlier version: {missing[0]} is missing or damaged.")
     return _moved(saved, str(saved.get("run_folder")), str(folder.absolute()))  # Hydra keeps symbolic links
 
 
 def save_config(config: Mapping[str, Any], folder: Path) -> None:
     """Writes a resolved configuration with its origin as config.yaml, atomically."""
-    written = {name: config[name] for name in ORIGIN} | dict(config) | {"resume": None}  # the origin comes first
+    settings = {name: value for name, value in config.items() if name not in (*ORIGIN, "resume")}
+    origin = {name: config[name] for name in ORIGIN}
+    written = origin | settings | {"resume": None}  # the last key, by which a file that was cut short is known
+    folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "config.yaml") as partial:
         partial.write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def checkpoint_in(folder: Path) -> Path:
-    """Returns the last checkpoint of a run; raises a ConfigError if there is none."""
-    checkpoint = latest(folder / "checkpoints")
-    if not (folder / "config.yaml").is_file() or checkpoint is None:
+    """Returns the newest whole checkpoint of a run; raises a ConfigError if there is none."""
+    if not (folder / "config.yaml").is_file():
         raise ConfigError(f"resume={folder}: holds no config.yaml with a checkpoint. Give the folder of a run.")
+    checkpoint = newest_whole(folder / "checkpoints")[0]
+    if checkpoint is None:
+        raise ConfigError(
+            f"resume={folder}: this run ended before its first checkpoint, so there is nothing to continue. Start it "
+            f"again with its first command and {shlex.quote(f'run_folder={folder}')}."
+        )
     return checkpoint
 
 
@@ -119,9 +145,10 @@ def remove_if_unused(folder: Path) -> None:
 def folder_name(overrides: str) -> str:
     """Returns the name of a job's folder, which depends only on its overrides and not on the rest of the sweep."""
     name = re.sub(r"[^\w.,=+~-]", "_", overrides)
-    if name == overrides and len(name) <= 200:
+    if name == overrides and len(name.encode()) <= 200:
         return name or "defaults"
-    return f"{name[:190]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+    beginning = name.encode()[:190].decode(errors="ignore")  # file systems count bytes
+    return f"{beginning}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

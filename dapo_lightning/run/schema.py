@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import math
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
@@ -94,6 +95,19 @@ def check_plain(given: Mapping[str, Any], schema: type = Settings, path: str = "
             check_value(name, value, *get_args(hint))
         else:
             check_value(name, value, hint)
+
+
+INFINITE = ("max_gradient_norm", "clip.upper", "correction.cap")
+"""Numbers for which inf has a meaning: no limit."""
+
+
+def check_finite(config: Any, path: str = "") -> None:
+    """Raises a ConfigError if a number of a configuration is NaN, or infinite where that has no meaning."""
+    if isinstance(config, Mapping | list):
+        for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
+            check_finite(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(config, float) and not math.isfinite(config) and (math.isnan(config) or path not in INFINITE):
+        raise ConfigError(f"{path}={config}: must be a finite number.")
 
 
 def check_value(name: str, value: Any, expected: Any, bound: Bound | None = None) -> None:

@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dapo_lightning.distributed.sharding import full_state_dict, is_sharded
 from dapo_lightning.draws.datamodule import PromptDataModule
+from dapo_lightning.rollout.finite import NotFiniteError
 from dapo_lightning.run.checks import check
 from dapo_lightning.run.command import as_dict
 from dapo_lightning.run.curves import draw_curves
 from dapo_lightning.run.folder import read_config
+from dapo_lightning.run.progress import read_history
 from dapo_lightning.run.summary import as_text, evaluation_as_text, summarize, summarize_evaluation, write_summary
 from dapo_lightning.run.targets import check_targets
 from dapo_lightning.slurm.stop import Stop
+from dapo_lightning.step.checkpoint import not_finite
 from dapo_lightning.step.module import DAPOModule
-from dapo_lightning.utils.checkpoints import latest, steps_done
+from dapo_lightning.utils.checkpoints import newest_whole, steps_done
 
 
 def train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
@@ -38,19 +40,22 @@ def train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule,
 
 def _train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
     folder = Path(config["run_folder"])
-    checkpoint = latest(folder / "checkpoints") if config["resume"] else None
+    checkpoint = newest_whole(folder / "checkpoints")[0] if config["resume"] else None
+    history = read_history(checkpoint, module.hparams) if checkpoint else {}
     if checkpoint is None:
         trainer.validate(module, data, verbose=False)
     if checkpoint is not None and steps_done(checkpoint) == config["num_steps"]:  # only the end of the run is missing
-        trainer.validate(module, data, ckpt_path=checkpoint, verbose=False, weights_only=False)
+        trainer.validate(module, data, ckpt_path=checkpoint, verbose=False, weights_only=True)
     else:
-        if checkpoint is not None and _lacks_evaluation(checkpoint, config["evaluation"]["every"]):
-            trainer.validate(module, data, ckpt_path=checkpoint, verbose=False, weights_only=False)
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=False)
+        if checkpoint is not None and _lacks_evaluation(history, config["evaluation"]["every"]):
+            trainer.validate(module, data, ckpt_path=checkpoint, verbose=False, weights_only=True)
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if module.history.dapo_steps not in module.history.evaluations:
         trainer.validate(module, data, verbose=False)
     weights = full_state_dict(module.model) if is_sharded(module.model) else None  # a collective
     if trainer.is_global_zero:
+        if (bad := not_finite(weights or module.model.state_dict())) is not None:
+            raise NotFiniteError(f"the weights are not finite ({bad}), so they were not saved. Lower optimizer.lr.")
         module.worker.policy.save(folder / "policy", weights)
         summary = summarize(module.history, module.clock.seconds, data.counts, read_config(folder), folder)
         write_summary(summary, folder / "summary.json")
@@ -60,15 +65,16 @@ def _train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule
     return _avg_at_k(config, module)
 
 
-def _lacks_evaluation(checkpoint: Path, every: int) -> bool:
+def _lacks_evaluation(history: Mapping[str, Any], every: int) -> bool:
     """Whether the run stopped before or during the evaluation that follows the checkpoint."""
-    history = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)["history"]
     return history["dapo_steps"] % every == 0 and history["dapo_steps"] not in history["evaluations"]
 
 
 def evaluate(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
     """Evaluates, writes summary.json and evaluation.jsonl, and returns avg@k."""
-    trainer.validate(module, data, ckpt_path=config["checkpoint"], verbose=False, weights_only=False)
+    if config["checkpoint"]:
+        read_history(Path(config["checkpoint"]))
+    trainer.validate(module, data, ckpt_path=config["checkpoint"], verbose=False, weights_only=True)
     if trainer.is_global_zero:
         summary = summarize_evaluation(config, module.history.evaluation, data.counts)
         write_summary(summary, Path(config["run_folder"]) / "summary.json")

@@ -22,7 +22,8 @@ _OF_HYDRA = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 
 
 def check_numbers(config: Mapping[str, Any], defaults: DictConfig) -> None:
-    """Raises a ConfigError if an option has text where its file has a number, true or false. Imports no classes.
+    """Raises a ConfigError if an option has text where its file has a number, true or false, or a negative number (0,
+    for whole numbers) where its file has a positive one. Imports no classes.
 
     Args:
         config: the resolved settings.
@@ -34,6 +35,17 @@ def check_numbers(config: Mapping[str, Any], defaults: DictConfig) -> None:
             expected = bool if isinstance(default, bool) else float if isinstance(default, int | float) else None
             if expected and value is not None and not (path == "trainer" and key == "devices"):  # 1 or "auto"
                 check_value(f"{path}.{key}", value, expected)
+                if expected is float and isinstance(value, int | float):
+                    _check_sign(f"{path}.{key}", value, default)
+
+
+def _check_sign(key: str, value: float, default: float) -> None:
+    """Scores of rewards may have any sign."""
+    is_count = isinstance(default, int) and isinstance(value, int) and default > 0
+    is_score = key.startswith("reward") and not is_count and not key.endswith(".seconds")
+    least = 1 if is_count else 0
+    if default >= 0 and value < least and not is_score:
+        raise ConfigError(f"{key}={value}: must be at least {least}.")
 
 
 def check_targets(config: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Sets how the threads of a run wait for each other."""
+"""Settings of the libraries that compute, which they read when they are first imported."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ def wait_passively() -> None:
     sleeping threads.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def bound_kernel_cache() -> None:
+    """Lets oneDNN, which computes bf16 on CPUs, keep 64 kernels, unless ONEDNN_PRIMITIVE_CACHE_CAPACITY is set; call it
+    before torch is imported. It makes one for each shape, and packed micro-batches hardly ever repeat a shape."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def log_threads() -> None:

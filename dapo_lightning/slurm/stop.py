@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -21,15 +22,18 @@ from dapo_lightning.utils.checkpoints import latest
 log = logging.getLogger(__name__)
 
 TIME_LIMIT = signal.SIGUSR1  # `sbatch --signal=USR1@<seconds>` sends it so many seconds before the time limit
-SIGNALS = (signal.SIGTERM, TIME_LIMIT)
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, TIME_LIMIT)  # SIGHUP: the terminal was closed, or the connection lost
 SPARE_SECONDS = 15.0
+GATHERING_SECONDS = 300.0  # that ranks have to find each other, beside five times what this one took to load
 
 
 class Stop(L.Callback):
-    """Ends training before the next DAPO step once any rank has received SIGTERM or SLURM's warning.
+    """Ends training before the next DAPO step once any rank has received SIGTERM, SIGHUP or SLURM's warning.
 
     It is active only within `listening`, where it replaces Lightning's signal handlers. Those would start a collective
-    while each rank is at another point of its work, and would save a checkpoint in the middle of a step.
+    while each rank is at another point of its work, and would save a checkpoint in the middle of a step. Until the
+    ranks have found each other, signals end the process as usual, because there is nothing to save. If the ranks do not
+    find each other in time, the process ends.
 
     Args:
         checkpoints: folder of the run's checkpoints.
@@ -46,6 +50,9 @@ class Stop(L.Callback):
         self._is_over = threading.Event()
         self._is_requeued = False
         self._is_first_rank = True
+        self._numbers = list(SIGNALS)
+        self._is_set_up = threading.Event()
+        self._made_at = time.monotonic()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -55,8 +62,9 @@ class Stop(L.Callback):
         if slurm.in_job() and slurm.is_first_task():
             threading.Thread(target=self._watch_time, daemon=True).start()
         handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        self._numbers = [number for number, handler in handlers.items() if handler is not signal.SIG_IGN]  # nohup
         self._is_listening = True
-        self._install_handlers()
+        threading.Thread(target=self._watch_gathering, daemon=True).start()
         try:
             yield
         except Stopped:
@@ -68,8 +76,14 @@ class Stop(L.Callback):
         finally:
             self._is_listening = False
             self._is_over.set()
+            self._is_set_up.set()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Handles signals from now on: all ranks are there."""
+        self._is_set_up.set()
+        self._install_handlers()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Replaces the handlers that Lightning has just installed."""
@@ -88,7 +102,7 @@ class Stop(L.Callback):
 
     def _install_handlers(self) -> None:
         if self._is_listening:
-            for number in SIGNALS:
+            for number in self._numbers:
                 signal.signal(number, lambda number, _: self.received.append(signal.Signals(number)))
 
     def _check_time(self) -> None:
@@ -100,6 +114,13 @@ class Stop(L.Callback):
         if self._job_ends_at is not None and now + self._longest_step > self._job_ends_at - SPARE_SECONDS:
             log.warning("not enough time for another DAPO step like the longest so far (%.0f s)", self._longest_step)
             self.received.append(TIME_LIMIT)
+
+    def _watch_gathering(self) -> None:
+        """Runs in a thread: a rank that waits for others is deaf, and torch gives up only after half an hour."""
+        seconds = GATHERING_SECONDS + 5 * (time.monotonic() - self._made_at)
+        if not self._is_set_up.wait(seconds):
+            log.error("the other processes of this run did not appear within %.0f s; look for their errors", seconds)
+            os._exit(1)
 
     def _watch_time(self) -> None:
         """Runs in a thread, because a main thread that waits for other ranks does not handle signals."""

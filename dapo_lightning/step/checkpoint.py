@@ -1,11 +1,17 @@
-"""Selects the weights that a checkpoint holds: those that are trained."""
+"""The weights of checkpoints: those that are trained, all of them finite."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
+
+
+class WeightsError(ValueError):
+    """The weights of a checkpoint cannot be used."""
 
 
 def without_frozen(state: Mapping[str, Any], module: nn.Module) -> dict[str, Any]:
@@ -15,19 +21,35 @@ def without_frozen(state: Mapping[str, Any], module: nn.Module) -> dict[str, Any
     return {name: value for name, value in state.items() if name not in frozen}
 
 
-def check_same_weights(checkpoint: Mapping[str, Any], module: nn.Module) -> None:
-    """Checks that a checkpoint holds exactly the trained weights of `module`. Lightning does not check it, because
-    the frozen weights are missing. A sharding strategy has loaded the weights already and has removed them from the
-    checkpoint.
+def not_finite(state: Mapping[str, Any]) -> str | None:
+    """Returns the name of a tensor with a value that is NaN or infinite, or None. Of a sharded tensor, only the part of
+    this rank is looked at."""
+    for name, value in state.items():
+        part = value.to_local() if isinstance(value, DTensor) else value
+        if not torch.isfinite(part).all():
+            return name
+    return None
+
+
+def check_weights(checkpoint: Mapping[str, Any], module: nn.Module) -> None:
+    """Checks that a checkpoint holds exactly the trained weights of `module`, and finite ones. (Without frozen weights,
+    Lightning does not load strictly. A strategy that shards has loaded the weights already, and has removed them from
+    the checkpoint.)
 
     Raises:
-        ValueError: naming a weight that only one of them has.
+        WeightsError: naming a weight that only one of them has, or that is not finite.
     """
-    if "state_dict" not in checkpoint:
-        return
-    different = without_frozen(module.state_dict(), module).keys() ^ checkpoint["state_dict"].keys()
-    if different:
-        raise ValueError(
-            f"the checkpoint holds other weights than this configuration of the policy trains (for example "
-            f"{min(different)}): use the policy.* settings of the run that saved it."
+    state = checkpoint.get("state_dict")
+    if state is not None:
+        different = without_frozen(module.state_dict(), module).keys() ^ state.keys()
+        if different:
+            raise WeightsError(
+                f"the checkpoint holds other weights than this configuration of the policy trains (for example "
+                f"{min(different)}): use the policy.* settings of the run that saved it."
+            )
+    name = not_finite(module.state_dict() if state is None else state)
+    if name is not None:
+        raise WeightsError(
+            f"the weights of the checkpoint are not finite ({name}), so they are no policy. Use an earlier checkpoint, "
+            "or start again with a lower optimizer.lr."
         )

@@ -21,7 +21,7 @@ from dapo_lightning.distributed.sharding import full_tensor, gathered
 from dapo_lightning.draws.fill import Batch, PromptDraws, fill
 from dapo_lightning.draws.worker import RolloutWorker
 from dapo_lightning.step import guard
-from dapo_lightning.step.checkpoint import check_same_weights, without_frozen
+from dapo_lightning.step.checkpoint import check_weights, without_frozen
 from dapo_lightning.step.evaluation import Evaluation
 from dapo_lightning.step.experience import MiniBatch, advantages, split
 from dapo_lightning.step.host import PolicyHost
@@ -177,7 +177,7 @@ class DAPOModule(L.LightningModule):
         checkpoint["history"] = self.history.state_dict() | {"seconds": dict(self.clock.seconds)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_same_weights(checkpoint, self)
+        check_weights(checkpoint, self)
         state = dict(checkpoint["history"])
         self.clock.load(state.pop("seconds"))
         self.history = self.history.loaded(state)

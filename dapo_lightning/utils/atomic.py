@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, and renames it into place if the block ends without an error. A kill or an
-    error leaves the previous file as it was. After an error the temporary file is removed, because the disk may be
-    full."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yields a temporary path beside `path`, and renames it into place if the block ends without an error.
+
+    A kill, an error or a loss of power leaves the previous file as it was: the new file, and then its name, are flushed
+    to the disk. After an error the temporary file is removed, because the disk may be full. The folder must exist, so
+    that a run whose folder was removed ends instead of leaving half of one.
+    """
     partial = path.with_suffix(".partial")
     try:
         yield partial
+        _flush(partial)
         partial.replace(path)
+        with suppress(OSError):  # some network file systems cannot flush folders
+            _flush(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

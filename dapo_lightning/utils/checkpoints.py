@@ -1,21 +1,74 @@
-"""Finds checkpoints by their names, without loading any of them and without importing torch."""
+"""Finds checkpoints by their names and compares their checksums, without loading any and without importing torch."""
 
 from __future__ import annotations
 
+import re
+import zipfile
+from functools import cache
 from pathlib import Path
 
 
+class DamagedCheckpointsError(ValueError):
+    """A run has checkpoints, but none of them is whole."""
+
+
 def all_checkpoints(folder: Path) -> list[Path]:
-    """Returns the checkpoints in a folder, oldest first."""
-    return sorted(folder.glob("step_*.ckpt"))
+    """Returns the checkpoints in a folder, oldest first; other files and copies under other names are none."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted((path for path in found if _steps(path) is not None and path.is_file()), key=steps_done)
 
 
 def latest(folder: Path) -> Path | None:
-    """Returns the newest checkpoint in a folder, or None if there is none."""
+    """Returns the newest checkpoint in a folder by its name, or None if there is none."""
     found = all_checkpoints(folder)
     return found[-1] if found else None
 
 
+def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """Returns the newest checkpoint whose checksums are right, or None if there are no checkpoints, and a phrase for
+    each newer one that is damaged.
+
+    Raises:
+        DamagedCheckpointsError: if there are checkpoints, but none is whole.
+    """
+    damaged: list[str] = []
+    for path in reversed(all_checkpoints(folder)):
+        reason = damage(path)
+        if reason is None:
+            return path, damaged
+        damaged.append(f"{path} is damaged ({reason})")
+    if damaged:
+        raise DamagedCheckpointsError(
+            f"{'; '.join(damaged)}, and there is no other checkpoint. Start the run again in another folder."
+        )
+    return None, damaged
+
+
+def damage(checkpoint: Path) -> str | None:
+    """Returns what is wrong with a checkpoint file, or None if its content fits its checksums, which torch writes but
+    does not compare. Each state of a file is read once per process."""
+    state = checkpoint.stat()
+    return _damage(checkpoint, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _damage(checkpoint: Path, size: int, changed: int) -> str | None:
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            bad = archive.testzip()
+    except Exception as error:  # damaged headers raise errors of many kinds
+        return str(error) or type(error).__name__
+    return None if bad is None else f"the checksum of {bad} is wrong"
+
+
 def steps_done(checkpoint: Path) -> int:
     """Returns the number of DAPO steps before a checkpoint, which its name contains."""
-    return int(checkpoint.stem.removeprefix("step_"))
+    steps = _steps(checkpoint)
+    if steps is None:
+        raise ValueError(f"{checkpoint} is not named step_<number>.ckpt, as checkpoints are.")
+    return steps
+
+
+def _steps(path: Path) -> int | None:
+    match = re.fullmatch(r"step_(\d{6,})\.ckpt", path.name, re.ASCII)
+    return int(match[1]) if match else None

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from dapo_lightning.run import build
 from dapo_lightning.run.command import as_dict
+from dapo_lightning.run.folder import read_config
 from dapo_lightning.run.session import train
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +60,7 @@ def run(folder: Path, *overrides: str) -> Path:
 
 def resume(folder: Path, *overrides: str) -> None:
     """Continues a run in this process."""
-    saved = OmegaConf.merge(OmegaConf.load(folder / "config.yaml"), {"resume": str(folder)})
+    saved = OmegaConf.create(read_config(folder) | {"resume": str(folder)})
     config("run_folder=x")  # Hydra's own state, as a new process would have it
     start(OmegaConf.merge(saved, OmegaConf.from_dotlist(list(overrides))))
 
@@ -74,16 +75,26 @@ def start(composed: DictConfig) -> None:
 
 
 def command(folder: Path, *overrides: str) -> subprocess.Popen:
-    """Starts `python train.py` in a process of its own."""
+    """Starts `python train.py` in a process of its own. If it resumes a run with a reward of these tests, the reward is
+    named again, as it must be."""
+    for resumed in [override for override in overrides if override.startswith("resume=")]:
+        overrides = (*overrides, *own_reward(Path(resumed.removeprefix("resume="))))
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/helpers'}", "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, str(ROOT / "train.py"), *overrides, f"hydra.run.dir={folder}"]
     return subprocess.Popen(arguments, env=environment, cwd=folder.parent, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
 
 
-def finish(process: subprocess.Popen) -> str:
+def own_reward(folder: Path) -> list[str]:
+    """Returns the overrides that name the reward of a run, if it is a function of these tests."""
+    path = folder / "config.yaml"
+    reward = OmegaConf.load(path).reward if path.is_file() else {}
+    return ["reward=function", f"reward.path={reward['path']}"] if "path" in reward else []
+
+
+def finish(process: subprocess.Popen, seconds: float = 300) -> str:
     """What a run that is to succeed has printed."""
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=seconds)
     assert process.returncode == 0, output
     return output
 

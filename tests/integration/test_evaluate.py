@@ -6,6 +6,7 @@ from dataclasses import replace
 from statistics import fmean, stdev
 
 import pytest
+import torch
 from hydra import initialize
 from omegaconf import OmegaConf
 from runs import SMALL, config, run
@@ -13,7 +14,8 @@ from runs import SMALL, config, run
 from dapo_lightning.policy import Policy
 from dapo_lightning.policy.tiny import TinyPolicy
 from dapo_lightning.run.cli import main
-from dapo_lightning.run.command import load_evaluated
+from dapo_lightning.run.command import as_dict, load_evaluated
+from dapo_lightning.run.folder import save_config
 from dapo_lightning.utils.checkpoints import latest
 
 CODEC = TinyPolicy.codec
@@ -42,7 +44,8 @@ def command_line(monkeypatch, folder, *overrides):
 
 
 def evaluate(monkeypatch, folder, *overrides):
-    return command_line(monkeypatch, folder, "mode=evaluate", *overrides)
+    named = [] if "policy=hub" in overrides else ["reward=function", "reward.path=rewards.even_length"]
+    return command_line(monkeypatch, folder, "mode=evaluate", *named, *overrides)
 
 
 def test_a_run_is_evaluated_as_it_evaluated_itself(finished, tmp_path, monkeypatch):
@@ -97,8 +100,9 @@ RECIPE = "recipe=smollm2_chain_sum"
 def test_a_group_named_now_starts_afresh(of_run, now, fresh, tmp_path):
     """Nothing that the old run, or its recipe, set in that group is left; the rest of the old run stays."""
     (tmp_path / "checkpoints").mkdir()
-    (file := tmp_path / "checkpoints" / "step_000001.ckpt").touch()
-    OmegaConf.save({"overrides": ["max_new_tokens=5", *of_run]}, tmp_path / "config.yaml")
+    torch.save({}, file := tmp_path / "checkpoints" / "step_000001.ckpt")
+    origin = {"choices": {}, "overrides": ["max_new_tokens=5", *of_run], "commits": []}
+    save_config(as_dict(config(f"run_folder={tmp_path}")) | origin, tmp_path)
     given = config("mode=evaluate", f"checkpoint={file}", "run_folder=x", *now)
     with initialize(version_base="1.3", config_path="../../conf"):
         composed = load_evaluated(given)

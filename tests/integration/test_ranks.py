@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,31 @@ def test_when_one_rank_dies_the_others_stop_and_the_run_can_be_resumed(tmp_path,
         assert str(second) in output or "Connection" in output, output
     wait_for(lambda: not Path(f"/proc/{second}").exists(), seconds=60)
     finish(command(folder, f"resume={folder}", f"num_steps={steps_done(latest(folder / 'checkpoints')) + 1}"))
+
+
+def test_a_rank_ends_with_the_first_one_before_they_have_found_each_other(tmp_path):
+    first = command(tmp_path / "run", *RUN, "trainer=ddp_cpu")
+    children = Path(f"/proc/{first.pid}/task/{first.pid}/children")
+    wait_for(lambda: any(b"job.name=train_ddp" in cmdline(child) for child in children.read_text().split()), first, 300)
+    second = next(child for child in children.read_text().split() if b"job.name=train_ddp" in cmdline(child))
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate(timeout=60)
+    wait_for(lambda: not Path(f"/proc/{second}").exists(), seconds=60)
+
+
+def test_a_port_that_is_taken(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        first = command(tmp_path / "run", *RUN, "trainer=ddp_cpu")
+        output, _ = first.communicate(timeout=300)  # ends when the last process that could write has ended
+    assert first.returncode == 1 and "another program uses MASTER_PORT=" in output and "Traceback" not in output
+
+
+def cmdline(process):
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 @pytest.mark.parametrize("trainer", [["trainer=ddp_cpu"], SHARDED], ids=["two", "two, sharded"])

@@ -2,20 +2,22 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 import torch
-from omegaconf import OmegaConf
-from runs import ROOT, SMALL, assert_same_weights, command, config, finish, resume, run
+from runs import ROOT, SMALL, assert_same_weights, command, config, finish, resume, run, wait_for
 
-from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, latest
+from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO
 from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.data import DataError
-from dapo_lightning.run.command import load_resumed
+from dapo_lightning.run.command import as_dict, load_resumed
 from dapo_lightning.run.errors import ConfigError
+from dapo_lightning.run.folder import save_config
+from dapo_lightning.utils.checkpoints import latest, steps_done
 
 # There are ten train prompts, so this runs across epochs.
 RUN = [*SMALL, "num_steps=8", "callbacks.checkpoint.every=2", "evaluation.every=3", "kl=k3"]
@@ -78,6 +80,20 @@ def test_killed_twice_finished_and_given_more_steps(straight, tmp_path):
     assert not folder.exists()
 
 
+def test_a_closed_terminal_saves_the_step(tmp_path):
+    """The signal is SIGHUP."""
+    folder = tmp_path / "run"
+    process = command(folder, *RUN, "num_steps=100", "callbacks.checkpoint.every=100")
+    wait_for(
+        lambda: (folder / "metrics.csv").exists() and read_metrics(folder / "metrics.csv")[-1]["step"] > 1, process
+    )
+    process.send_signal(signal.SIGHUP)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGHUP and "stopped by SIGHUP" in output, output
+    assert steps_done(latest(folder / "checkpoints")) == read_metrics(folder / "metrics.csv")[-1]["step"]
+    assert f"can be continued with resume={folder} reward=function reward.path=rewards.even_length" in output
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])  # old log-probs as recorded, or recomputed
 def test_carried_groups_are_in_the_checkpoint(tmp_path, precision):
     carry = ("sampling.surplus=carry", f"trainer.precision={precision}", "max_new_tokens=40", "evaluation.every=4")
@@ -130,8 +146,9 @@ def test_what_resume_cannot_honour_is_refused(straight, override, says):
 def test_the_advice_fits_every_policy(tmp_path):
     """policy=tiny alone has a warm_start."""
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "step_000001.ckpt").touch()
-    OmegaConf.save({}, tmp_path / "config.yaml")
+    torch.save({}, tmp_path / "checkpoints" / "step_000001.ckpt")
+    origin = {"choices": {}, "overrides": [], "commits": []}
+    save_config(as_dict(config(f"run_folder={tmp_path}")) | origin, tmp_path)
     with pytest.raises(ConfigError, match=r"policy=hub policy\.name=<run folder>/policy"):
         load_resumed(config(f"resume={tmp_path}", "clip.upper=1.3"))
 
@@ -152,7 +169,7 @@ def test_a_kill_during_the_write_leaves_the_last_checkpoint(tmp_path, monkeypatc
     writer.save_checkpoint({"value": 1}, path)
 
     def dies_half_way(checkpoint, file):
-        file.write(b"half a checkpoint")
+        file.write_bytes(b"half a checkpoint")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", dies_half_way)

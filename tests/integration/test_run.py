@@ -134,7 +134,7 @@ def test_the_exported_policy_loads_and_is_the_trained_one(finished):
     model = AutoModelForCausalLM.from_pretrained(finished / "policy")
     tokenizer = AutoTokenizer.from_pretrained(finished / "policy")
     assert tokenizer.decode(tokenizer("1b+2=")["input_ids"]) == "1b+2="
-    saved = torch.load(latest(finished / "checkpoints"), weights_only=False)["state_dict"]
+    saved = torch.load(latest(finished / "checkpoints"), weights_only=True)["state_dict"]
     assert torch.equal(model.state_dict()["model.norm.weight"], saved["model.model.norm.weight"])
     assert not any("reference" in name for name in saved)
     start = tiny(seed=0).model.state_dict()

@@ -9,12 +9,14 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
-from runs import SMALL, assert_same_weights, command, finish, wait_for
+from runs import ROOT, SMALL, assert_same_weights, command, finish, wait_for
 
 from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.utils.checkpoints import latest, steps_done
@@ -44,7 +46,7 @@ def usable(folder):
     """The steps of the newest checkpoint, which is whole."""
     newest = latest(folder / "checkpoints")
     assert newest is not None
-    assert torch.load(newest, weights_only=False)["history"]["dapo_steps"] == steps_done(newest)
+    assert torch.load(newest, weights_only=True)["history"]["dapo_steps"] == steps_done(newest)
     return steps_done(newest)
 
 
@@ -71,13 +73,14 @@ def test_sigkill_at_random_moments(straight, tmp_path, capsys):
             print("{:4}  {:8}  {:7}  {:10}  {}".format(*row))
 
 
-def test_sigterm_saves_the_step_it_came_in(straight, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_a_signal_saves_the_step_it_came_in(straight, tmp_path, number):
     folder = tmp_path / "run"
     process = command(folder, *RUN, "callbacks.checkpoint.every=50")
     wait_for(lambda: last_step(folder) >= 5, process)
-    process.terminate()
+    process.send_signal(number)
     process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM and usable(folder) == last_step(folder) >= 5
+    assert process.returncode == 128 + number and usable(folder) == last_step(folder) >= 5
     finish(command(folder, f"resume={folder}"))
     assert_same_weights(straight, folder)
 
@@ -92,7 +95,7 @@ def test_a_full_disk(straight, tmp_path):
         folder = disk / "run"
         process = command(folder, *RUN)
         output, _ = process.communicate(timeout=200)
-        assert process.returncode != 0 and "No space left on device" in output
+        assert process.returncode != 0 and "No space left on device" in output.splitlines()[-1], output
         assert not list((folder / "checkpoints").glob("*.partial"))  # or there would be no room for the next try
         assert 0 < usable(folder) < NUM_STEPS
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
@@ -136,3 +139,86 @@ def test_graders_that_are_killed_are_replaced(tmp_path):
     process.communicate(timeout=60)
     assert usable(folder) >= 9
     finish(command(folder, f"resume={folder}"))
+
+
+def test_a_soak_does_not_eat_memory(tmp_path, capsys):
+    """What a step leaves behind is small: 500 steps with everything that keeps something."""
+    folder, steps = tmp_path / "run", 500
+    short = [o for o in RUN if not o.startswith(("num_steps", "evaluation.every", "callbacks"))]
+    options = ["kl=k3", "sampling.surplus=carry", "trainer.precision=bf16-mixed", "correction=truncated"]
+    finish(command(folder, *short, *options, f"num_steps={steps}", "evaluation.every=100"), seconds=3600)
+    megabytes = {row["step"]: row["memory/peak_mb"] for row in read_metrics(folder / "metrics.csv") if row["step"]}
+    per_step = (megabytes[steps] - megabytes[100]) / (steps - 100)
+    with capsys.disabled():
+        print(f"\n{steps} steps: {megabytes[100]:.0f} MB after 100, {megabytes[steps]:.0f} MB at the end, "
+              f"{per_step:.3f} MB a step")  # fmt: skip
+    assert per_step < 0.25
+    assert len(list((folder / "checkpoints").iterdir())) == 2
+
+
+def test_flipped_bits(straight, tmp_path, capsys):
+    """Wherever the bit is, the run ends with the right weights: the checkpoint before is used, or nothing was hit."""
+    chance, table = random.Random(SEED), []
+    for number in range(6):
+        folder = shutil.copytree(straight, tmp_path / str(number))
+        newest = latest(folder / "checkpoints")
+        content = bytearray(newest.read_bytes())
+        position, bit = chance.randrange(len(content)), chance.randrange(8)
+        content[position] ^= 1 << bit
+        newest.write_bytes(content)
+        output = finish(command(folder, f"resume={folder}"))
+        assert_same_weights(straight, folder)
+        table.append((number, position / len(content), "passed over" if "is damaged" in output else "padding"))
+    with capsys.disabled():
+        print(f"\none bit flipped (seed {SEED}):", *(f"{share:.2f} {what};" for _, share, what in table))
+    assert any(what == "passed over" for *_, what in table)
+
+
+def test_first_ranks_that_die_early_leave_nobody_behind(tmp_path, capsys):
+    chance, delays = random.Random(SEED), []
+    for number in range(3):
+        process = command(tmp_path / str(number), *RUN, "trainer=ddp_cpu")
+        second = wait_for_rank(process)
+        delays.append(chance.uniform(0, 3))
+        time.sleep(delays[-1])
+        process.kill()
+        process.communicate(timeout=100)  # ends when the last process that could write has ended
+        assert not Path(f"/proc/{second}").exists()
+    with capsys.disabled():
+        print("\nthe first rank was killed", ", ".join(f"{delay:.1f} s" for delay in delays), "after the second began")
+
+
+def wait_for_rank(process):
+    """The number of the second process of a run."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    found = []
+
+    def is_there():
+        for child in children.read_text().split():
+            with suppress(OSError):
+                if b"train_ddp" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(child)
+        return bool(found)
+
+    wait_for(is_there, process)
+    return found[0]
+
+
+def test_runs_that_start_in_the_same_second(tmp_path):
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/helpers'}", "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, str(ROOT / "train.py"), *SMALL, "num_steps=1"]
+    starts = [subprocess.Popen([*arguments, f"seed={seed}"], env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL) for seed in range(4)]  # fmt: skip
+    assert [process.wait(timeout=600) for process in starts] == [0] * 4
+    seeds = sorted(json.loads(path.read_text())["seed"] for path in tmp_path.glob("outputs/dapo/*/summary.json"))
+    assert seeds == [0, 1, 2, 3]
+
+
+def test_weights_that_become_nan(tmp_path):
+    """The last good checkpoint stays, and the run ends with one sentence."""
+    folder = tmp_path / "run"
+    process = command(folder, *RUN, "optimizer.lr=3e38", "num_warmup_steps=0")
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 1 and "not finite" in output.splitlines()[-1] and "Traceback" not in output
+    for path in (folder / "checkpoints").iterdir():
+        assert all(value.isfinite().all() for value in torch.load(path, weights_only=True)["state_dict"].values())

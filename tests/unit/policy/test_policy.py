@@ -216,7 +216,7 @@ def test_a_hub_policy_trains_and_gradient_checkpointing_changes_only_memory(fold
 def test_lora_runs_resume_and_checkpoints_hold_the_adapters_only(folder, tmp_path):
     lora = ("policy=lora", "kl=k3", "policy.gradient_checkpointing=true")
     straight = hub_run(tmp_path / "straight", folder, *lora)
-    state = torch.load(latest(straight / "checkpoints"), weights_only=False)["state_dict"]
+    state = torch.load(latest(straight / "checkpoints"), weights_only=True)["state_dict"]
     assert state and all("lora_" in name for name in state)
     hub_run(tmp_path / "resumed", folder, *lora, "num_steps=2")
     resume(tmp_path / "resumed", "num_steps=4")

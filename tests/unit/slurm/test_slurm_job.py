@@ -1,6 +1,7 @@
 """What a process concludes from SLURM's answers (the real ones: tests/slow/slurm)."""
 
 import signal
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from dapo_lightning.run.build import build_trainer
 from dapo_lightning.run.command import check_launcher
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.slurm import job as slurm
+from dapo_lightning.slurm import stop as stop_module
 from dapo_lightning.slurm.stop import Stop
 
 
@@ -95,6 +97,33 @@ def test_signals_are_handled_only_while_listening(monkeypatch, tmp_path):
         signal.raise_signal(signal.SIGTERM)
         begin_step(stop, monkeypatch, 0.0)
     assert stopped.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_under_nohup_a_closed_terminal_is_ignored(monkeypatch, tmp_path):
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = Stop(tmp_path)
+        with stop.listening():
+            stop.setup(Trainer(), None, "fit")
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.received and signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("is_set_up", [False, True])
+def test_ranks_that_do_not_find_each_other_end(monkeypatch, tmp_path, is_set_up):
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    monkeypatch.setattr(stop_module, "GATHERING_SECONDS", 0.05)
+    ended = []
+    monkeypatch.setattr(stop_module.os, "_exit", ended.append)
+    stop = Stop(tmp_path)
+    with stop.listening():
+        if is_set_up:
+            stop.setup(Trainer(), None, "fit")
+        time.sleep(0.5)
+    assert ended == ([] if is_set_up else [1])
 
 
 def test_the_trainer_stops_before_any_other_callback_begins_a_step(tmp_path):

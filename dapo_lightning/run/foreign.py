@@ -1,0 +1,120 @@
+"""What a run folder may not do on its own when it is resumed or evaluated, since it may come from somebody else.
+
+A configuration can name code to run, files to write and values of the environment. From a run folder, only objects
+that the config tree names, and files inside the folder, are accepted; everything else has to be named on the command
+line as well.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from dapo_lightning.run.errors import ConfigError
+from dapo_lightning.utils.overrides import override_key
+
+_NAMES_A_FILE = re.compile(r"path|dir|folder|file|checkpoints")
+
+
+def check_foreign(config: Mapping[str, Any], folder: Path, now: DictConfig, origin: Mapping[str, Any]) -> None:
+    """Checks a configuration that a run folder determines.
+
+    Args:
+        folder: where the run may write.
+        now: what the command line alone composes.
+        origin: overrides and choices of the run.
+
+    Raises:
+        ConfigError: with what to add to the command.
+    """
+    found = [key for key, value in foreign(config, folder).items() if OmegaConf.select(now, key) != value]
+    if found:
+        raise ConfigError(
+            f"the configuration of that run names code, or files outside of its folder ({', '.join(found)}). A run "
+            "folder may come from somebody else, so such values have to be given on the command line, too. If you "
+            f"trust them, add {shlex.join(confirmations(config, folder, origin))}."
+        )
+
+
+def confirmations(config: Mapping[str, Any], folder: Path, origin: Mapping[str, Any]) -> list[str]:
+    """Returns what to add to a command that resumes or evaluates a run: the option of each group that holds foreign
+    values, with all overrides in it (an evaluation starts afresh in a group that is named)."""
+    wanted: dict[str, None] = {}
+    for key, value in foreign(config, folder).items():
+        group = key.partition(".")[0]
+        related = [o for o in origin["overrides"] if override_key(o).startswith(f"{group}.")] or [f"{key}={value}"]
+        wanted |= dict.fromkeys([f"{group}={origin['choices'].get(group)}", *related])
+    return [override for override in wanted if not override.endswith("=None")]
+
+
+def foreign(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns the keys with values that have to be given on the command line, too."""
+    known = _targets_of_the_tree()
+    found = {}
+    for key, value in _leaves(config):
+        group, name = key.partition(".")[0], key.rpartition(".")[2]
+        is_foreign = (
+            (name == "_target_" and value not in known)
+            or (group == "reward" and name == "path")
+            or (name == "trust_remote_code" and value)
+            or (group in ("logger", "callbacks") and name != "_target_" and _is_outside(name, value, folder))
+        )
+        if is_foreign:
+            found[key] = value
+    return found
+
+
+def check_old_overrides(overrides: Any) -> list[str]:
+    """Returns the overrides of an old run if they can be composed again.
+
+    Raises:
+        ConfigError: for one that would read the environment, call a resolver, or change Hydra itself.
+    """
+    for override in map(str, overrides):
+        if re.search(r"\$\{.*:", override, re.DOTALL) or override.lstrip("+~").startswith("hydra"):
+            raise ConfigError(
+                f"the overrides of that run hold {override!r}, which is not taken over from a run folder: evaluate "
+                "its policy/ with policy=hub policy.name=<run folder>/policy instead."
+            )
+    return list(map(str, overrides))
+
+
+def escaped(value: Any) -> Any:
+    """Returns plain values such that OmegaConf interpolates nothing in them."""
+    if isinstance(value, Mapping):
+        return {key: escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [escaped(item) for item in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+def _is_outside(name: str, value: Any, folder: Path) -> bool:
+    if not isinstance(value, str) or not ("/" in value or ".." in value or _NAMES_A_FILE.search(name)):
+        return False
+    return not Path(os.path.abspath(value)).is_relative_to(folder.absolute())  # noqa: PTH100 (links may lead elsewhere)
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields all values with dotted keys; items of lists are numbered."""
+    if isinstance(value, Mapping | list):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _leaves(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _targets_of_the_tree() -> set[str]:
+    """Returns every `_target_` in the config tree, and in the config folders that the command line names."""
+    sources = [source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
+    files = [path for source in sources for path in Path(source).rglob("*.yaml")]
+    contents = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in files)
+    return {value for content in contents for key, value in _leaves(content) if key.rpartition(".")[2] == "_target_"}

@@ -1,0 +1,140 @@
+"""Run folders that come from somebody else: whatever they hold, nothing in them runs, writes elsewhere or tells secrets
+unless the command names it, too."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from runs import SMALL, run
+
+from dapo_lightning.run import cli
+
+OWN = [o for o in SMALL if not o.startswith("reward")]  # reward=exact, which the config tree has
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("handed") / "original"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["train.py", *OWN, "num_steps=1", f"run_folder={folder}"])
+        cli.main()
+    return folder
+
+
+@pytest.fixture
+def handed(original, tmp_path, monkeypatch):
+    """A copy, and a working folder that holds nothing else."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(original, tmp_path / "handed")
+
+
+def ends_with(monkeypatch, *overrides: str) -> str:
+    """The last words of a command: a sentence, or nothing if it succeeds."""
+    monkeypatch.setattr("sys.argv", ["train.py", *overrides])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return str(end.code or "")
+    return ""
+
+
+def edit(folder: Path, **changes) -> None:
+    """Sets dotted keys of config.yaml, written with two underscores for a dot."""
+    path = folder / "config.yaml"
+    content = yaml.safe_load(path.read_text())
+    for key, value in changes.items():
+        *groups, name = key.split("__")
+        node = content
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[name] = value
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+class Canary:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return exec, ("open('canary', 'w').close()",)
+
+
+TOUCH = {"_target_": "dapo_lightning.slurm.job._run", "_args_": ["touch", "canary"]}
+RESUME, EVALUATE = ["resume=handed", "num_steps=2"], ["mode=evaluate", "checkpoint=handed"]
+
+
+@pytest.mark.parametrize("command", [RESUME, EVALUATE], ids=["resume", "evaluate"])
+def test_a_checkpoint_with_code(handed, monkeypatch, command):
+    (path,) = (handed / "checkpoints").iterdir()
+    torch.save(torch.load(path, weights_only=True) | {"callbacks": {"x": Canary()}}, path)
+    said = ends_with(monkeypatch, *command)
+    assert "Only plain values and tensors are loaded" in said and "\n" not in said
+    assert not Path("canary").exists()
+
+
+FOLDERS = {
+    "an object of another module": {"logger__x": TOUCH},
+    "an object in a list": {"trainer__plugins": [TOUCH]},
+    "another optimizer": {"optimizer___target_": "builtins.exec"},
+    "a reward by its path": {
+        "reward___target_": "dapo_lightning.reward.function.Function",
+        "reward__path": "os.system",
+    },
+    "code of a model": {"policy__trust_remote_code": True},
+    "a file elsewhere": {"callbacks__completions__path": "canary"},
+    "a file above": {"logger__csv__path": "handed/../canary"},
+    "tags of YAML": None,
+}
+
+
+@pytest.mark.parametrize("changes", FOLDERS.values(), ids=FOLDERS)
+def test_a_configuration_with_code(handed, monkeypatch, changes):
+    if changes is None:
+        path = handed / "config.yaml"
+        path.write_text(path.read_text() + "x: !!python/object/apply:os.system ['touch canary']\n")
+    else:
+        edit(handed, **changes)
+    said = ends_with(monkeypatch, *RESUME)
+    assert ("names code, or files outside" if changes else "cannot be read") in said and "\n" not in said
+    assert not Path("canary").exists()
+
+
+OVERRIDES = {
+    "an object": ("+logger.x={_target_: dapo_lightning.slurm.job._run, _args_: [touch, canary]}", "names code"),
+    "a reward": ("reward=function", "names code"),
+    "a file": ("callbacks.completions.path=canary", "names code"),
+    "the environment": ("run_folder=${oc.env:SECRET}", "is not taken over"),
+    "Hydra": ("hydra.searchpath=[file:///tmp]", "is not taken over"),
+}
+
+
+@pytest.mark.parametrize(("override", "says"), OVERRIDES.values(), ids=OVERRIDES)
+def test_overrides_with_code(handed, monkeypatch, override, says):
+    monkeypatch.setenv("SECRET", "s3cret")
+    more = ["reward.path=os.system"] if override == "reward=function" else []
+    edit(handed, overrides=[*OWN, override, *more])
+    said = ends_with(monkeypatch, *EVALUATE)
+    assert says in said and "\n" not in said and "s3cret" not in said
+    assert not Path("canary").exists()
+
+
+def test_the_environment_is_not_written_out(handed, monkeypatch):
+    monkeypatch.setenv("SECRET", "s3cret")
+    edit(handed, reward__marker="${oc.env:SECRET}", reward__wrong=-2.0)
+    assert ends_with(monkeypatch, *RESUME) == ""
+    texts = [path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file()]
+    assert not any(b"s3cret" in text for text in texts)
+    assert yaml.safe_load((handed / "config.yaml").read_text())["reward"]["marker"] == "${oc.env:SECRET}"
+
+
+def test_the_users_own_code_runs_if_the_command_names_it(tmp_path, monkeypatch):
+    """The message can be pasted, for resuming and for evaluating."""
+    folder = run(tmp_path / "run", "num_steps=1")
+    edit(folder, overrides=[*SMALL])
+    for command in ([f"resume={folder}", "num_steps=2"], ["mode=evaluate", f"checkpoint={folder}"]):
+        said = ends_with(monkeypatch, *command)
+        assert said.endswith("If you trust them, add reward=function reward.path=rewards.even_length.")
+    named = ["reward=function", "reward.path=rewards.even_length"]
+    assert "add reward=function" in ends_with(monkeypatch, f"resume={folder}", named[0], "reward.path=rewards.coin")
+    assert ends_with(monkeypatch, f"resume={folder}", "num_steps=2", *named) == ""

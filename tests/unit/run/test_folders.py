@@ -1,0 +1,87 @@
+"""Names and folders of runs, and what ends a run without a traceback."""
+
+import datetime
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from dapo_lightning.run import build, cli, command
+from dapo_lightning.run.command import quoted_paths
+from dapo_lightning.run.compose import compose_run, create, initialized
+from dapo_lightning.run.explain import explanation
+from dapo_lightning.run.folder import folder_name
+from dapo_lightning.run.refuse import parse
+
+
+class Noon(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2026, 1, 1, 12)
+
+
+@pytest.mark.parametrize("overrides", [[], ["mode=evaluate", "policy=hub", "policy.name=a"]], ids=["train", "evaluate"])
+def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch, overrides):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command.datetime, "datetime", Noon)
+    folders = []
+    for _ in range(3):
+        with initialized():
+            folders.append(Path(compose_run(overrides).run_folder))
+    assert [folder.name for folder in folders] == ["2026-01-01_12-00-00" + end for end in ("", "_2", "_3")]
+    assert all(folder.is_dir() for folder in folders)
+
+
+def test_sweeps_of_the_same_second(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {cli._checked_command(["-m", "seed=0,1"])[-1] for _ in range(3)}
+    assert len(given) == 3 and all(one.startswith("hydra.sweep.dir='outputs/sweeps/") for one in given)
+    assert cli._checked_command(["-m", "seed=0,1", "hydra.sweep.dir=x"])[-1] == "hydra.sweep.dir=x"
+
+
+def test_many_processes_that_want_the_same_folder(tmp_path):
+    with ProcessPoolExecutor(4) as pool:
+        made = list(pool.map(create, [tmp_path / "run"] * 40, [True] * 40))
+    assert len(set(made)) == 40
+
+
+@pytest.mark.parametrize(
+    "path", ["a=1,b=2", "a b", "it's", 'a"b', "a\\b", "e${oc.env:HOME}", "\\${x}", "[a]", "{a: b}", "~x", "字"]
+)
+def test_a_path_is_taken_as_it_is_written(path):
+    for key in ("resume", "checkpoint"):
+        (override,) = parse(quoted_paths([f"{key}={path}"]))
+        assert OmegaConf.create({"x": getattr(override.value(), "text", override.value())}).x == path
+
+
+def test_quotes_and_other_keys_stay():
+    assert quoted_paths(["resume=a=1", "checkpoint=null", "resume='a=1'", "seed=a=1", "-m"]) == [
+        "resume='a=1'", "checkpoint=null", "resume='a=1'", "seed=a=1", "-m",
+    ]  # fmt: skip
+
+
+def test_names_fit_the_file_system():
+    name = folder_name("+note=" + "字" * 150)
+    assert len(name.encode()) <= 255 and name.startswith("+note=字")
+    assert folder_name("+note=" + "字" * 151) != name
+
+
+def test_an_interruption_while_loading_is_one_line(tmp_path, monkeypatch, capfd):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "set_up", interrupted)
+    monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}/run"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 128 + signal.SIGINT and "Traceback" not in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_errors_of_the_machine_are_one_sentence(tmp_path):
+    assert "removed" in explanation(FileNotFoundError(2, "No such file"), tmp_path / "gone")
+    assert "Make room" in explanation(RuntimeError("I/O error: No space left on device (os error 28)"), tmp_path)
+    assert "another process" in explanation(RuntimeError("[gloo] Connection closed by peer [::1]:1"), tmp_path)
+    assert explanation(RuntimeError("a bug"), tmp_path) is None
