@@ -19,7 +19,7 @@ from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.foreign import escaped
 from dapo_lightning.run.options import CONF, groups, nearest, options, options_with
 from dapo_lightning.run.refuse import check_overrides
-from dapo_lightning.run.schema import Settings, check_plain
+from dapo_lightning.run.schema import Settings, check_finite, check_plain
 from dapo_lightning.run.targets import check_entries, check_numbers, check_targets
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.utils.overrides import ORIGIN, leaves, override_key
@@ -73,6 +73,7 @@ def check_settings(config: DictConfig, choices: Mapping[str, str]) -> dict[str, 
         choices: the option of each group.
     """
     plain = {key: resolve(config, key, choices) for key in PLAIN}
+    check_finite(plain)
     check_plain(plain)
     unresolved = OmegaConf.to_container(config, resolve=False)
     missing = [key for key, value in leaves(unresolved).items() if value == "???"]
