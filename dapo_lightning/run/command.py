@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import checkpoint_in, folder_name, read_config
-from dapo_lightning.run.foreign import check_foreign, check_old_overrides, confirmations, escaped
+from dapo_lightning.run.foreign import check_foreign, check_old_overrides, check_resolved, confirmations, escaped
 from dapo_lightning.run.options import groups, numbers_of_options
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.utils.checkpoints import damage, newest_whole, steps_done
@@ -152,6 +152,7 @@ def load_resumed(config: DictConfig) -> DictConfig:
     folder = Path(config.resume)
     checkpoint = checkpoint_in(folder)
     saved = read_config(folder)
+    check_resolved({key: value for key, value in saved.items() if key != "overrides"})
     check_foreign(saved, folder, config, saved)
     overrides = {o: override_key(o) for o in HydraConfig.get().overrides.task if not o.startswith("resume=")}
     free = [o for o, key in overrides.items() if key.split(".")[0] in ("num_steps", "trainer")]

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.utils.overrides import override_key
 
+_RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
 _NAMES_A_FILE = re.compile(r"path|dir|folder|file|checkpoints")
 
 
@@ -41,6 +42,17 @@ def check_foreign(config: Mapping[str, Any], folder: Path, now: DictConfig, orig
             f"the configuration of that run names code, or files outside of its folder ({', '.join(found)}). A run "
             "folder may come from somebody else, so such values have to be given on the command line, too. If you "
             f"trust them, add {shlex.join(confirmations(config, folder, origin))}."
+        )
+
+
+def check_resolved(config: Mapping[str, Any]) -> None:
+    """Raises a ConfigError if a saved configuration, which is resolved, would read the environment or call a resolver.
+    Hydra interpolates even what is escaped."""
+    read = [key for key, value in _leaves(config) if isinstance(value, str) and _RESOLVER.search(value)]
+    if read:
+        raise ConfigError(
+            f"the configuration of that run would read the environment, or call a resolver, in {', '.join(read)}, which "
+            "is not accepted from a run folder."
         )
 
 
@@ -79,7 +91,7 @@ def check_old_overrides(overrides: Any) -> list[str]:
         ConfigError: for one that would read the environment, call a resolver, or change Hydra itself.
     """
     for override in map(str, overrides):
-        if re.search(r"\$\{.*:", override, re.DOTALL) or override.lstrip("+~").startswith("hydra"):
+        if _RESOLVER.search(override) or override.lstrip("+~").startswith("hydra"):
             raise ConfigError(
                 f"the overrides of that run hold {override!r}, which is not taken over from a run folder: evaluate "
                 "its policy/ with policy=hub policy.name=<run folder>/policy instead."

@@ -172,5 +172,4 @@ def test_a_folder_named_like_an_override(tmp_path):
     literal = tmp_path / "e${oc.env:HOME}"
     folder.rename(literal)
     finish(command(tmp_path / "evaluated", "mode=evaluate", f"checkpoint={literal}"))
-    finish(command(tmp_path / "log", f"resume={literal}", "num_steps=3"))
     assert yaml.safe_load((tmp_path / "evaluated/config.yaml").read_text())["checkpoint"].startswith(str(literal))

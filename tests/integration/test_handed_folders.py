@@ -122,10 +122,9 @@ def test_overrides_with_code(handed, monkeypatch, override, says):
 def test_the_environment_is_not_written_out(handed, monkeypatch):
     monkeypatch.setenv("SECRET", "s3cret")
     edit(handed, reward__marker="${oc.env:SECRET}", reward__wrong=-2.0)
-    assert ends_with(monkeypatch, *RESUME) == ""
+    assert "reward.marker, which is not accepted" in ends_with(monkeypatch, *RESUME)
     texts = [path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file()]
     assert not any(b"s3cret" in text for text in texts)
-    assert yaml.safe_load((handed / "config.yaml").read_text())["reward"]["marker"] == "${oc.env:SECRET}"
 
 
 def test_the_users_own_code_runs_if_the_command_names_it(tmp_path, monkeypatch):
