@@ -51,8 +51,8 @@ def check_resolved(config: Mapping[str, Any]) -> None:
     read = [key for key, value in _leaves(config) if isinstance(value, str) and _RESOLVER.search(value)]
     if read:
         raise ConfigError(
-            f"the configuration of that run would read the environment, or call a resolver, in {', '.join(read)}, which "
-            "is not accepted from a run folder."
+            f"the configuration of that run would read the environment, or call a resolver, in {', '.join(read)}, "
+            "which is not accepted from a run folder."
         )
 
 
