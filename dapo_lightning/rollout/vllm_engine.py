@@ -83,8 +83,8 @@ class Engine:
         gap = float((logps_T - served_T).abs().mean())
         if not gap <= self._max_gap:  # also NaN
             raise WeightsNotServedError(
-                f"rollout=vllm: after the weights were handed over, the log-probs of {len(tokens_T)} tokens are {gap:.2g} "
-                f"nats from those of the policy on average; rollout.max_logp_gap allows {self._max_gap:.2g}. "
+                f"rollout=vllm: after the weights were handed over, the log-probs of {len(tokens_T)} tokens are "
+                f"{gap:.2g} nats from those of the policy on average; rollout.max_logp_gap allows {self._max_gap:.2g}. "
                 f"{self._worst(model)}Use rollout=decode, or another version of vLLM."
             )
 
@@ -152,7 +152,7 @@ def _launched_as_a_rank(model: PreTrainedModel) -> Iterator[None]:
 
 def _refuse_missing_weights(served: nn.Module) -> None:
     """Makes vLLM's model raise if it is not given all its weights: `reload_weights` would keep dummy values."""
-    load = served.load_weights
+    load: Any = served.load_weights
 
     def load_all(weights: Iterator[tuple[str, Tensor]]) -> set[str]:
         expected = {name for name, _ in served.named_parameters()}
@@ -165,7 +165,7 @@ def _refuse_missing_weights(served: nn.Module) -> None:
             )
         return loaded
 
-    served.load_weights = load_all
+    served.load_weights = load_all  # type: ignore[assignment]
 
 
 def _fingerprint(model: nn.Module) -> Tensor:

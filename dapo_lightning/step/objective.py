@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.algorithm.kl import k3
 from dapo_lightning.algorithm.loss import weighted_sum
-from dapo_lightning.algorithm.tokens import Max, Mean, Metric, PerToken, Reduced, Tokens
+from dapo_lightning.algorithm.ratio import log_ratio
+from dapo_lightning.algorithm.tokens import EffectiveSize, Max, Mean, Metric, PerToken, Reduced, Tokens
 from dapo_lightning.forward.logprobs import completion_logps, right_pad
 from dapo_lightning.step.experience import Row
 
@@ -21,11 +22,15 @@ def objective(tokens: Tokens, algorithm: Algorithm) -> PerToken:
     surrogate = algorithm.clip(ratio_BT, tokens)
     correction = algorithm.correction(tokens)
     penalty = algorithm.kl(tokens)
+    gap_BT = (tokens.logps_BT - tokens.sampled_logps_BT).detach()
     metrics: dict[str, Metric] = {
         "ratio/mean": Mean(ratio_BT.detach()),
         "ratio/max": Max(ratio_BT.detach()),
         "kl/old": Mean(k3(tokens.logps_BT, tokens.old_logps_BT).detach()),
-        "sampling/logp_gap": Mean((tokens.logps_BT - tokens.sampled_logps_BT).abs().detach()),
+        "sampling/logp_gap": Mean(gap_BT.abs()),
+        "sampling/logp_gap_max": Max(gap_BT.abs()),
+        "sampling/kl": Mean(k3(tokens.logps_BT, tokens.sampled_logps_BT).detach()),
+        "sampling/effective_size": EffectiveSize(log_ratio(tokens.logps_BT, tokens.sampled_logps_BT).detach()),
     }
     return PerToken(
         surrogate.values_BT * correction.values_BT - penalty.values_BT,

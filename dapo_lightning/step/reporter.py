@@ -58,7 +58,7 @@ def step_metrics(
 
 
 def _update_metrics(updates: Sequence[Update]) -> dict[str, float]:
-    """`sampling/logp_gap` is taken from the first gradient step, before which the weights are those that sampled."""
+    """Metrics of the gap to the sampler are those of the first gradient step: before it, the weights are the same."""
     taken = [update for update in updates if update.is_taken]
     metrics = {"gradient/steps": float(len(taken)), "gradient/skipped": float(len(updates) - len(taken))}
     if not taken:
@@ -68,5 +68,5 @@ def _update_metrics(updates: Sequence[Update]) -> dict[str, float]:
         "gradient/norm": sum(update.gradient_norm for update in taken) / len(taken),
     }
     of_tokens = summed([update.metrics for update in taken])
-    of_tokens["sampling/logp_gap"] = taken[0].metrics["sampling/logp_gap"]
+    of_tokens |= {name: value for name, value in taken[0].metrics.items() if name.startswith("sampling/")}
     return metrics | {name: reduced.value for name, reduced in of_tokens.items() if reduced.value is not None}

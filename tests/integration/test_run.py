@@ -32,7 +32,8 @@ LOGGED = """
     probability
     clip/upper_fraction clip/lower_fraction ratio/mean ratio/max kl/old gradient/norm learning_rate steps/dapo
     steps/gradient seconds/generate seconds/grade seconds/update tokens_per_second/generate tokens_per_second/grade
-    seconds/wait tokens_per_second/update memory/peak_mb sampling/logp_gap loss
+    seconds/wait tokens_per_second/update memory/peak_mb sampling/logp_gap
+    sampling/logp_gap_max sampling/kl sampling/effective_size loss
 """.split()
 
 

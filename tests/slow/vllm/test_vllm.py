@@ -234,7 +234,9 @@ def test_a_run_trains_and_evaluates_with_the_engine(tmp_path):
     folder = run(tmp_path / "run", *VLLM_RUN, "correction=truncated", "num_steps=3", "evaluation.top_p=0.9")
     steps = [row for row in read_metrics(folder / "metrics.csv") if row["step"] > 0]
     assert len(steps) == 3
-    assert all(0 < row["sampling/logp_gap"] < 1e-3 and row["correction/mean"] == pytest.approx(1, abs=1e-3) for row in steps)
+    assert all(
+        0 < row["sampling/logp_gap"] < 1e-3 and row["correction/mean"] == pytest.approx(1, abs=1e-3) for row in steps
+    )
     assert steps[-1]["validation/avg@2"] >= 0
 
 
