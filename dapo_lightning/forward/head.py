@@ -55,16 +55,17 @@ def head_of_tokens(
     head = model.get_output_embeddings()
     logits_of = head.forward
 
-    def of_chunk(hidden_ND: Tensor, ids_N: Tensor) -> Tensor:
-        return token_statistics(logits_of(hidden_ND), ids_N, temperature, with_entropies)
+    def of_chunk(hidden: Tensor, ids_N: Tensor, mask: Tensor | None = None) -> Tensor:
+        logits = logits_of(hidden)
+        return token_statistics(logits[0] if mask is None else logits[mask], ids_N, temperature, with_entropies)
 
     def of_tokens(hidden: Tensor) -> Tensor:
-        hidden_ND = hidden.flatten(0, -2) if mask is None else hidden[mask]
         size = max(1, CHUNK_LOGITS // head.weight.shape[0])
-        if len(ids_N) <= size:
-            return of_chunk(hidden_ND, ids_N)[None]
+        if hidden.shape[:-1].numel() <= size:
+            return of_chunk(hidden, ids_N, mask)[None]
+        hidden_ND = hidden[0] if mask is None else hidden[mask]
         chunks = zip(hidden_ND.split(size), ids_N.split(size), strict=True)
-        return torch.cat([checkpoint(of_chunk, *chunk, use_reentrant=False) for chunk in chunks])[None]
+        return torch.cat([checkpoint(of_chunk, h[None], ids, use_reentrant=False) for h, ids in chunks])[None]
 
     with _replaced(head, of_tokens):
         yield
