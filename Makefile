@@ -14,7 +14,7 @@ VARIANTS := ladder_0_grpo,ladder_1_overlong_filter,ladder_2_clip_higher,ladder_3
 ladder_5_dynamic_sampling,dapo_minus_clip_higher,dapo_minus_token_level,dapo_minus_soft_punishment
 SWEEP := $(BIN)/python train.py -m hydra/launcher=cores recipe=ablation seed=$(SEEDS)
 
-.PHONY: help train ablation tuning smollm2 train-smollm2 test vllm-cpu test-vllm test-chaos test-zoo test-slurm check docs tensorboard clean
+.PHONY: help train ablation tuning smollm2 train-smollm2 test vllm-cpu test-vllm test-gpu test-chaos test-zoo test-slurm check docs tensorboard clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -56,6 +56,9 @@ vllm-cpu: $(VLLM)  ## set up .venv-vllm, an environment with vLLM built for CPUs
 
 test-vllm: $(VLLM)  ## run the tests of rollout=vllm with vLLM itself, on this machine's CPU (about five minutes)
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -m vllm tests/slow/vllm
+
+test-gpu: $(SETUP)  ## run the tests that need a GPU (set up with make ... TORCH="torch --index-url ...")
+	$(BIN)/python -m pytest -m gpu tests/slow/gpu
 
 check: $(SETUP)  ## lint, import order, format, types
 	$(BIN)/ruff check .
