@@ -3,9 +3,10 @@
 import pytest
 import torch
 from conftest import tiny
-from runs import resume, run, steps, weights
+from runs import resume, run, weights
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.forward.head import try_head
 from dapo_lightning.forward.layout import is_switched
 from dapo_lightning.forward.logprobs import completion_logps
@@ -22,6 +23,10 @@ SIZES = {
 }  # fmt: skip
 PROMPTS = [(10, 11, 12, 13, 14), (20, 21), (30,)]
 NOISE = uniform_noise(0, "test", [0, 1, 2], num_completions=8, num_tokens=20)
+
+
+def steps(folder):
+    return [row for row in read_metrics(folder / "metrics.csv") if row["step"] > 0]
 
 
 @pytest.fixture
@@ -91,19 +96,14 @@ def test_a_run_trains_and_goes_on(tmp_path, options):
     part = run(tmp_path / "part", *options, "num_steps=2")
     resume(part, "num_steps=4")
     rows = steps(whole)
-    assert len(rows) == 4 and all(0 <= float(row["sampling/logp_gap"]) < 0.1 for row in rows)
+    assert len(rows) == 4 and all(0 <= row["sampling/logp_gap"] < 0.1 for row in rows)
     ours, theirs = weights(whole), weights(part)
-    start = tiny(seed=0).model.state_dict()
     for name, weight in ours.items():
         torch.testing.assert_close(theirs[name], weight, atol=2e-3, rtol=0)
-    assert start.keys() == ours.keys()
 
 
 def test_adapters(tmp_path):
-    from conftest import tiny as policy_of
-
-    policy = policy_of(seed=0)
-    policy.save(tmp_path / "base")
+    tiny(seed=0).save(tmp_path / "base")
     options = ["policy=lora", f"policy.name={tmp_path / 'base'}", "policy.chat=false", "trainer.precision=bf16-mixed"]
     rows = steps(run(tmp_path / "run", *options))
-    assert len(rows) == 4 and all(float(row["sampling/logp_gap"]) < 0.1 for row in rows)
+    assert len(rows) == 4 and all(row["sampling/logp_gap"] < 0.1 for row in rows)

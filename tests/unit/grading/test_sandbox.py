@@ -67,7 +67,7 @@ def test_in_isolation_every_door_is_shut_but_those_that_rewards_need():
         (["./run"], {"data beside the code"}),
         (["HF_TOKEN"], {"token", "environment of the sandbox"}),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value)),  # sets print in any order
 )
 def test_a_door_is_opened_by_its_name(allow, opened):
     assert open_doors(*allow) == ALWAYS | opened
