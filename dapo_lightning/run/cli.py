@@ -32,7 +32,8 @@ from dapo_lightning.run.explain import explanation
 from dapo_lightning.run.folder import continuation, finished_result, lock_folder, remove_if_unused
 from dapo_lightning.run.help import help_text
 from dapo_lightning.run.options import CONF, RENAMED
-from dapo_lightning.run.refuse import check_overrides, parse
+from dapo_lightning.run.refuse import check_overrides, launcher_as_written, parse
+from dapo_lightning.run.sweep_folders import EXCLUDED, fixed_keys
 from dapo_lightning.run.threads import bound_kernel_cache, log_threads, wait_passively
 from dapo_lightning.utils.checkpoints import latest
 from dapo_lightning.utils.orphans import end_with_launcher
@@ -86,9 +87,10 @@ def _checked_command(arguments: Sequence[str]) -> list[str]:
     """
     given = get_args_parser().parse_args(arguments)
     is_sweep = given.multirun or "hydra.mode=MULTIRUN" in given.overrides  # there, commas separate values
-    if not is_sweep:
-        arguments, given.overrides = quoted_paths(arguments), quoted_paths(given.overrides)
-    values = {override.key_or_group: override.input_line for override in parse(given.overrides)}
+    as_written = launcher_as_written if is_sweep else quoted_paths
+    arguments, given.overrides = as_written(arguments), as_written(given.overrides)
+    parsed = parse(given.overrides)
+    values = {override.key_or_group: override.input_line for override in parsed}
     if given.config_dir or given.config_path or given.config_name or "hydra.searchpath" in values:
         return list(arguments)
     if given.info or given.hydra_help or given.shell_completion or given.experimental_rerun:
@@ -96,6 +98,8 @@ def _checked_command(arguments: Sequence[str]) -> list[str]:
     with initialized():
         if is_sweep or given.cfg:
             base = check_overrides(given.overrides, is_sweep=True)
+            if is_sweep and EXCLUDED not in values:
+                arguments = [*arguments, fixed_keys(parsed)]
             if given.cfg or "hydra.sweep.dir" in values:
                 return list(arguments)
             return [*arguments, quoted("hydra.sweep.dir", str(create(Path(base.hydra.sweep.dir), is_new=True)))]

@@ -19,9 +19,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dapo_lightning.run.errors import ConfigError
-from dapo_lightning.run.folder import checkpoint_in, folder_name, read_config
+from dapo_lightning.run.folder import checkpoint_in, read_config
 from dapo_lightning.run.foreign import check_foreign, check_old_overrides, check_resolved, confirmations, escaped
 from dapo_lightning.run.options import groups, numbers_of_options
+from dapo_lightning.run.sweep_folders import folder_name
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.utils.checkpoints import damage, newest_whole, steps_done
 from dapo_lightning.utils.extras import extra_with
@@ -118,7 +119,7 @@ def load_evaluated(config: DictConfig) -> DictConfig:
         )
     if (reason := damage(file)) is not None:
         raise ConfigError(f"checkpoint={given}: is damaged ({reason}). Choose another checkpoint of that run.")
-    now = list(HydraConfig.get().overrides.task)
+    now = given_overrides()
     chosen, keys = groups_chosen(now), {override_key(override) for override in now}
     dropped = {"run_folder", "mode", *chosen}
     saved = read_config(file.parent.parent)
@@ -128,7 +129,7 @@ def load_evaluated(config: DictConfig) -> DictConfig:
     composed = compose("config", overrides=overrides, return_hydra_config=True)
     with open_dict(composed):
         composed.update({group: config[group] for group in chosen if group in config})
-        composed.choices, composed.overrides = options_of(composed.pop("hydra")), overrides
+        composed.choices, composed.overrides = options_of(composed.pop("hydra")), escaped(overrides)
         composed.checkpoint, composed.run_folder = escaped(str(file)), escaped(config.run_folder)
         if "warm_start" in composed.policy:
             composed.policy.warm_start = None  # its weights are about to be replaced
@@ -154,7 +155,7 @@ def load_resumed(config: DictConfig) -> DictConfig:
     saved = read_config(folder)
     check_resolved({key: value for key, value in saved.items() if key != "overrides"})
     check_foreign(saved, folder, config, saved)
-    overrides = {o: override_key(o) for o in HydraConfig.get().overrides.task if not o.startswith("resume=")}
+    overrides = {o: override_key(o) for o in given_overrides() if not o.startswith("resume=")}
     free = [o for o, key in overrides.items() if key.split(".")[0] in ("num_steps", "trainer")]
     again = confirmations(saved, folder, saved)
     refused = [o for o, key in overrides.items() if o not in (*free, *again) or key == "trainer.precision"]
@@ -184,12 +185,17 @@ def record_origin(config: DictConfig) -> DictConfig:
     """Adds the options and overrides that a configuration was composed with (by the run that is resumed or evaluated,
     if there is one), and all versions of the code that have run it."""
     hydra_config = HydraConfig.get()
-    overrides = list(hydra_config.overrides.task)
+    overrides = escaped(given_overrides())
     origin = OmegaConf.create({"choices": options_of(hydra_config), "overrides": overrides, "commits": []})
     config = cast(DictConfig, OmegaConf.merge(origin, config))
     if code_version() not in config.commits:
         config.commits.append(code_version())
     return config
+
+
+def given_overrides() -> list[str]:
+    """Returns the overrides of this run as they were given, also those that hold `${`."""
+    return cast(list[str], OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
 
 
 def options_of(hydra_config: DictConfig) -> dict[str, str]:

@@ -100,7 +100,8 @@ def resolve(config: DictConfig, key: str, choices: Mapping[str, str]) -> Any:
         others = " or ".join(f"{group}={option}" for option in options_with(group, name)) if group in groups() else ""
         raise ConfigError(
             f"{error.full_key} takes its value from {wanted}, and {group}={choices.get(group)} has no such key: "
-            f"{f'choose {others}, or ' if others else ''}set {error.full_key}=<value>."
+            f"{f'choose {others}, or ' if others else ''}set {error.full_key}=<value>. "
+            "(A literal ${ is written \\${.)"
         ) from error
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0].rpartition("resolving interpolation: ")[2].strip("\"'. ")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -140,15 +138,6 @@ def remove_if_unused(folder: Path) -> None:
         folder.rmdir()
         if folder.parent.parent.name == "outputs" and not any(folder.parent.iterdir()):
             folder.parent.rmdir()
-
-
-def folder_name(overrides: str) -> str:
-    """Returns the name of a job's folder, which depends only on its overrides and not on the rest of the sweep."""
-    name = re.sub(r"[^\w.,=+~-]", "_", overrides)
-    if name == overrides and len(name.encode()) <= 200:
-        return name or "defaults"
-    beginning = name.encode()[:190].decode(errors="ignore")  # file systems count bytes
-    return f"{beginning}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

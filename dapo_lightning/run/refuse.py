@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,14 +24,31 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     """Parses overrides as Hydra does; raises a ConfigError that says what to quote in one that cannot be parsed."""
     parser, found = OverridesParser.create(), []
     for text in overrides:
+        if text.endswith("=") and text.count("=") == 1:
+            raise ConfigError(f"{text} has no value: add one, or leave it out. (An empty text is \"{text}''\".)")
         try:
             found.append(parser.parse_override(text))
         except HydraException:
             key, equals, value = text.partition("=")
-            remedy = f"\"{key}='{value}'\"" if equals and value else f"{key}=<value>"
-            reason = "some characters have a meaning for Hydra, so quote it twice" if value else "it has no value"
+            remedy = f"\"{key}='{value}'\"" if equals else f"{key}=<value>"
+            reason = "some characters have a meaning for Hydra, so quote it twice" if equals else "it has no value"
             raise ConfigError(f"{text}: cannot be read, because {reason}: {remedy}.") from None
     return found
+
+
+def launcher_as_written(arguments: Sequence[str]) -> list[str]:
+    """Returns arguments with the values of `hydra.launcher.*` quoted if Hydra could not read them, or would take their
+    commas for a sweep, which the launcher cannot have: `partition=a,b`, `exclude=node[1-4]`."""
+    return [_quoted(argument) if re.match(r"\+*hydra\.launcher\.", argument) else argument for argument in arguments]
+
+
+def _quoted(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    try:
+        is_readable = not OverridesParser.create().parse_override(argument).is_sweep_override()
+    except HydraException:
+        is_readable = not equals
+    return argument if is_readable else f"{key}={QuotedString(text=value, quote=Quote.single).with_quotes()}"
 
 
 def check_overrides(overrides: Sequence[str], is_sweep: bool) -> DictConfig:

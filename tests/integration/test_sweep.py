@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from runs import SMALL, assert_same_weights, command, config, wait_for
 
 from dapo_lightning.run.errors import ConfigError
-from dapo_lightning.run.folder import continuation, folder_name, save_config
+from dapo_lightning.run.folder import continuation, save_config
 
 
 def sweep(folder, *overrides):
@@ -41,6 +41,9 @@ def test_a_failed_job_does_not_sink_the_rest_and_an_interrupted_sweep_goes_on(tm
     (first[1.28] / "metrics.csv").unlink()  # what is done is left alone
     returned, output = sweep(folder, "clip.upper=1.2,1.28,1.3")
     assert returned == 0 and output.count("is finished already") == 1, output
+    assert {path.name.rpartition("-")[0] for path in folder.glob("*/")} == {
+        f"clip.upper-{upper}" for upper in (0.28, 1.2, 1.28, 1.3)
+    }
     second = runs_by_clip(folder)
     assert set(second) == {1.2, 1.28, 1.3} and not (second[1.28] / "metrics.csv").exists()
     assert_same_weights(second[1.2], tmp_path / "straight" / first[1.2].name)
@@ -92,14 +95,6 @@ def test_two_processes_do_not_work_on_one_run(tmp_path):
 def test_runs_of_several_processes_are_refused_in_a_sweep_on_one_machine(tmp_path):
     returned, output = sweep(tmp_path / "sweep", "trainer=ddp_cpu", "clip.upper=1.2,1.3")
     assert returned == 1 and "a sweep on this machine starts one process for each run" in output
-
-
-def test_folders_are_named_by_overrides():
-    assert folder_name("experiment=dapo,seed=0") == "experiment=dapo,seed=0"
-    assert folder_name("") == "defaults"
-    long = [folder_name("a" * 300 + end) for end in "bc"]
-    assert long[0] != long[1] and max(map(len, long)) <= 200
-    assert "/" not in folder_name("policy.name=a/b") != folder_name("policy.name=a_b")
 
 
 def test_bad_configuration_ends_with_one_sentence(tmp_path):

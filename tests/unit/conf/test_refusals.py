@@ -61,7 +61,11 @@ AT_ONCE = [
     ("max_new_tokens=true", "max_new_tokens=true: must be a whole number, at least 1."),
     ("num_steps=2.5", "num_steps=2.5: must be a whole number, at least 1."),
     ("num_steps=0", "num_steps=0: must be a whole number, at least 1."),
-    ("num_steps=", "num_steps=: must be a whole number, at least 1."),
+    ("num_steps=", "num_steps= has no value: add one, or leave it out."),
+    ("checkpoint=", "checkpoint= has no value"),
+    ("resume=", "resume= has no value"),
+    ("run_folder=", "run_folder= has no value"),
+    ("-m seed=0,1 hydra.sweep.dir=", "hydra.sweep.dir= has no value"),
     # numbers without meaning
     ("temperature=nan", "temperature=nan: must be a finite number."),
     ("temperature=inf", "temperature=inf: must be a finite number."),
