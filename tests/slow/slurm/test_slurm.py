@@ -59,22 +59,26 @@ def logs(folder):
 
 
 def test_jobs_that_time_out_or_make_room_go_on_where_they_were(cluster, straight, tmp_path, monkeypatch):
-    """The first are two of an array: what one asks of SLURM must not happen to the other. The others are slow until
-    they have made room, so that neither has ended before."""
-    hold = tmp_path / "hold"
-    hold.touch()
-    limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10"]
+    """The first are two of an array: what one asks of SLURM must not happen to the other. All are slow until they
+    were requeued, so that none has ended before."""
+    holds = [tmp_path / name for name in ("low", "timed")]
+    for hold in holds:
+        hold.touch()
+    limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=10"]
     array = ["seed=0,1", "hydra.sweep.subdir=${seed}"]
     two = ["trainer=slurm", "trainer.accelerator=cpu", "hydra.launcher.tasks_per_node=2"]
     timed, preempted, ranks = tmp_path / "timed", tmp_path / "preempted", tmp_path / "ranks"
+    monkeypatch.setenv("HOLD", str(holds[1]))
     out_of_time = sweep(timed, *LONG, *array, *limit, "hydra.launcher.partition=high")  # which nothing else preempts
-    monkeypatch.setenv("HOLD", str(hold))
+    monkeypatch.setenv("HOLD", str(holds[0]))
     low = [sweep(preempted, *LONG, ONE), sweep(ranks, *LONG, ONE, *two)]
     for folder, process in zip((preempted, ranks), low, strict=True):
         wait_for(lambda folder=folder: len(steps(folder / "run")) > 10, process, SECONDS)
     room = ["srun", "--partition=high", f"--cpus-per-task={cluster.cpus - 2}", "true"]
     subprocess.run(room, check=True, timeout=SECONDS)
-    hold.unlink()
+    holds[0].unlink()
+    wait_for(lambda: logs(timed).count("requeued: the run will continue from") >= 2, out_of_time, SECONDS)
+    holds[1].unlink()
     for process in (*low, out_of_time):
         output, _ = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, output
@@ -137,7 +141,7 @@ def test_a_sweep_without_waiting_can_be_asked_about(cluster, tmp_path):
     folder = tmp_path / "sweep"
     run = [override for override in LONG if not override.startswith("num_steps")]
     words = f"hydra.launcher.python='{container} image.sif {sys.executable}'"
-    run += [words, "hydra.launcher.partition='low,high'", "hydra.launcher.srun_args=[--label]"]
+    run += [words, "hydra.launcher.partition=low,high", "hydra.launcher.srun_args=[--label]"]
     run += ["num_steps=2,1000", "hydra.sweep.subdir=${num_steps}", "hydra.launcher.wait=false"]
     before = len(cluster.states())
     assert "2 new jobs, 0 submitted before, 0 finished" in finish(sweep(folder, *run))
