@@ -14,6 +14,7 @@ from pathlib import Path
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, open_dict
 
 from dapo_lightning.run.command import (
@@ -36,6 +37,7 @@ from dapo_lightning.run.refuse import check_overrides, launcher_as_written, pars
 from dapo_lightning.run.sweep_folders import EXCLUDED, fixed_keys
 from dapo_lightning.run.threads import bound_kernel_cache, log_threads, wait_passively
 from dapo_lightning.utils.checkpoints import latest
+from dapo_lightning.utils.console import show_all_characters
 from dapo_lightning.utils.orphans import end_with_launcher
 from dapo_lightning.utils.overrides import with_home
 
@@ -58,6 +60,7 @@ class Result:
 def main() -> None:
     """Runs the command line. A refused command leaves no files behind."""
     end_with_launcher()
+    show_all_characters()
     arguments = [with_home(argument) for argument in sys.argv[1:]]
     if {"-h", "--help"} & {*arguments}:
         print(help_text([argument for argument in arguments if not argument.startswith("-")]))
@@ -125,6 +128,8 @@ def run_job(config: DictConfig) -> float:
         sentence = explanation(error, folder)
         if in_sweep():
             log.error("%s failed: %s", folder, sentence or error, exc_info=sentence is None)
+            if sentence is not None:
+                raise CompactHydraException(sentence) from None  # which Hydra shows without a traceback
         elif sentence is not None:
             _log_to_file(error)  # sys.exit prints it on the console
             remove_if_unused(folder)

@@ -120,14 +120,20 @@ def finished_result(config: Mapping[str, Any]) -> float | None:
     return summary["after" if trains else "metrics"][f"avg@{config['evaluation']['num_completions']}"]
 
 
+_NUMBERS = ("seed", "temperature", "top_p", "max_prompt_tokens", "max_new_tokens", "max_gradient_norm")
+_TEXTS = ("policy.name", "policy.dtype", "trainer.precision", "data.train_path", "data.validation_path", "reward.path")
+
+
 def hyperparameters(config: Mapping[str, Any], techniques: Sequence[str]) -> dict[str, Any]:
-    """Returns what distinguishes runs in a comparison: the chosen options and the numbers of the algorithm."""
+    """Returns what distinguishes runs in a comparison: the chosen options, the numbers of the algorithm, and the model,
+    data and precision."""
     groups = ("experiment", "recipe", "policy", "data", "reward", "rollout", "optimizer", *techniques)
     chosen = {group: option for group, option in config["choices"].items() if group in groups}
-    of_algorithm = {name: config[name] for name in config if name in (*techniques, "optimizer", "seed")}
+    of_algorithm = {name: config[name] for name in config if name in (*techniques, *_NUMBERS, "optimizer")}
     of_algorithm |= {name: value for name, value in config.items() if name.startswith("num_")}
     numbers = {name: value for name, value in leaves(of_algorithm).items() if type(value) in (int, float)}
-    return chosen | numbers
+    every = leaves(config)
+    return chosen | numbers | {name: str(every[name]) for name in _TEXTS if every.get(name) is not None}
 
 
 def remove_if_unused(folder: Path) -> None:

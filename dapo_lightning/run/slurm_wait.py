@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
 
 POLL_SECONDS = 2.0
 
@@ -44,7 +45,8 @@ def result_of(job: Any, overrides: Sequence[str]) -> JobReturn:
         results = job.results()
         return next((result for result in results if result.status == JobStatus.FAILED), results[0])
     except Exception as error:  # also that of a result that cannot be unpickled
-        return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
+        shown = CompactHydraException(str(error))  # which Hydra shows without a traceback
+        return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=shown)
 
 
 def _end_time(task: Any) -> float:

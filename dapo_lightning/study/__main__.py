@@ -16,6 +16,7 @@ from dapo_lightning.study.report import as_csv, as_markdown, results_table
 from dapo_lightning.study.runs import WHAT_A_RUN_IS, NoRunsError, describe_failed_starts, find_runs, read_run
 from dapo_lightning.study.variants import Variant, group_by_settings
 from dapo_lightning.utils.atomic import replacing
+from dapo_lightning.utils.console import show_all_characters
 
 HELP = f"""Reads the runs of a sweep, finished or not, and writes
   study.md, study.csv   a row per variant: held-out accuracy over seeds, paired differences, cost; and all anomalies
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("sweep", type=Path, help="a folder with run folders anywhere below it")
     parser.add_argument("--output", type=Path, help="where to write (default: the sweep folder)")
+    show_all_characters()
     parsed = parser.parse_args(arguments)
     try:
         study(parsed.sweep, parsed.output or parsed.sweep)

@@ -166,6 +166,7 @@ def test_hyperparameters_beside_the_latest_held_out_metrics(server, folders):
             ("grpo", "symmetric") if name == "votes" else ("dapo", "higher")
         )
         assert values["clip.upper"] == (1.2 if name == "votes" else 1.28) and values["seed"] == 0
+        assert values["temperature"] == 1.0 and values["trainer.precision"] == "32-true"
         assert "num_steps" not in values and "recipe" not in values
         assert metrics.pop("steps/dapo") == (rows[-1]["step"], rows[-1]["step"])
         expected = {f"validation/{one}" for one in ("avg@2", "pass@2", "entropy", "truncated", "length")}

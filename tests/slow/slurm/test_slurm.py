@@ -61,7 +61,7 @@ def logs(folder):
 def test_jobs_that_time_out_or_make_room_go_on_where_they_were(cluster, straight, tmp_path, monkeypatch):
     """The first are two of an array: what one asks of SLURM must not happen to the other. All are slow until they
     were requeued, so that none has ended before."""
-    holds = [tmp_path / name for name in ("low", "timed")]
+    holds = [tmp_path / name for name in ("hold_low", "hold_timed")]
     for hold in holds:
         hold.touch()
     limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=10"]
