@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import shlex
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,9 @@ def run_folder(resume: str | None, mode: str, experiment: str | None) -> str:
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
 OmegaConf.register_new_resolver("folder_name", folder_name)
+OmegaConf.register_new_resolver(
+    "run_id", lambda folder: hashlib.sha256(os.path.abspath(folder).encode()).hexdigest()[:16]
+)
 OmegaConf.register_new_resolver("numbers_of_options", numbers_of_options, use_cache=True)
 OmegaConf.register_new_resolver("fifth", lambda number: max(1, number // 5))
 
