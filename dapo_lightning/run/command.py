@@ -44,11 +44,14 @@ def run_folder(resume: str | None, mode: str, experiment: str | None) -> str:
     return f"outputs/{kind}/{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
 
 
+def run_id(folder: str) -> str:
+    """Returns an id of a run for services that track experiments. It is stored in config.yaml, so it stays the same."""
+    return hashlib.sha256(str(Path(folder).absolute()).encode()).hexdigest()[:16]
+
+
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
 OmegaConf.register_new_resolver("folder_name", folder_name)
-OmegaConf.register_new_resolver(
-    "run_id", lambda folder: hashlib.sha256(os.path.abspath(folder).encode()).hexdigest()[:16]
-)
+OmegaConf.register_new_resolver("run_id", run_id)
 OmegaConf.register_new_resolver("numbers_of_options", numbers_of_options, use_cache=True)
 OmegaConf.register_new_resolver("fifth", lambda number: max(1, number // 5))
 

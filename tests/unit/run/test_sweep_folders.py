@@ -4,7 +4,7 @@ import pytest
 from runs import config
 
 from dapo_lightning.run import cli
-from dapo_lightning.run.command import as_dict, record_origin
+from dapo_lightning.run.command import as_dict, record_origin, run_id
 from dapo_lightning.run.refuse import launcher_as_written, parse
 from dapo_lightning.run.sweep_folders import fixed_keys, folder_name
 
@@ -66,3 +66,9 @@ def test_overrides_that_hold_a_dollar_are_kept_as_given():
     recorded = as_dict(record_origin(config(*given)))
     assert recorded["overrides"] == given
     assert recorded["policy"]["system_prompt"] == "Answer as ${y}."
+
+
+def test_the_id_of_a_run_is_that_of_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_id("a") == run_id(str(tmp_path / "a")) != run_id("b")
+    assert run_id("a").isalnum() and len(run_id("a")) == 16
