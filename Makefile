@@ -69,6 +69,7 @@ docs: $(DOCS)  ## build the documentation in outputs/docs/site; broken links and
 	$(BIN)/python -m docs.build
 
 tensorboard: $(SETUP)  ## look at all runs under outputs/
+	@echo 'curves without smoothing: http://localhost:6006/#custom_scalars&_smoothingWeight=0'
 	$(BIN)/tensorboard --logdir outputs
 
 clean:  ## remove the environment and caches; outputs/ stays

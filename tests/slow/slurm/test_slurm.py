@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from cluster import Cluster, is_installed
@@ -157,6 +159,19 @@ def test_a_sweep_without_waiting_can_be_asked_about(cluster, tmp_path):
     assert (tmp_path / "entered").read_text() == "inside image.sif\n" * 2
     (script,) = folder.glob("slurm/*_submission.sh")
     assert "--partition=low,high" in script.read_text() and "wckey" not in script.read_text()
+
+
+def test_interrupting_the_command_leaves_the_jobs(cluster, tmp_path):
+    folder = tmp_path / "sweep"
+    process = sweep(folder, *LONG, ONE)
+    wait_for((folder / "slurm/jobs.jsonl").exists, process, SECONDS)
+    time.sleep(3)  # until it waits
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130 and "the jobs continue; `scancel" in output and "Traceback" not in output, output
+    job = json.loads((folder / "slurm/jobs.jsonl").read_text())["job"]
+    assert cluster.states()[job] in ("PENDING", "RUNNING")
+    cluster("scancel", job)
 
 
 def test_tasks_share_a_sharded_policy(cluster, tmp_path):
