@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -20,6 +21,7 @@ from dapo_lightning.grading.values import (
 
 _LISTS = (",", "and", "or")
 _REGIONS = ("bracket", "cup", "cap", "setminus", "builder", "emptyset", "set")  # of real numbers
+_CALL = re.compile(r"([A-Za-z](?:\^-1)?)\(([a-z])\)")
 _EQUAL = ("=", "~", "in")
 
 
@@ -36,11 +38,16 @@ def same(gold: Node, found: Node) -> bool:
 
 
 def _same(gold: Node, found: Node) -> bool:
-    if gold.op == "number" and gold.args[0].denominator > 1 and found.op == "chain" and found.args[-2] == "~":
+    is_rounded = (gold.op == "number" and gold.args[0].denominator > 1) or (
+        "~" in gold.args and found.args[:1] == (Node("blank"),)
+    )
+    if is_rounded and found.op == "chain" and found.args[-2] == "~":
         found = found.args[-1]  # an approximation is asked for
     left = _assignments(gold)
     right = _assignments(found, frozenset(name for name, _ in left))
     if left and right:
+        if len(left) == len(right) == 1:
+            right = [_function(left[0][0], *right[0])]
         if sorted({a for a, _ in left}) == sorted({a for a, _ in right}):
             return _match(left, right)
         return _same_formula(gold, found)
@@ -56,13 +63,21 @@ def _same_values(pairs: list[tuple[str, Node]], other: Node, is_exact: bool) -> 
     values = [value for _, value in pairs]
     if len(values) == 1:
         return _same_item(values[0], other) if is_exact else _same_item(other, values[0])
-    if len({name for name, _ in pairs}) == 1:
+    if len({name.partition("_")[0] for name, _ in pairs}) == 1 and other.op != "bracket":  # x_1 = 2, x_2 = 3
         return other.op in (*_LISTS, "set") and _matched(values, other.args)
     items = other.args[2:] if other.op == "bracket" and other.args[:2] == ("(", ")") else other.args
     if other.op not in (",", "and", "bracket") or len(items) != len(values):
         return False
     orders = values, [value for _, value in sorted(pairs, key=lambda pair: pair[0])]
     return any(all(map(_same_item, order, items)) for order in orders)
+
+
+def _function(gold: str, name: str, value: Node) -> tuple[str, Node]:
+    """Spells `f(t) = 2t` and `y = 2x` as the reference does, `f(x) = 2x`."""
+    expected, found = _CALL.fullmatch(gold), _CALL.fullmatch(name)
+    if expected and found and expected[1] == found[1]:
+        return gold, renamed(value, found[2], expected[2])
+    return (gold if "y" in (gold, name) and (expected or found) else name), value
 
 
 def _match(left: list[tuple[str, Node]], right: list[tuple[str, Node]]) -> bool:
@@ -114,6 +129,13 @@ def _same_item(gold: Node, found: Node) -> bool:
     if "set" in kinds and all(kind == "set" or kind not in ("chain", *_REGIONS) for kind in kinds):  # {1} is 1
         items = [node.args if node.op == "set" else (node,) for node in (gold, found)]
         return len(items[0]) == len(items[1]) == 1 and _same_item(items[0][0], items[1][0])
+    if kinds == ("ratio", "ratio"):
+        return len(gold.args) == len(found.args) and all(
+            same_value(Node("/", (a, gold.args[0])), Node("/", (b, found.args[0])))
+            for a, b in zip(gold.args, found.args, strict=True)
+        )
+    if "matrix" in kinds and "bracket" in kinds:
+        return _same_matrix(gold, found)
     if _is_formula(gold) or _is_formula(found):
         return _same_formula(gold, found)
     if "matrix" in kinds or _is_matrix(gold) or _is_matrix(found):
@@ -138,6 +160,8 @@ def _label(side: Node, known: frozenset[str] | None) -> str | None:
     may name a number, as in `sin(1) = 0.84`, and an answer what a reference does."""
     if side.op in ("name", "e", "i"):
         return str(side.args[0]) if side.args else side.op
+    if side.op == "abs" and side.args[0].op == "name" and str(side.args[0].args[0]).isupper():
+        return f"|{side.args[0].args[0]}|"  # the size of a set
     if side.op == "bracket" and all(item.op == "name" for item in side.args[2:]):
         return "".join(item.args[0] for item in side.args[2:])
     if known is None:
@@ -163,7 +187,8 @@ def _assignments(node: Node, known: frozenset[str] | None = None) -> list[tuple[
             if label is None:
                 return []
             first = sides[0]
-            if first.op == "bracket" and target.op == "bracket" and len(first.args) == len(target.args):
+            is_tuple = first.op == "bracket" and target.op == "bracket" and len(first.args) == len(target.args)
+            if is_tuple and not any(other.op == "bracket" for other in items):
                 pairs += [(name.args[0], value) for name, value in zip(first.args[2:], target.args[2:], strict=True)]
             else:
                 pairs.append((label, target))
@@ -253,9 +278,10 @@ def _same_relations(left: list[tuple[Node, str]], right: list[tuple[Node, str]])
 def _signed(node: Node) -> Node:
     r"""Writes each item with \pm as two."""
     items = node.args if node.op in (*_LISTS, "set") else (node,)
-    if not any(_has(item, "pm") for item in items):
+    if not (_has(node, "pm") or _has(node, "mp")):
         return node
-    both = [_chosen(item, is_plus) for item in items for is_plus in ((True, False) if _has(item, "pm") else (True,))]
+    signs = [(True, False) if _has(item, "pm") or _has(item, "mp") else (True,) for item in items]
+    both = [_chosen(item, is_plus) for item, some in zip(items, signs, strict=True) for is_plus in some]
     return Node(node.op if node.op in (*_LISTS, "set") else ",", tuple(both))
 
 
@@ -274,15 +300,17 @@ def _chosen(node: Any, is_plus: bool) -> Any:
 
 def _constant(gold: Node, found: Node) -> Node:
     """The constant of integration has the name that it has in the reference."""
-    if names(gold) - names(found) == {"C"} and names(found) - names(gold) == {"c"}:
-        return _renamed(found)
-    return found
+    others = [name for name in names(found) - names(gold) if name in ("c", "C", "k", "K", "C_1", "c_1")]
+    return renamed(found, others[0], "C") if len(others) == 1 and "C" in names(gold) - names(found) else found
 
 
-def _renamed(node: Any) -> Any:
-    if node == Node("name", ("c",)):
-        return Node("name", ("C",))
-    return Node(node.op, tuple(map(_renamed, node.args))) if isinstance(node, Node) else node
+def renamed(node: Any, old: str, new: str) -> Any:
+    """The same with another name for a variable."""
+    if not isinstance(node, Node):
+        return node
+    if node == Node("name", (old,)):
+        return Node("name", (new,))
+    return Node(node.op, tuple(renamed(part, old, new) for part in node.args))
 
 
 def _is_matrix(node: Node) -> bool:
@@ -290,6 +318,13 @@ def _is_matrix(node: Node) -> bool:
 
 
 def _same_matrix(gold: Node, found: Node) -> bool:
+    if "bracket" in (gold.op, found.op):  # a column may be written as a tuple
+        gold, found = (
+            Node("matrix", tuple(Node("row", (item,)) for item in node.args[2:]))
+            if node.op == "bracket" and node.args[:2] == ("(", ")")
+            else node
+            for node in (gold, found)
+        )
     left, right = _cells(gold), _cells(found)
     if left is None or right is None or [len(row) for row in left] != [len(row) for row in right]:
         return False

@@ -18,15 +18,16 @@ _BESIDE = re.compile(r"(?:[\s$,;&]|\\[()\[\]]|\\text\{|\}|and\b|or\b|[A-Za-z] ?=
 _STATEMENT = re.compile(
     r"^[ \t#*_]*(?:the[ \t]+)?(?:final[ \t]+)?answer[ \t*_:：.#]*$"  # a heading
     r"|<answer>"
-    r"|\b(?:answer|(?:correct|right)[ \t]+(?:option|choice))(?:[ \t]+(?:to|of|for)\b[^\n.:?!$]{1,60}?)?[ \t*_]*"
+    r"|\b(?:answer|(?:correct|right)[ \t]+(?:option|choice))(?:[ \t]+(?:to|of|for)\b[^\n.:?!$]{1,60}?)?"
+    r"(?:,[^\n.,]{1,20},)?[ \t*_]*"
     r"(?:[:：=]|-(?=[ \t])|\b(?:is|should be|must be)\b(?:[ \t]+(?:therefore|thus|then|hence))?:?)"
     r"|^[ \t*_]*(?:final[ \t]+)?(?:solution|result)[ \t*_]*[:：](?=[^\n]*\d)"
-    r"|答案(?:[:：]|是|为|选)[:：]?"
+    r"|(?:答案|故选|应选)[是为选]?[:：]?"
     r"|^[ \t]*\#{4}(?!\#)",
     re.IGNORECASE | re.MULTILINE,
 )
 _LONG = 10_000  # characters; no real answer is, so it stays as it is
-_MARKUP = re.compile(r"[\s*_>`]*(?:=\s)?")
+_MARKUP = re.compile(r"[\s*_>`}]*(?:=\s)?")
 _CLAUSE_ENDS = re.compile(
     r"[.;?](?=\s|$)|。|</answer>|\s-\s(?=[a-z]{3})|,?\s(?:because|since|which|so|where|when|as)\b"
     r"|\sand (?:we|it|this|that)\b",

@@ -27,7 +27,7 @@ RELATIONS = {"=": "=", "<": "<", ">": ">", "\\leq": "<=", "\\geq": ">=", "\\neq"
              "\\approx": "~", "\\equiv": "="}  # fmt: skip
 _SEPARATORS = {",": ",", ";": ",", "\\\\": ",", "\\land": "and", "\\lor": "or"}
 _SETS = {"\\cup", "\\cap", "\\setminus", "\\backslash"}
-_TIMES = {"*": "*", "\\cdot": "*", "\\times": "*", "/": "/", "\\div": "/", ":": "/"}
+_TIMES = {"*": "*", "\\cdot": "*", "\\times": "*", "/": "/", "\\div": "/", ":": "ratio"}
 _ENDS = {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil", "\\end", "\\over", "\\choose", "\\mid", "&", ""}
 _CONSTANTS = {"\\pi", "\\infty", "\\emptyset"}
 _NAMES = set(
@@ -35,18 +35,23 @@ _NAMES = set(
     " phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar".split()
 )
 _ACCENTS = {"\\overline", "\\bar", "\\hat", "\\vec", "\\tilde", "\\overrightarrow", "\\widehat", "\\dot"}
-_FUNCTIONS = set("sin cos tan csc sec cot arcsin arccos arctan sinh cosh tanh ln log exp lg".split())
-_SKIPPED = {"\\angle", "\\triangle"}  # they say what a name names
+_FUNCTIONS = {"ln", "log", "exp", "lg"} | {
+    f"{arc}{name}{h}" for arc in ("", "arc") for name in "sin cos tan csc sec cot".split() for h in ("", "h")
+}
+_VERTICES = re.compile(r" ?(?:\{ ?)?([A-Z]{1,3})(?![A-Za-z])(?: ?\})?")
 _MAX_DEPTH = 100
 _TOKEN = re.compile(r"\s*(\\(?:[A-Za-z]+|.)|\d+|.|$)", re.DOTALL)
 _NUMBER = re.compile(r"\d{1,3}(?:[ ,]\d{3})+(?![\d,])(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+")
 _EXPONENT = re.compile(r"[eE]([+-]?\d{1,4})(?!\d)")
-_REPEATED = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot) ?(?:\{(\d+)\}|(\d))|(\d*)\.(\d*?)(\d+?)\7{2,}\.\.\.")
+_REPEATED = re.compile(
+    r"(\d*)\.(\d*)\\(?:overline|bar|dot) ?(?:\{(\d+)\}|(\d))|(\d*)\.(\d*?)(?:(\d)\7{2,}|(\d{2,}?)\8+)\.\.\."
+)
 _MIXED = re.compile(r" (\d+) ?/ ?(\d+)")
 _GROUP = re.compile(r"\s*\{([^{}]*)\}")
 _WORDED = re.compile(r"\\(?:text|begin|end|mathbb)\{[^{}]*\}")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")
 _CALL = re.compile(r"\(([^()]*)\)")
+_INVERSE = re.compile(r"\^ ?\{ ?- ?1 ?\} ?(?=\()")
 _SIMPLE = re.compile(r"-?[\d.]+|[a-zA-Z]")
 _ALWAYS_FUNCTIONS = set("fghFGHPQ")
 
@@ -137,14 +142,24 @@ class _Reader:
             token = self.peek()
             if token in _TIMES and not is_argument and not (token == ":" and self._inside == "\\{"):
                 self._take()
-                left = Node(_TIMES[token], (left, self._power()))
+                if token == ":" and left.op == "ratio":
+                    left = Node("ratio", (*left.args, self._power()))
+                    continue
+                left = Node(_TIMES[token], (left, self._divisor() if token == "/" else self._power()))
             elif self._starts_factor(token) and not (is_argument and token[1:] in _FUNCTIONS):
                 right = self._power()
-                if token.isdigit() and left.op == "number":
+                if (token.isdigit() or token == ".") and left.op == "number":
                     raise ValueError("two numbers in a row")
                 left = Node("*", (left, right))
             else:
                 return left
+
+    def _divisor(self) -> Node:
+        """In t/RC, unlike in 1/2x or a/b c, both letters divide."""
+        divisor = self._power()
+        while divisor.op in ("name", "*") and self._text[self._at : self._at + 1].isalpha():
+            divisor = Node("*", (divisor, self._power()))
+        return divisor
 
     def _starts_factor(self, token: str) -> bool:
         if token in ("|", "'"):
@@ -238,8 +253,9 @@ class _Reader:
             return Node("^", (self._argument(), Node("/", (number("1"), root))))
         if name in ("sum", "prod"):
             return self._sum_or_product(name)
-        if token in _SKIPPED:
-            return self._atom()
+        if name in ("angle", "triangle"):
+            vertices = self._match(_VERTICES)
+            return self._named(f"{token} {min(vertices[1], vertices[1][::-1])}") if vertices else self._atom()
         if name in ("text", "mathbb") or token in _ACCENTS:
             return self._worded(name)
         if name == "begin":
@@ -249,11 +265,8 @@ class _Reader:
     def _number(self) -> Node:
         self._at = _TOKEN.match(self._text, self._at).start(1)  # type: ignore[union-attr]
         if again := self._match(_REPEATED):  # 0.1\overline{6} = (16 - 1) / (100 - 10)
-            whole, before, period = (
-                again[1] or again[5] or "",
-                again[2] or again[6] or "",
-                again[3] or again[4] or again[7],
-            )
+            whole, before = again[1] or again[5] or "", again[2] or again[6] or ""
+            period = again[3] or again[4] or again[7] or again[8]
             value = Fraction(int(whole + before + period) - int(whole + before or "0"))
             return Node("number", (value / (10 ** len(before + period) - 10 ** len(before)),))
         digits = self._match(_NUMBER)
@@ -298,6 +311,8 @@ class _Reader:
         return Node("builder", (element, condition))
 
     def _named(self, name: str) -> Node:
+        if name in _ALWAYS_FUNCTIONS and self._match(_INVERSE):
+            return self._named(name + "^-1")
         if self.peek() == "'":
             return self._named(name + self._take())
         leaf = Node(name) if name in ("i", "e") and name != self._index else Node("name", (name,))

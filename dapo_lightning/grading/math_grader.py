@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from dapo_lightning.grading.comparison import same, vote
+from dapo_lightning.grading.comparison import renamed, same, vote
 from dapo_lightning.grading.final_answer import answer_pattern, bare, final_answer
 from dapo_lightning.grading.latex import Node, parsed
 from dapo_lightning.grading.quantities import Unit, in_words, measured
@@ -88,11 +88,25 @@ _MODULUS = re.compile(
 )
 _COMMENT = re.compile(
     r"(?: |\\text\{ ?)\((?=[^()\\]*[A-Za-z]{3})[^()\\]*\)\}?$| ?\\text\{ ?\([A-J]\) ?\}$"  # 34 (thirty-four)
-    r"|(?:,| )(?: |\\text\{[a-z ,]*\})*[a-z] ?\\in ?\\mathbb\{[ZN]\}$"  # 2\pi k, k \in \mathbb{Z}
 )
+_PARAMETER = re.compile(  # 2\pi k, k \in \mathbb{Z}
+    r"(?:\\text\{[a-z ,]*\}|[ ,;(])++(?:([a-z]) ?(?:\\in ?\\mathbb\{[ZN]\}|\\text\{ ?is an(?:y)? integer ?\})\)?"
+    r"|(?<=integer \})([a-z]))$"
+)
+_CLOCK = re.compile(r"(\d{1,2}):(\d\d) ?(?:([ap])\.? ?m\b\.?)?", re.IGNORECASE)
+_ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{3})", re.IGNORECASE)
+_VARIABLE = re.compile(r"(?:\\text\{[^{}]*\}|[^A-Za-z\\]|\\[A-Za-z]+)*+[A-Za-z]")
 _DEGREES = (("degree", 1),)
 _SAID = re.compile(r"[a-z -]+\(([\d.,]+)\)", re.IGNORECASE)  # twelve (12)
-_NOTHING = re.compile(r"(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?empty set", re.IGNORECASE)
+_MEANINGS = [
+    (re.compile(words, re.IGNORECASE), meaning)
+    for words, meaning in (
+        (r"(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?empty set|none", Node("emptyset")),
+        (r"(?:the )?(?:limit |it )?(?:does(?: not|n't) exist|dne|(?:is )?undefined)", Node("name", ("undefined",))),
+        (r"(?:(?:the set of )?all )?real(?:s| numbers)", Node("name", ("\\mathbb R",))),
+        (r"infinity", Node("infty")),
+    )
+]
 
 
 def _plain(text: str) -> str:
@@ -109,18 +123,21 @@ def _compare(gold: str, found: str) -> tuple[bool, str]:
     equal = _same_string(gold, found)
     if equal is not None:
         return equal, "string"
+    parameter, other_parameter = _PARAMETER.search(gold), _PARAMETER.search(found)
     gold, found = _unmarked(gold), _unmarked(found)
     gold, found = _congruent(gold, found)
-    (left, unit), (right, other) = _tree(gold), _tree(found, letters=bool(re.search(r"\d$|\\text|°", gold)))
+    (left, unit), (right, other) = _tree(gold), _tree(found, letters=not _VARIABLE.match(gold))
     if left is None or right is None:
         return False, "unparsed"
+    if parameter and other_parameter:
+        right = renamed(right, other_parameter[1] or other_parameter[2], parameter[1] or parameter[2])
     is_number = not set(gold + found) - set("0123456789.,/-+ ")
     return any(same(a, b) for a, b in _alternatives(left, unit, right, other)), "number" if is_number else "symbolic"
 
 
 def _same_string(gold: str, found: str) -> bool | None:
     """Returns None if the strings do not decide."""
-    gold, found = _plain(gold), _plain(found)
+    gold, found = (_ARTICLE.sub("", _plain(text), count=1) for text in (gold, found))
     left, right = _tight(gold), _tight(found)
     if not right or left == right:
         return left == right != ""
@@ -130,15 +147,20 @@ def _same_string(gold: str, found: str) -> bool | None:
     based, rebased = _BASED.fullmatch(left), _BASED.fullmatch(right)
     if based and not rebased:
         return based[1] == right  # the question names the base
-    if _NOTHING.fullmatch(gold) and _NOTHING.fullmatch(found):
-        return True
+    clock, other = _CLOCK.fullmatch(gold), _CLOCK.fullmatch(found)
+    if clock and clock[3]:
+        return bool(other) and _time(other, clock[3]) == _time(clock, clock[3])
     if gold.casefold() in ("yes", "no", "true", "false"):
         return re.split("[,.;]", found.casefold())[0] == gold.casefold()
-    if any(_is_words(text) for text in (gold, found)) and not _NOTHING.fullmatch(gold + found[:0]):
+    if any(_is_words(text) for text in (gold, found)):
         if left.casefold() == right.casefold():
             return True
         return None if any(_value_of_words(text) for text in (gold, found)) else False
     return None
+
+
+def _time(clock: re.Match[str], half: str) -> tuple[int, str, str]:
+    return int(clock[1]), clock[2], (clock[3] or half).lower()
 
 
 def _is_words(text: str) -> bool:
@@ -146,10 +168,9 @@ def _is_words(text: str) -> bool:
 
 
 def _value_of_words(text: str) -> Node | None:
-    if _NOTHING.fullmatch(text):
-        return Node("emptyset")
-    if text.casefold() in ("infinity",):
-        return Node("infty")
+    for words, meaning in _MEANINGS:
+        if words.fullmatch(text):
+            return meaning
     number = in_words(text)
     return None if number is None else Node("number", (number,))
 
@@ -159,7 +180,8 @@ def _unmarked(text: str) -> str:
     text = _NAMED_CHOICE.sub("", _plain(text) if text.startswith(r"\text{(") else text, count=1)
     if said := _SAID.fullmatch(text):
         return said[1]
-    return _COMMENT.sub("", text).strip().removeprefix("= ")
+    text = _PARAMETER.sub("", _COMMENT.sub("", text))
+    return re.sub(r"^= ?", "", text.strip())
 
 
 def _congruent(gold: str, found: str) -> tuple[str, str]:

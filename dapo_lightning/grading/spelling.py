@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from dapo_lightning.grading.quantities import in_words
+
 _SIGNS = r"""
 × \times ✕ \times · \cdot ⋅ \cdot ∙ \cdot • \cdot ÷ / ∕ / ⁄ / ∞ \infty ± \pm ∓ \mp ≤ \leq ≥ \geq ⩽ \leq ⩾ \geq ≠ \neq
-≦ \leq ≧ \geq ⇒ \Rightarrow ∪ \cup ∩ \cap ∈ \in ∖ \setminus ≈ \approx
+≦ \leq ≧ \geq ∠ \angle △ \triangle 、 , ⇒ \Rightarrow ∪ \cup ∩ \cap ∈ \in ∖ \setminus ≈ \approx
 ≡ \equiv ∣ \mid ∧ \land ∨ \lor ∅ \emptyset √ \sqrt π \pi θ \theta α \alpha β \beta γ \gamma δ \delta
 λ \lambda μ \mu φ \phi ϕ \phi ω \omega ρ \rho σ \sigma ε \epsilon τ \tau ℝ \mathbb{R} ℤ \mathbb{Z} ℚ \mathbb{Q}
 ℕ \mathbb{N} ℂ \mathbb{C} ½ \frac{1}{2} ⅓ \frac{1}{3} ⅔ \frac{2}{3} ¼ \frac{1}{4} ¾ \frac{3}{4} ⅕ \frac{1}{5}
@@ -23,44 +25,65 @@ _PLAIN = str.maketrans(
 _RAISED, _LOWERED = (re.compile(f"[{signs}]+") for signs in ("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱˣ", "₀₁₂₃₄₅₆₇₈₉₊₋ₙₖₓ"))
 _FRACTION = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]+)⁄([₀₁₂₃₄₅₆₇₈₉]+)")
 _DIGIT = re.compile(r"[^\W_a-zA-Z0-9]")
+_FUNCTIONS = "exp|ln|log|(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?"
 _REAL = r"\\mathbb{R}"
+
+
+def _base(found: re.Match[str]) -> str:
+    return f"_{{{found[2] or in_words(found[1]) or found[1]}}}"
+
+
 _SPELLINGS = [
     (re.compile(pattern), latex)
     for pattern, latex in (
         (r"\\(?:color|textcolor|colorbox|tag|label|h?phantom|vphantom)\*?\s*\{[^{}]*\}", ""),  # marks, not mathematics
         (r"\\color\s*\\?[a-z]+", ""),
+        (r"\\in\s*\\math(?:bf|rm)\s*\{?\s*([RZNQC])\s*\}?", r"\\in " + r"\\mathbb{\1}"),
+        (r"\\mathbb\s*\{?R\}?\s*[\^_]\s*\{?\+\}?", r"(0,\\infty)"),
+        (r"\\(?:hat|vec)\s*\{?\s*\\?([ijk])(?:math)?(?![a-zA-Z])\s*\}?|\bUS(?=\\?\$)", r" \1 "),  # unit vectors
         (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\.?|\\!|\\?\$|(?<!\\)\\[()\[\]]", ""),
         (
             r"\\(?:displaystyle|textstyle|limits|bf|it|rm|tiny|small|large|Large|LARGE|huge|Huge|underline|boldsymbol|bm"
-            r"|mathbf|mathit|mathsf|math(?:op|bin|ord)|mbox|emph|boxed|fbox"
+            r"|mathbf|mathit|mathsf|math(?:op|bin|ord)|emph|boxed|fbox"
             r"|blacksquare|square|Box|checkmark|qed|dag)(?![a-zA-Z])",
             "",
         ),
         (r"\\(?:q?quad(?![a-zA-Z])|\n)|\n+(?=[A-Za-z]\w* ?=)", ","),
         (r"(?<!\\)\\[,;:>\s]|~", " "),
+        (r"\\\\\s*\[[\d.]+ ?[a-z]{2}\]", r"\\\\"),
         (r"\\[dtc]frac", r"\\frac"),
         (r"\\[dt]binom", r"\\binom"),
-        (r"\\(?:mathrm|text(?:bf|it|rm|sf|tt|normal)?|operatorname)\*?\s*\{", r"\\text{"),
-        (r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\(?:circ|degree)(?![a-zA-Z])", "°"),
+        (r"\\(?:mathrm|mbox|text(?:bf|it|rm|sf|tt|normal)?|operatorname)\*?\s*\{", r"\\text{"),
+        (r"\^\s*\{?\s*((?:\\prime\s*)+)\}?", lambda primes: "'" * primes[1].count("p")),
+        (r"\\frac\s*\{d ?([a-z])\}\s*\{d ?[a-z]\}", r"\1'"),
+        (r"\^\s*\{?\s*(?:\\(?:circ|degree)|\\text\{o\})\s*\}?|\\(?:circ|degree)(?![a-zA-Z])", "°"),
         (r"\\%", "%"),
         (r"\{,\}|(?<=\d)[٬'’](?=\d{3})", ","),
         (r"\\[lr]?vert(?![a-zA-Z])", "|"),
         (r"\\(?:lt|lbrace|rbrace|gt)(?![a-zA-Z])", lambda sign: {"lt": "<", "gt": ">"}.get(sign[0][1:], sign[0])),
         (r"\\le(?:q|qslant|qq)?(?![a-zA-Z])|<=", r"\\leq "),
         (r"\\ge(?:q|qslant|qq)?(?![a-zA-Z])|>=", r"\\geq "),
-        (r"\\neq?(?![a-zA-Z])|!=(?!=)(?<!\d!=)", r"\\neq "),
+        (r"\\neq?(?![a-zA-Z])|\\not\s*=|!=(?!=)(?<!\d!=)", r"\\neq "),
         (r"\\simeq|\\doteq", r"\\approx "),
         (r"\\(?:varnothing|emptyset)|\\\{\s*\\\}", r"\\emptyset "),
         (r"\\(begin|end)\{(?:[pbB]|small)?matrix\}|\\(begin|end)\{array\}(?:\{[lcr| ]*\})?", r"\\\1\2{pmatrix}"),
         (r"[(\[]\s*(\\begin\{pmatrix\})", r"\1"),
         (r"(?:\\\\\s*)?(\\end\{pmatrix\})\s*[)\]]", r"\1"),
         (r"\*\*", "^"),
+        (r"\\big(cup|cap)", r"\\\1"),
+        (r"\\colon(?![a-zA-Z])|\{:\}|(?<=\d)\s*\\text\{ ?to ?\}\s*(?=\d)", ":"),
+        (r"\\dot ?\{?(\d)\}?(\d*)\\dot ?\{?(\d)\}?", r"\\overline{\1\2\3}"),
+        (r"C_\{?([3-9]|\d\d+)\}?\^\{?(\d+)\}?|\^\{?(\d+)\}? ?C_\{?(\d+)\}?", r"\\binom{\1\3}{\2\4}"),
+        (r"(?<=\})\s*\\cdot\s*(?=\\text\{)", " "),  # between units
+        (r"(?<=\d)\^?\{?(?:\\text\{)?(?:st|nd|rd|th)\b\}{0,2}", ""),
+        (r"\((\d[\dA-F]*)\)(?=_)", r"\1"),
+        (r"_\{ ?(?:\\text\{([a-z]+)\}|\((\d+)\)) ?\}", _base),
         (r"(?<![A-Za-z\\])(?:inf|infinity|infty)(?![A-Za-z])", r"\\infty "),
-        (r"(?<![A-Za-z\\])(pi|sin|cos|tan|log|ln|sqrt)(?![A-Za-z])", r"\\\1 "),
+        (rf"\\text\{{ ?({_FUNCTIONS}) ?\}}|(?<![A-Za-z\\])({_FUNCTIONS}|pi|sqrt)(?![A-Za-z])", r"\\\1\2 "),
         (r"(?<=[)\]}])\s*(?:U|union)\s*(?=[(\[{\\])", r"\\cup "),
         (
-            r"\\text\{[Aa]ll real(?: number)?s( x)?,?\s*(?:except|but|other than)(?: for)?\s*\}\s*(\S+)",
-            _REAL + r"\\setminus\\{\2\\}",
+            r"\\text\{[Aa]ll real[^\d]*?(?:except|but|other than)(?: for)?\s*\}\s*(\S+)",
+            _REAL + r"\\setminus\\{\1\\}",
         ),
         (r"\\text\{\s*,?\s*(?:and|or)\s*,?\s*\}", lambda word: r"\lor " if "or" in word[0] else r"\land "),
         (

@@ -131,7 +131,7 @@ def _binomial(is_real: bool, n: Any, k: Any) -> Any:
 
 
 def _function(name: str, x: Any, is_real: bool) -> Any:
-    short = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arcsinh": "asinh"}.get(name, name)
+    short = name.replace("arc", "a")
     x = _mpf(x)
     if abs(x) > 10**6:
         raise OverflowError("too large an argument")
@@ -172,6 +172,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "+": _both(lambda x, y: x + y),
     "*": _both(lambda x, y: x * y),
     "/": _both(lambda x, y: x / y),
+    "ratio": lambda _, x, y: _OPERATIONS["/"](_, x, y),
     "neg": lambda _, x: -x,
     "^": _power,
     "abs": lambda _, x: abs(x),

@@ -67,8 +67,9 @@ def record_of(grades):
 
 
 def test_not_graded_are_those_that_grading_failed_on_not_wrong_answers():
-    texts = [r"\boxed{1+}", rf"\boxed{{{'1' * 501}}}", "no answer", r"\boxed{(x+y+z+w)^{500}}", r"\boxed{x+1}"]
-    grades = Math(1, 1.5, 1000)([Prompt("?", "x+1", "test:0")] * 5, texts)
+    texts = [r"\boxed{1+}", rf"\boxed{{{'1' * 501}}}", "no answer", "y" * 60, r"\boxed{x+1}"]
+    careless = r"\\boxed\{(.*)\}|(?:y+)+z"  # matches in exponential time
+    grades = Math(1, 1.5, 1000, careless)([Prompt("?", "x+1", "test:0")] * 5, texts)
     assert [grade.failure for grade in grades] == [None, None, None, "timeout", None]
     records = [record_of(grades)]
     assert evaluation_metrics(records)["not_graded"] == 0.2
