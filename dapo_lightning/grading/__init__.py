@@ -8,7 +8,7 @@ from typing import Any
 
 
 def load(path: str) -> Any:
-    """Imports the object that a dotted path names.
+    """Imports the object with a dotted path.
 
     Raises:
         ValueError: with the reason and the remedy.

@@ -1,12 +1,12 @@
-"""The grading child: it builds the grader, then grades the items that arrive on a socket and answers each.
+"""The grading child: it builds the grader, grades the items that arrive on a socket, and sends an answer for each.
 
-It runs as `python -m dapo_lightning.grading.child SOCKET PARENT`: a file descriptor and a process id, or 0 if the
-sandbox ends it with the parent.
+It runs as `python -m dapo_lightning.grading.child SOCKET PARENT`. SOCKET is a file descriptor. PARENT is a process id,
+or 0 if the sandbox ends the child together with the parent.
 
-Requests are pickles, each with its length in front: first (factory, options, megabytes), then lists of pickled items.
-Answers are lines of JSON, `[index, value, failure, detail]`, because the parent must not unpickle what a process that
-has handled hostile text sends. The first answer, `READY`, says that the grader is built. Every answer is sent at once,
-so the first item without an answer is the one that is being graded.
+Requests are pickles, each preceded by its length: first (factory, options, megabytes), then lists of pickled items.
+Answers are lines of JSON, `[index, value, failure, detail]`, because the parent must not unpickle data from a process
+that has handled hostile text. The first answer, `READY`, says that the grader has been built. Every answer is sent at
+once, so the first item without an answer is the one that is being graded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dapo_lightning.grading import load
 
 READY = -1
 OUT_OF_MEMORY = 77  # exit code
-RUN_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SLURM sends them to every process; the parent decides what follows
+RUN_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SLURM sends them to every process; the parent reacts to them
 _MAX_ANSWER_BYTES = 1_000_000
 _MAX_DETAIL = 500  # characters
 _LENGTH_BYTES = 8
@@ -55,13 +55,13 @@ class Outcome:
 
 
 def frame(request: Any) -> bytes:
-    """Returns a request as it is sent."""
+    """Returns the bytes of a request, as they are sent."""
     body = pickle.dumps(request)
     return len(body).to_bytes(_LENGTH_BYTES) + body
 
 
 def take_answer(received: bytearray, index: int) -> Outcome | None:
-    """Takes answer number `index` off the front of `received`; returns None if it is incomplete.
+    """Removes answer number `index` from the beginning of `received` and returns it, or None if it is incomplete.
 
     Raises:
         ValueError: if the bytes are not that answer.
@@ -76,16 +76,16 @@ def take_answer(received: bytearray, index: int) -> Outcome | None:
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{bytes(received[: min(end, 20)])!r}") from error
     if number != index or failure not in (None, "error") or not isinstance(detail, str):
-        raise ValueError("it is not the answer expected")
+        raise ValueError("it is not the expected answer")
     del received[: end + 1]
     return Outcome(value, failure, detail)
 
 
 def main(descriptor: int, parent: int) -> None:
-    """Serves until the requests end."""
+    """Answers requests until there are no more."""
     _ignore_signals_of_the_run()
     _die_with(parent)
-    os.set_inheritable(descriptor, False)  # processes that a grader starts must not have it
+    os.set_inheritable(descriptor, False)  # processes that a grader starts must not inherit it
     requests = open(descriptor, "rb")  # noqa: SIM115 (lives as long as the process)
     try:
         factory, options, megabytes = _receive(requests)
@@ -101,9 +101,9 @@ def main(descriptor: int, parent: int) -> None:
             for item in items:
                 _send(descriptor, _answer(index, grader, item))
                 index += 1
-    except MemoryError:  # reporting it would take memory, and the grader may hold on to what it has
+    except MemoryError:  # reporting it would take memory, and the grader may not release what it has
         os._exit(OUT_OF_MEMORY)
-    os._exit(0)  # the parent has ended or is done: do not wait for threads that a grader left behind
+    os._exit(0)  # the parent has ended or has finished: do not wait for threads that a grader has started
 
 
 def _answer(index: int, grader: Grader, item: bytes) -> str:
@@ -146,7 +146,7 @@ def _build(factory: str, options: Mapping[str, Any]) -> Grader:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether the limit on memory is behind an exception, as libraries in C tell of it in their own ways."""
+    """Whether an exception was caused by the memory limit. Libraries in C report it in different ways."""
     while error is not None:
         is_enomem = isinstance(error, OSError) and error.errno == errno.ENOMEM
         if isinstance(error, MemoryError) or is_enomem or _SHORT_OF_MEMORY.search(_describe(error)):
@@ -170,7 +170,7 @@ def _ignore_signals_of_the_run() -> None:
 
 
 def _limit_memory(megabytes: int) -> None:
-    """Lets the address space grow by `megabytes`, on systems that report its size."""
+    """Limits the growth of the address space to `megabytes`, on systems that report its size."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would take time and disk space at each crash
     if sys.platform != "linux":
         return
@@ -184,7 +184,7 @@ def _limit_memory(megabytes: int) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Has the kernel kill this process when the parent ends, even by SIGKILL, and even if this process hangs in C."""
+    """Makes the kernel kill this process when the parent ends, even by SIGKILL, and even if this process hangs in C."""
     if parent == 0:
         return
     if sys.platform == "linux":

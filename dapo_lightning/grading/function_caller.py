@@ -1,4 +1,4 @@
-"""The user's own reward function, called as TRL calls one: with lists, by name."""
+"""Calls the user's own reward function as TRL does: with lists, as keyword arguments."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _CHAT = (
 
 
 class UnfitError(Exception):
-    """The function cannot be called with what there is, whatever the completions are."""
+    """The function cannot be called with the available arguments, whatever the completions are."""
 
 
 class FunctionCaller:
-    """Calls the function named by a dotted path with the arguments that it takes; an async function runs to its end, in
-    one event loop for all calls, because locks, clients and tasks of its module belong to the loop that they first met.
+    """Calls the function at a dotted path with the arguments that it accepts. All calls of an async function run in one
+    event loop, because locks, clients and tasks of its module are bound to the loop in which they are first used.
 
     Completions of text prompts are text. Completions of chat prompts are messages, as in TRL: `[{"role": "assistant",
-    "content": text}]`. A function that takes `answers`, which TRL does not know, or annotates `completions: list[str]`
-    always receives text.
+    "content": text}]`. A function that has the parameter `answers`, which TRL does not have, or annotates
+    `completions: list[str]` always receives text.
 
     Raises:
         ValueError: if the path cannot be imported or called.
@@ -45,9 +45,10 @@ class FunctionCaller:
         self._reads_text = "answers" in parameters or spelling.endswith("[str]")
 
     def __call__(self, arguments: Mapping[str, list[Any]]) -> list[float | str] | str:
-        """Lists by name, one entry per completion -> for each completion a number, or what is wrong with its score.
+        """Maps lists by name, with one entry per completion, to one number per completion, or to a text that says what
+        is wrong with its score.
 
-        A text instead of a list says why the function is unfit, whatever the completions are.
+        If a text is returned instead of a list, it says why the function cannot be used, whatever the completions are.
         """
         count = len(arguments["completions"])
         try:
@@ -90,7 +91,7 @@ class FunctionCaller:
 
 
 def load_function(path: str) -> Callable[..., Any]:
-    """Imports the function that a dotted path names; if it is a class, makes an instance of it.
+    """Imports the function with a dotted path; if it is a class, creates an instance of it.
 
     Raises:
         ValueError: with the remedy.

@@ -1,8 +1,8 @@
-"""The scorers that come with the tasks of reasoning-gym, kept from evaluating hostile text and giving scores away.
+"""The scorers of the tasks of reasoning-gym, with protection against hostile text and against scores for wrong answers.
 
-Some pass the answer to Python's `eval`, or to SymPy's `parse_expr`, which does the same. They receive only answers in
-an alphabet in which nothing but an answer can be written. While any other scorer runs, Python itself refuses to turn
-text into code, so a later version of the package cannot evaluate more than this one.
+Some scorers pass the answer to Python's `eval`, or to SymPy's `parse_expr`, which calls `eval`. They receive only
+answers whose characters cannot form any code but an answer. While any other scorer runs, an audit hook of Python
+refuses to compile text, so scorers that a later version of the package changes cannot evaluate text, either.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 
 from dapo_lightning.grading.final_answer import answer_pattern, last_match
 
-_LONGEST = 50_000  # characters; the largest matrices have half of that
+_LONGEST = 50_000  # characters; the largest matrices have half as many
 
 _SUM = r"[\d\s+\-*/().]*"
-# Numbers, single letters and functions: no other name, and no attribute, can be spelt in these.
+# Numbers, single letters and functions: no other name, and no attribute, can be written with these.
 _FORMULA = (
     r"(?:[\s+\-*/^(),]|\d++(?:\.\d++)?|\.\d++|\b[A-Za-z]\b"
     r"|\b(?:exp|log|sqrt|a?sin|a?cos|a?tan|sinh|cosh|tanh|sec|csc|cot|Abs|Integral|pi)\b)*+"
@@ -51,15 +51,15 @@ ALPHABETS = {
 """Tasks -> the answers that their scorers may receive; the others receive any."""
 
 SCORERS: Mapping[str, Callable[[str, Mapping[str, Any]], float]] = {
-    # Its scorer gives "0" for 0.65625 full marks, because all of its characters are the first ones of the answer.
+    # Its scorer gives full marks to "0" if the answer is 0.65625, because the answer begins with "0".
     "coin_flip": lambda answer, entry: float(abs(Fraction(answer) - Fraction(entry["answer"])) <= 1e-4),
-    # Its scorer takes any text for True.
+    # Its scorer interprets any text as True.
     "game_of_life_halting": lambda answer, entry: float(answer.casefold() == entry["answer"].casefold()),
 }
-"""Tasks whose scorer gives full marks to wrong answers -> the scorer used instead."""
+"""Tasks whose scorer gives full marks to wrong answers -> the scorer that is used instead."""
 
 REFUSED = {
-    "composite": "its scorer hands answers on to those of other tasks, each of which may receive other answers only",
+    "composite": "its scorer passes answers to the scorers of other tasks, which accept different sets of answers",
 }
 """Tasks that have no such alphabet -> the reason."""
 
@@ -94,7 +94,7 @@ class GymScorer:
             )
 
     def __call__(self, item: tuple[dict[str, Any], str]) -> tuple[float, str | None]:
-        """(the task's item, completion) -> score in [0, 1], and the answer; None if the completion has none."""
+        """Maps the task's item and a completion to a score in [0, 1] and the answer (None if there is no answer)."""
         entry, completion = item
         answer = completion.strip() if self._pattern is None else last_match(self._pattern, completion)
         return (0.0 if answer is None else self._score(answer, entry)), answer
@@ -111,7 +111,7 @@ class GymScorer:
                 score = float(score_answer(answer, entry))
         except (EvaluationError, MemoryError):
             raise
-        except Exception:  # many scorers raise where an answer is not of the form that they expect
+        except Exception:  # many scorers raise an exception if an answer does not have the expected form
             return 0.0
         return score if math.isfinite(score) else 0.0
 

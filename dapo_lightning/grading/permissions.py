@@ -1,4 +1,4 @@
-"""What grading children may see and reach: the Python code that they need, and what `reward.allow` names."""
+"""What grading children may access: the Python code that they need, and what `reward.allow` lists."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ _PR_SET_DUMPABLE = 4
 
 @dataclass(frozen=True)
 class Permissions:
-    """What children may reach beyond Python code.
+    """What children may access besides Python code.
 
-    Without isolation (see `sandbox.why_not`), only the environment is restricted, and the memory of this process.
+    Without isolation (see `sandbox.why_not`), access is restricted only to environment variables and to the memory of
+    this process.
 
     Args:
-        everything: children have all that this process has.
-        network: they have the network.
-        variables: names of environment variables that they see.
+        everything: children can access everything that this process can.
+        network: they can access the network.
+        variables: names of environment variables that they receive.
         paths: files and folders that they may read.
     """
 
@@ -71,7 +72,7 @@ class Permissions:
         return sandbox.isolated(arguments, [*_python_code(), *self.paths], Path.cwd(), self.network)
 
     def environment(self) -> dict[str, str]:
-        """Returns the environment of children, but for PYTHONPATH."""
+        """Returns the environment variables of children, except PYTHONPATH."""
         if self.everything:
             return dict(os.environ)
         kept = {name: value for name, value in os.environ.items() if self._passes(name)}
@@ -84,7 +85,7 @@ class Permissions:
         return bool(name in self.variables or _VARIABLES.fullmatch(name) or is_of_network)
 
     def hide_memory(self) -> None:
-        """Keeps the memory of this process from children that run under the same user, if they are not isolated."""
+        """Prevents children that are not isolated from reading the memory of this process, which has the same user."""
         if sys.platform == "linux" and not self.everything and not self.isolated:
             ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(0))
 
@@ -94,11 +95,11 @@ def _is_path(word: str) -> bool:
 
 
 def _python_code() -> Iterator[Path]:
-    """Everything that a child may import: the interpreter, and of all other folders of sys.path and of the current one
-    only the modules and packages, because data, logs and keys may lie beside them."""
+    """Yields everything that a child may import: the whole folders of the interpreter, but only modules and packages
+    from other folders on sys.path and from the current folder, because these may also contain data, logs and keys."""
     whole = {Path(path) for path in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
     executable = Path(sys.executable)
-    while executable.is_symlink():  # each link must be there, so that the next one is found
+    while executable.is_symlink():  # each link must be visible, so that the next one is found
         executable = Path(os.path.abspath(executable.parent / executable.readlink()))  # noqa: PTH100 (follows one link only)
         whole.add(executable.parents[1])
     whole |= {Path(path) for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if path}

@@ -1,4 +1,4 @@
-"""The pool: it grades items in child processes that can be killed, one outcome per item, in order, always.
+"""The pool: it grades items in child processes that can be killed, and always returns one outcome per item, in order.
 
 Pebble's ProcessPool cannot replace it: its parent unpickles what workers write to a pipe that they share, so a worker
 taken over by hostile text runs code in the parent, and one that writes garbage stalls the pool (tried with 5.2).
@@ -25,24 +25,25 @@ _MAX_CHUNK = 64
 
 
 class GradingPool:
-    """Child processes that grade items with `factory(**options)`, each replaced when an item takes it down.
+    """Child processes that grade items with `factory(**options)`. A child that an item crashes is replaced.
 
-    The outcome is "timeout" for an item that exceeds its time (its child is killed with all that it started), "memory"
-    for one that needs too much memory, "crash" for one that ends the interpreter, and "error" for one on which the
-    grader raises or returns anything but at most a megabyte of JSON. Threads may share a pool.
+    The outcome is "timeout" for an item that exceeds its time limit (its child is killed, with all processes that it
+    has started), "memory" for an item that needs too much memory, "crash" for an item that ends the interpreter, and
+    "error" if the grader raises an exception, or returns anything but at most a megabyte of JSON. Threads may share a
+    pool.
 
     Args:
         factory: dotted path of a callable; each child calls `factory(**options)` to get the grader, which is called
             with one item and returns a JSON value.
         options: keyword arguments of the factory. They and the items must be picklable.
-        num_workers: number of items graded at once; one more child waits, to replace another. An item that takes a
-            tenth of its time limit gets a child for itself, of which there are at most four times as many.
+        num_workers: number of items that are graded at once. One more child is kept ready as a replacement. An item
+            that has taken a tenth of its time limit gets a child for itself; at most four times `num_workers` items do.
         seconds: wall-clock time limit of an item of size 1.
-        megabytes: growth allowed to the address space of a child, once its grader is built (Linux only).
-        allow: what children may see and reach, see `Permissions.of`.
+        megabytes: by how much the address space of a child may grow after its grader is built (Linux only).
+        allow: what children may access; see `Permissions.of`.
 
     Raises:
-        ValueError: naming the key, if a number makes no sense.
+        ValueError: naming the key, if a number is invalid.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class GradingPool:
         self._factory, self._hello = factory, protocol.frame((factory, dict(options), megabytes))
         self.permissions = Permissions.of(allow)
         self._num_workers, self._seconds = num_workers, seconds
-        self._lock = threading.Lock()  # of the next three; all else belongs to the thread of the event loop
+        self._lock = (
+            threading.Lock()
+        )  # for the next three attributes; only the thread of the event loop uses the others
         self._closed = False
         self._thread: threading.Thread | None = None
         self._started: Future[None]
@@ -73,7 +76,7 @@ class GradingPool:
         self._closing = asyncio.Event()
 
     def start(self) -> None:
-        """Starts the children and waits until each has built its grader; does nothing the second time.
+        """Starts the children and waits until each has built its grader. Further calls do nothing.
 
         Raises:
             GradingError: with the child's reason, if the grader cannot be built; or if the pool is closed.
@@ -97,9 +100,9 @@ class GradingPool:
             raise
 
     def submit(self, items: Sequence[Any], sizes: Sequence[int] | None = None) -> Future[list[Outcome]]:
-        """Queues items, starting the pool if necessary, and returns their outcomes to come, one per item, in order.
+        """Queues items, starting the pool if necessary, and returns a future of their outcomes, one per item, in order.
 
-        They raise GradingError if the pool is closed before, or a killed child cannot be replaced.
+        The future raises GradingError if the pool is closed first, or if a killed child cannot be replaced.
 
         Args:
             sizes: factors of the time limit, one per item (default 1).
@@ -118,7 +121,7 @@ class GradingPool:
             return self._run(self._grade_all(pickles, limits))
 
     def close(self) -> None:
-        """Kills the children; outcomes not yet known raise GradingError. The interpreter's exit does this, too."""
+        """Kills the children; pending futures raise GradingError. This also happens when the interpreter exits."""
         with self._lock:
             if self._thread is not None and not self._closed:
                 self._loop.call_soon_threadsafe(self._closing.set)
@@ -164,7 +167,7 @@ class GradingPool:
                     child = await self._take()
                 graded, is_slow = await child.grade(items[done:], limits[done:], self._may_leave)
                 outcomes += graded
-                if is_slow:  # it keeps the child for itself, and another child grades those behind it
+                if is_slow:  # it keeps the child for itself, and another child grades the items after it
                     outcomes.append(asyncio.create_task(self._finish(child, limits[len(outcomes)])))
                     child = await self._take()
         finally:
@@ -191,7 +194,7 @@ class GradingPool:
             if not child.is_disturbed():
                 return child
             child.end()
-        raise GradingError(f"grader {self._factory}: its processes end before they receive an item.")
+        raise GradingError(f"grader {self._factory}: its processes end before they receive any item.")
 
     def _spawn(self) -> Child:
         child = Child(self._hello, self.permissions)

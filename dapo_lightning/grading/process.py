@@ -1,6 +1,6 @@
-"""A grading child as its parent sees it: a process, a socket, and the outcomes of items.
+"""The parent's side of a grading child: a process, a socket, and the outcomes of items.
 
-Everything here runs in the one thread of the pool's event loop.
+Everything in this file runs in the thread of the pool's event loop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dapo_lightning.grading import child as protocol
 from dapo_lightning.grading.child import Outcome
 from dapo_lightning.grading.permissions import Permissions
 
-_SLOW = 0.1  # of its time limit: an item that takes longer no longer holds up those behind it
+_SLOW = 0.1  # of its time limit: an item that takes longer no longer delays the items after it
 _START_SECONDS = 120.0  # for a child to import what its grader needs, on a busy machine
 
 _EXIT_SECONDS = 0.5
@@ -35,7 +35,7 @@ class Child:
 
     Args:
         hello: the first request, (factory, options, megabytes), as a frame.
-        permissions: what it may see and reach.
+        permissions: what it may access.
     """
 
     def __init__(self, hello: bytes, permissions: Permissions) -> None:
@@ -58,7 +58,7 @@ class Child:
                     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         except OSError as error:
             raise GradingError(f"cannot start a grading process: {error}") from error
-        with suppress(OSError):  # what goes wrong shows in the first outcome
+        with suppress(OSError):  # the first outcome reports what went wrong
             self._socket.sendall(hello)
         self._socket.setblocking(False)
         self._received = bytearray()
@@ -89,12 +89,14 @@ class Child:
     async def grade(
         self, items: Sequence[bytes], limits: Sequence[float], may_leave: Callable[[], bool]
     ) -> tuple[list[Outcome], bool]:
-        """Returns the outcomes of these pickles, each with its time limit in seconds, up to one that ends the child, or
-        one with others behind it that is slow when `may_leave` allows to leave it; and whether there was such a one.
+        """Grades these pickled items, each with its time limit in seconds, and returns their outcomes in order.
 
-        The child reads all of them before it answers the first, so the two sides never wait for each other.
+        The outcomes stop at an item that ends the child. They also stop before a slow item that other items follow, if
+        `may_leave` permits leaving it to `finish`; the second value says whether this has happened.
+
+        The child reads all items before it answers the first one, so the two sides never wait for each other.
         """
-        with suppress(OSError):  # what goes wrong shows in the first outcome
+        with suppress(OSError):  # the first outcome reports what went wrong
             async with asyncio.timeout(limits[0]):
                 await asyncio.get_running_loop().sock_sendall(self._socket, protocol.frame(items))
         outcomes: list[Outcome] = []
@@ -103,7 +105,7 @@ class Child:
             if index < len(limits) - 1 and not await self._answers_within(_SLOW * limit) and may_leave():
                 return outcomes, True
             outcome = await self._next_outcome(limit)
-            # An item is not blamed for memory that earlier ones left: it has another try in a fresh child.
+            # Earlier items may have used up the memory, so this item is tried again in a new child.
             if outcome.failure != "memory" or is_fresh:
                 outcomes.append(outcome)
             if self.ended:
@@ -111,20 +113,20 @@ class Child:
         return outcomes, False
 
     async def finish(self, limit: float) -> Outcome:
-        """Returns the outcome of an item that was left, and ends the child, which has others behind it."""
+        """Returns the outcome of the item that `grade` has left, and ends the child, whose queue holds other items."""
         outcome = await self._next_outcome(limit)
         self.end()
         return outcome
 
     def end(self) -> int:
-        """Kills the child with all that it started, reaps it and returns its exit code."""
-        if not self.ended:  # once it is reaped, another process may have its number
+        """Kills the child and all processes that it has started, reaps it, and returns its exit code."""
+        if not self.ended:  # after it is reaped, another process may have the same id
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         self.ended = True
         self._socket.close()
         code = self._process.wait()
-        return 128 - code if self._is_isolated and code > 128 else code  # bubblewrap tells of signals as shells do
+        return 128 - code if self._is_isolated and code > 128 else code  # bubblewrap reports signals as shells do
 
     async def _next_outcome(self, seconds: float) -> Outcome:
         try:
@@ -141,8 +143,8 @@ class Child:
             return Outcome(None, "crash", f"not an answer: {error}" if isinstance(error, ValueError) else reason)
 
     async def _until_ended(self) -> None:
-        """Waits for the exit code: the sandbox ends a little later than the child in it. A child that only closed its
-        socket does not end."""
+        """Waits for the exit code, because the sandbox ends a little later than the child in it. The wait is limited,
+        because a child that has only closed its socket does not end."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_EXIT_SECONDS):
                 while self._process.poll() is None:
@@ -183,11 +185,11 @@ class Child:
 
 
 def _command(descriptor: int, permissions: Permissions) -> tuple[list[str], dict[str, str]]:
-    """Returns arguments and environment of a child that can import what this process can, and what lies in the current
-    folder."""
+    """Returns the arguments and the environment of a child that can import everything that this process can import, and
+    modules in the current folder."""
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in [*sys.path, ""])
-    # One hash seed gives sets the same order in every child, and so equal items equal grades.
+    # With a fixed hash seed, sets have the same order in every child, so equal items get equal grades.
     environment = {"PYTHONHASHSEED": "0", **permissions.environment(), "PYTHONPATH": path}
-    parent = 0 if permissions.isolated else os.getpid()  # in isolation, other processes have no number
+    parent = 0 if permissions.isolated else os.getpid()  # in isolation, the ids of other processes are not visible
     child = [sys.executable, "-P", "-m", protocol.__name__, str(descriptor), str(parent)]
     return permissions.command(child), environment

@@ -1,7 +1,7 @@
-"""Isolation of processes by bubblewrap: nothing of the user's files, no network, no other processes.
+"""Isolation of processes with bubblewrap: no access to the user's files, to the network or to other processes.
 
-A process sees the system's programs and libraries and what it is shown, all of it read-only, and an empty /tmp. It has
-user, process, IPC and network namespaces of its own, and ends with its parent.
+An isolated process sees the system's programs and libraries and the paths that are passed on, all of them read-only,
+and an empty /tmp. It has its own user, process, IPC and network namespaces, and ends with its parent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/
 _SETTINGS = ("alternatives", "group", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types",
              "nsswitch.conf", "passwd")  # fmt: skip
 _NETWORK = ("ca-certificates", "pki/ca-trust", "pki/tls/certs", "resolv.conf", "ssl/certs", "ssl/openssl.cnf")
-_TMP_BYTES = 2**28  # for each of /tmp and /dev/shm; they take memory
+_TMP_BYTES = 2**28  # for each of /tmp and /dev/shm, which are kept in memory
 
 
 def isolated(
@@ -27,9 +27,9 @@ def isolated(
     The exit code is that of the program, or 128 + n if signal n killed it. Open descriptors are passed on.
 
     Args:
-        visible: files and folders that the program may read besides the system's.
-        folder: where it starts; otherwise in /tmp.
-        network: whether it has the network.
+        visible: files and folders that the program may read in addition to those of the system.
+        folder: the folder in which it starts; None: /tmp.
+        network: whether it can access the network.
     """
     etc = [Path("/etc") / name for name in (*_SETTINGS, *(_NETWORK if network else ()))]
     command = [str(_program()), "--unshare-all", "--die-with-parent", "--cap-drop", "ALL"]
@@ -38,7 +38,7 @@ def isolated(
         command += ["--dev", "/dev"] if mounted.startswith("/dev") else []
         command += ["--size", str(_TMP_BYTES), "--perms", "1777", "--tmpfs", mounted]
     command += ["--proc", "/proc"]
-    for path in [*map(Path, _SYSTEM), *etc, *sorted(visible)]:  # a folder comes before what lies in it
+    for path in [*map(Path, _SYSTEM), *etc, *sorted(visible)]:  # a folder is mounted before its contents
         command += ["--ro-bind-try", str(path), str(path)]
     command += ["--dir", str(folder), "--chdir", str(folder)] if folder else ["--chdir", "/tmp"]
     return [*command, "--remount-ro", "/", "--", *arguments]

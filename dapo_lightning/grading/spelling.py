@@ -1,4 +1,4 @@
-"""Gives equal answers one spelling."""
+"""Normalises the spelling of answers, so that equal answers are written in the same way."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ _PARENTHESES = re.compile(r"(?:\^|\\sqrt)\(")
 
 
 def simplified(answer: str) -> str:
-    """Spells an answer in one way: Unicode signs become LaTeX, dollars and marks go, and so on."""
+    """Returns the normal spelling of an answer: Unicode signs become LaTeX, dollars are removed, and so on."""
     answer = _FRACTION.sub(r"\\frac{\1}{\2}", answer)
     answer = _RAISED.sub(
         lambda run: f"^{{{run[0]}}}" if run.start() and answer[run.start() - 1] != "{" else run[0], answer
@@ -116,7 +116,7 @@ def simplified(answer: str) -> str:
 
 
 def _braced(text: str) -> str:
-    r"""Puts braces in place of the parentheses in \sqrt(2) and x^(2)."""
+    r"""Replaces the parentheses in \sqrt(2) and x^(2) by braces."""
     for found in reversed(list(_PARENTHESES.finditer(text))):
         start = found.end() - 1
         stop = closing_bracket(text, start)

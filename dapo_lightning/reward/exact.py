@@ -1,4 +1,4 @@
-"""The final answer, compared as a string."""
+"""Compares the final answer with the reference as a string."""
 
 from __future__ import annotations
 

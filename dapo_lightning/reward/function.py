@@ -1,4 +1,4 @@
-"""The user's own reward: a Python function, named by its dotted path."""
+"""The user's own reward: a Python function, given by its dotted path."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _OWN = {"answers", "completions", "prompts", "self"}  # names of arguments
 
 @dataclass(eq=False)
 class Function(PooledReward):
-    """Calls a function with lists, one entry per completion, and expects a list of as many numbers.
+    """Calls a function with lists that have one entry per completion, and expects a list of as many numbers.
 
-    The function takes by name what it needs of `completions`, `prompts`, `answers` (also under the name of their
-    column), and all other columns of the data. A function written for TRL works as it is, and so does an async one, a
-    class with `__call__`, or an instance; `grading.function_caller` has the details.
+    The function may have these parameters, in any order: `completions`, `prompts`, `answers` (also under the name of
+    their column), and all other columns of the data. A function written for TRL works without changes, and so do an
+    async function, a class with `__call__`, and an instance; `grading.function_caller` has the details.
 
-    It runs in a child process. If a call raises, takes too long or ends the process, it is repeated for each completion
-    alone; a completion that fails again counts as wrong, with score `failed`.
+    The function runs in a child process. If a call raises an exception, takes too long or ends the process, it is
+    repeated for each completion separately; a completion that fails again counts as wrong, with score `failed`.
 
     Args:
         path: dotted path, `my_package.my_module.my_function`.
@@ -41,8 +41,8 @@ class Function(PooledReward):
     correct_above: float = 0.0
     failed: float = 0.0
     advice: ClassVar[str] = (
-        "Call the function on some completions by itself to find the cause. Graders have no network, no files beside "
-        "Python code and no environment variables except what reward.allow names."
+        "Call the function on some completions outside of a run to find the cause. Graders have no access to the "
+        "network, to files other than Python code, or to environment variables, except for what reward.allow lists."
     )
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ class Function(PooledReward):
         }
 
     def _scores(self, outcome: Outcome, prompt: Prompt) -> list[Outcome]:
-        """The outcome of a call as outcomes of its completions."""
+        """Splits the outcome of a call into the outcomes of its completions."""
         if outcome.failure is not None:
             return [outcome]
         if isinstance(outcome.value, str):
@@ -102,6 +102,6 @@ class Function(PooledReward):
 
 @cache
 def _warn_of(names: tuple[str, ...]) -> None:
-    """Once in a run."""
-    log.warning("the data has the columns %s, but reward=function passes something else, or nothing, under these "
-                "names. If the function needs the columns, rename them.", list(names))  # fmt: skip
+    """Warns once in a run."""
+    log.warning("the data has the columns %s, but reward=function reserves these names for other arguments, so the "
+                "function does not receive the columns. If it needs them, rename them.", list(names))  # fmt: skip

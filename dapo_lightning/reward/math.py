@@ -1,4 +1,4 @@
-"""Mathematical answers: the final answer of the completion, compared with the reference."""
+"""Mathematical answers: compares the final answer of the completion with the reference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Math(PooledReward):
 
     Args:
         pattern: regular expression; the group of its last match is the answer. None: the last `\\boxed{}`, `Answer:`
-            line or `####`, whichever stands last behind the last `</think>`.
+            line or `####`, whichever comes last after the last `</think>`.
     """
 
     pattern: str | None = None
@@ -39,22 +39,22 @@ class Math(PooledReward):
         return DEFAULT_FORM if self.pattern is None else f"a match of reward.pattern={self.pattern}"
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Warns of references that are not mathematics: only an answer that is spelled like one can equal it."""
+        """Warns of references that are not mathematics: they are equal only to answers with the same spelling."""
         outcomes = self.pool.submit([(prompt.answer, r"\boxed{0}") for prompt in prompts]).result()
         pairs = zip(prompts, outcomes, strict=True)
         unread = [prompt for prompt, outcome in pairs if outcome.value and outcome.value[2] in ("unparsed", "too_long")]
         if unread:
             log.warning(
                 "reward=math cannot read %d of %d reference answers as mathematics or words, such as %.80r in %s: only "
-                "an answer that is spelled like it will be correct.",
+                "answers with exactly the same spelling will be correct.",
                 len(unread), len(prompts), unread[0].answer, unread[0].source,
             )  # fmt: skip
 
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
-        """Each completion is an item of its own."""
+        """Submits each completion as a separate item."""
         items = [(prompt.answer, text) for prompt, text in zip(prompts, completions, strict=True)]
         return self.grade(items, self._read, self.wrong)
 
     def _read(self, verdict: tuple[bool, str | None, str, str | None]) -> Grade:
-        correct, answer, _, vote = verdict  # an answer that cannot be read as mathematics is wrong like any other
+        correct, answer, _, vote = verdict  # an answer that cannot be read as mathematics is simply wrong
         return Grade(self.correct if correct else self.wrong, correct, answer, vote)

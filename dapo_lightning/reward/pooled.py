@@ -1,4 +1,4 @@
-"""Rewards that grade in child processes, which can be killed."""
+"""Rewards that grade in child processes, because a child process can be killed."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class PooledReward(Reward):
     Args:
         num_workers: number of child processes.
         seconds: time limit per completion.
-        megabytes: memory that a child may take beyond what its libraries need.
-        allow: what a child may see and reach beyond Python code: "everything", "network", "home", names of environment
+        megabytes: memory that a child may use in addition to what its libraries need.
+        allow: what a child may access besides Python code: "everything", "network", "home", names of environment
             variables, and paths.
     """
 
@@ -39,7 +39,7 @@ class PooledReward(Reward):
     megabytes: int
     allow: Sequence[str] = field(default=(), kw_only=True)
     pool: GradingPool = field(init=False, repr=False)
-    advice: ClassVar[str] = "Raise the limit that this names."
+    advice: ClassVar[str] = "Raise the limit that was exceeded."
     _works: bool = field(init=False, repr=False, default=False)
     _failed: list[list[Grade]] = field(init=False, repr=False, default_factory=list)
 
@@ -48,7 +48,7 @@ class PooledReward(Reward):
         try:
             self.pool.start()
             if not self.pool.permissions.isolated:
-                _say_why_not(sandbox.why_not() or "reward.allow names everything")
+                _say_why_not(sandbox.why_not() or "reward.allow contains everything")
         except GradingError as error:
             reason = str(error).partition(": ")[2]  # what follows the name of the grader
             raise ValueError(reason if reason.startswith("reward") else f"reward: {error}") from None
@@ -58,20 +58,21 @@ class PooledReward(Reward):
         self.pool.close()
 
     def use(self, grader: str, options: Mapping[str, Any]) -> None:
-        """Makes the pool, in which each child makes a grader, a class named by its dotted path."""
+        """Creates the pool. Each child creates its own grader, an instance of the class with this dotted path."""
         self.pool = GradingPool(grader, options, self.num_workers, self.seconds, self.megabytes, self.allow)
 
     def grade(self, items: Sequence[Any], read: Callable[[Any], Grade], wrong: float) -> PendingGrades:
-        """Starts to grade items, one per completion, and turns what the grader returns into grades with `read`; see
+        """Starts grading items, one per completion. `read` converts what the grader returns into grades; see
         `settle`."""
         pending = self.pool.submit(items)
         return lambda: self.settle(pending.result(), read, wrong)
 
     def settle(self, outcomes: Sequence[Outcome], read: Callable[[Any], Grade], wrong: float) -> list[Grade]:
-        """The grades of a prompt's completions. One that cannot be graded has score `wrong`, and its grade says why.
+        """Returns the grades of a prompt's completions. If a completion cannot be graded, its score is `wrong`, and its
+        grade contains the reason.
 
         Raises:
-            RewardError: if nothing at all could be graded since the run began; each failure may cost its time limit.
+            RewardError: if nothing could be graded since the run began; each failure may take its whole time limit.
         """
         grades = [
             read(outcome.value)
@@ -104,7 +105,7 @@ class PooledReward(Reward):
 
 @cache
 def _say_why_not(reason: str) -> None:
-    """Once in a run, by the first rank."""
+    """Warns once in a run, on the first rank."""
     _warn("completions are graded without isolation from the network and from your files: %s.", reason)
 
 

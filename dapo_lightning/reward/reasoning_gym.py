@@ -1,4 +1,4 @@
-"""Scores of reasoning-gym's own scorers."""
+"""Rewards that are computed by the scorers of reasoning-gym."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dapo_lightning.types import Grade, Prompt
 
 @dataclass(eq=False)
 class ReasoningGym(PooledReward):
-    """The task's score, from 0 to 1; many tasks give part of it for an answer that is nearly right.
+    """The task's score, from 0 to 1; many tasks give partial credit for an answer that is nearly right.
 
-    Nothing in a completion is evaluated, although some of the scorers would do so: see `grading.gym_scorer`.
+    No part of a completion is evaluated as code, although some of the scorers would do so: see `grading.gym_scorer`.
 
     Args:
-        task, options: those of the data.
+        task, options: the same as those of the data.
         pattern: regular expression; the group of its last match is the answer. None: the whole completion.
         correct_from: a completion is correct, for accuracy and the keep rule, iff its score is at least this.
     """
@@ -37,7 +37,7 @@ class ReasoningGym(PooledReward):
         return None if self.pattern is None else f"a match of reward.pattern={self.pattern}"
 
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
-        """Each completion is an item of its own."""
+        """Submits each completion as a separate item."""
         items = [(dict(prompt.columns), text) for prompt, text in zip(prompts, completions, strict=True)]
         return self.grade(items, self._read, wrong=0.0)
 

@@ -1,4 +1,4 @@
-"""Several rewards, added up."""
+"""A weighted sum of several rewards."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Weighted(Reward):
 
     Args:
         weights: weight of each part, by name.
-        correctness: name of the part that decides what is correct, for accuracy and the keep rule, and that reads the
-            answer.
+        correctness: name of the part that extracts the answer and decides whether a completion is correct, for accuracy
+            and the keep rule.
         parts: rewards by name.
 
     Raises:
-        ValueError: if the names do not match.
+        ValueError: if the names of weights and parts do not match.
     """
 
     def __init__(self, weights: Mapping[str, float], correctness: str, **parts: Reward):
@@ -41,7 +41,7 @@ class Weighted(Reward):
             part.start()
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Lets every part check the references."""
+        """Makes every part check the references."""
         for part in self.parts.values():
             part.check(prompts)
 
@@ -51,7 +51,7 @@ class Weighted(Reward):
             part.close()
 
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
-        """All parts grade at the same time."""
+        """Starts grading in all parts at the same time."""
         pending = {name: part.submit(prompts, completions) for name, part in self.parts.items()}
 
         def wait() -> list[Grade]:

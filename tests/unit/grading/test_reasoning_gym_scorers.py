@@ -160,7 +160,7 @@ def test_no_trivial_answer_is_right_unless_it_is_the_right_one(task):
 
 
 def test_what_cannot_be_told_from_hostile_text_is_refused_at_start():
-    with pytest.raises(ValueError, match=r"reward\.task=composite: its scorer hands.*Choose one"):
+    with pytest.raises(ValueError, match=r"reward\.task=composite: its scorer passes.*Choose one"):
         ReasoningGym(1, 5.0, 500, task="composite", pattern=None).start()
     options = {"variables": ["foo"], "allow_cross_variable_product": False}
     with pytest.raises(ValueError, match=r"right answer is '.*foo.*data\.options"):
