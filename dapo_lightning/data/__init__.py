@@ -1,4 +1,4 @@
-"""Prompts, their answers, and the iterable of draws."""
+"""Datasets of prompts and their answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class WorkedExample:
 
 
 class Dataset(Protocol):
-    """Train and held-out prompts. Loading happens on the first call, errors name the file or row."""
+    """Train and held-out prompts. They are loaded at the first call; errors name the file or row."""
 
     def train_prompts(self) -> Sequence[Prompt]: ...
     def validation_prompts(self) -> Sequence[Prompt]: ...

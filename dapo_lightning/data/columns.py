@@ -1,4 +1,4 @@
-"""From the columns of a row to a prompt, the same for every kind of file."""
+"""Converts the columns of a row into a prompt, in the same way for every kind of file."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ROLES = ("system", "user", "assistant", "tool")
 class Columns:
     """Which columns of a row hold the prompt and the answer.
 
-    A column is named as it is, or by a dotted path into records (`reward_model.ground_truth`).
+    A column is given by its name, or by a dotted path into records (`reward_model.ground_truth`).
 
     Args:
-        prompt: holds text, or a chat: a list of messages with `role` and `content`, the last one from the user.
-        answer: holds text, which stays as it is, or a number. Whole numbers are written without a fraction
-            (3.0 becomes "3"), because a column of integers with gaps is stored as floats.
-        answer_after: the answer is only what stands after the last occurrence of this marker, without the white
-            space around it (GSM8K: "####").
+        prompt: column of text, or of chats: lists of messages with `role` and `content`, the last one from the user.
+        answer: column of text, which is not changed, or of numbers. Whole numbers are written without a fraction
+            (3.0 becomes "3"), because a column of integers with missing values is stored as floats.
+        answer_after: the answer is only the text after the last occurrence of this marker, without white space
+            around it (GSM8K: "####").
     """
 
     prompt: str = "prompt"
@@ -34,11 +34,11 @@ class Columns:
     answer_after: str | None = None
 
     def read(self, row: Mapping[str, Any], source: str) -> Prompt:
-        """The row as a prompt. Its columns, for rewards, are all others; a record that holds the prompt or the answer
-        stays among them, and so does an answer column that holds more than the answer.
+        """Returns the row as a prompt. All other columns are kept for rewards. They include a record that contains the
+        prompt or the answer, and an answer column that contains more than the answer.
 
         Raises:
-            DataError: naming the source, the column and the remedy, if a column is missing or unfit.
+            DataError: naming the source, the column and the remedy, if a column is missing or has an unsuitable value.
         """
         messages: tuple[Mapping[str, str], ...] = ()
         with _named(row, source, self.prompt, "data.prompt_column"):
@@ -59,14 +59,14 @@ class Columns:
             return answer
         _, marker, after = answer.rpartition(self.answer_after)
         if not marker:
-            raise _UnfitError(f"does not hold {self.answer_after!r} (data.answer_after)")
+            raise _UnfitError(f"does not contain {self.answer_after!r} (data.answer_after)")
         if not after.strip():
-            raise _UnfitError(f"holds nothing after {self.answer_after!r} (data.answer_after)")
+            raise _UnfitError(f"contains nothing after {self.answer_after!r} (data.answer_after)")
         return after.strip()
 
 
 class _UnfitError(Exception):
-    """What is wrong with a value, as the end of a sentence that starts with its column."""
+    """Says what is wrong with a value. The message completes a sentence that starts with the column."""
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def _named(row: Mapping[str, Any], source: str, column: str, key: str) -> Iterat
     except _UnfitError as error:
         raise DataError(
             f"{source}: column {column!r} {error}; the row has {sorted(_names(row))}. "
-            f"Mend the row, or name another column with {key}=..."
+            f"Fix the row, or choose another column with {key}=..."
         ) from None
 
 
@@ -100,17 +100,17 @@ def _find(row: Mapping[str, Any], column: str) -> Any:
 def _text(value: Any) -> str:
     if value is None:
         raise _UnfitError("is missing or null")
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # beyond, digits would be invented
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # larger floats may have lost digits
         value = int(value)
     if isinstance(value, float) and math.isfinite(value) and abs(value) >= 2**53:
-        raise _UnfitError(f"holds {value}, a float so large that digits may have been lost (write it as text)")
+        raise _UnfitError(f"contains {value}, a float so large that digits may have been lost (write it as text)")
     if isinstance(value, datetime.date | datetime.time):
         raise _UnfitError(
-            f"holds a {type(value).__name__}, perhaps because the datasets library takes text for one (data=jsonl "
-            "reads the files of data=hub as they are)"
+            f"contains a {type(value).__name__}, perhaps because the datasets library has converted text to one "
+            "(data=jsonl reads the same files without conversion)"
         )
     if not isinstance(value, str | int | float) or isinstance(value, bool):
-        raise _UnfitError(f"holds a {type(value).__name__}, not text or a number")
+        raise _UnfitError(f"contains a {type(value).__name__}, not text or a number")
     if not str(value).strip() or (isinstance(value, float) and not math.isfinite(value)):
         raise _UnfitError("is empty or not a number")
     return str(value)
@@ -118,15 +118,15 @@ def _text(value: Any) -> str:
 
 def _message(message: Any) -> dict[str, str]:
     if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-        raise _UnfitError("is a list, but not of chat messages with role and content")
+        raise _UnfitError("is a list, but its items are not chat messages with role and content")
     if message["role"] not in ROLES:
-        raise _UnfitError(f"holds a chat with the role {message['role']!r}, which is none of {', '.join(ROLES)}")
+        raise _UnfitError(f"contains a chat with the role {message['role']!r}, which is none of {', '.join(ROLES)}")
     if not isinstance(message["content"], str):
-        raise _UnfitError(f"holds a chat with a message of the {message['role']} whose content is not text")
+        raise _UnfitError(f"contains a chat with a message of the {message['role']} whose content is not text")
     return {"role": message["role"], "content": message["content"]}
 
 
 def _last_words(messages: tuple[Mapping[str, str], ...]) -> str:
     if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
-        raise _UnfitError("holds a chat that does not end with something said by the user")
+        raise _UnfitError("contains a chat that does not end with a message of the user")
     return messages[-1]["content"]

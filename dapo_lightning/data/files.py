@@ -15,24 +15,24 @@ from dapo_lightning.data.media import without_decoding
 from dapo_lightning.types import Prompt
 
 ONLY_EVALUATED = (
-    "data.train_path=null: there is nothing to train on, this data can only be evaluated (mode=evaluate). "
+    "data.train_path=null: there is nothing to train on, so this data can only be evaluated (mode=evaluate). "
     "Set data.train_path, or choose another data=..."
 )
 
 
 @dataclass(frozen=True)
 class Files:
-    """One file of train rows, if any, and one of held-out rows; the ending says how each is read.
+    """One file of train rows, if any, and one file of held-out rows. The extension determines how a file is read.
 
-    JSON lines (.jsonl, .json) hold one object a line. The cells of a CSV file are text, exactly as written. The source
-    of a prompt is its file with the line of JSON lines, else with the row, counted from 1.
+    JSON lines (.jsonl, .json) contain one object per line. The cells of a CSV file are text, exactly as written. The
+    source of a prompt is its file with the line number (JSON lines) or the row number, counted from 1.
 
     Args:
         train_path: None for data that is only evaluated.
         prompt_column, answer_column, answer_after: see `Columns`.
 
     Raises:
-        DataError: from the methods, naming file, row and remedy, if a file cannot be read or a row is unfit.
+        DataError: from the methods, naming file, row and remedy, if a file cannot be read or a row cannot be used.
     """
 
     train_path: str | None
@@ -42,20 +42,20 @@ class Files:
     answer_after: str | None = None
 
     def train_prompts(self) -> Sequence[Prompt]:
-        """All rows of train_path."""
+        """Returns all rows of train_path."""
         if self.train_path is None:
             raise DataError(ONLY_EVALUATED)
         return self._read(self.train_path)
 
     def validation_prompts(self) -> Sequence[Prompt]:
-        """All rows of validation_path."""
+        """Returns all rows of validation_path."""
         return self._read(self.validation_path)
 
     def _read(self, path: str) -> list[Prompt]:
         reader = _READERS.get(Path(path).suffix.lower())
         if reader is None:
             raise DataError(
-                f"{path}: the ending is none of {', '.join(_READERS)}, so it cannot be read. "
+                f"{path}: the extension is none of {', '.join(_READERS)}, so it cannot be read. "
                 "Set data.train_path and data.validation_path to such files."
             )
         columns = Columns(self.prompt_column, self.answer_column, self.answer_after)
@@ -64,14 +64,18 @@ class Files:
             return _with_all_columns([columns.read(row, f"{path}:{number}") for number, row in reader(file)])
         except DataError:
             raise
-        except (OSError, ValueError, csv.Error) as error:  # not there, not UTF-8, not parquet, quotes that do not match
+        except (
+            OSError,
+            ValueError,
+            csv.Error,
+        ) as error:  # it is missing, not UTF-8 or not parquet, or its quotes do not match
             raise DataError(
                 f"{path}: cannot be read ({error}). Set data.train_path and data.validation_path."
             ) from None
 
 
 def _with_all_columns(prompts: list[Prompt]) -> list[Prompt]:
-    """Gives every prompt all columns that any of them has, None where its row lacks one."""
+    """Adds missing columns, so that every prompt has all columns that any prompt has; missing values are None."""
     names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
     return [
         prompt
@@ -93,25 +97,25 @@ def _json_lines(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}). Each line must be one object."
             ) from None
         except RecursionError:
-            raise DataError(f"{path}:{number}: is nested too deeply to be read. Remove such values.") from None
+            raise DataError(f"{path}:{number}: the row is nested too deeply to be read. Remove such values.") from None
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: expected an object with named columns, found a {type(row).__name__}.")
         yield number, row
 
 
 def _csv(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    # Not by the datasets library: it guesses types, and where a comma is not quoted it may shift all cells by one.
+    # The datasets library is not used: it guesses types, and if a comma is not quoted, it may shift all cells by one.
     csv.field_size_limit(2**31 - 1)  # the default, 131,072 characters, is less than a long solution
     with Path(path).open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, strict=True)
         header = rows.fieldnames or []
         if len(set(header)) < len(header):
-            raise DataError(f"{path}: the header names a column twice: {header}. Rename one of them.")
+            raise DataError(f"{path}: a column occurs twice in the header: {header}. Rename one of them.")
         for number, row in enumerate(rows, 1):
             if None in row or None in row.values():
                 raise DataError(
-                    f"{path}:{number}: has more or fewer cells than the header {header}. "
-                    'Put cells that hold commas, quotes or line breaks into "quotes".'
+                    f"{path}:{number}: the row has more or fewer cells than the header {header}. "
+                    'Put cells that contain commas, quotes or line breaks into "quotes".'
                 )
             yield number, row
 
@@ -120,7 +124,7 @@ def _parquet(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     import datasets
     import pyarrow.parquet
 
-    rows = datasets.Dataset(pyarrow.parquet.ParquetFile(path).read())  # reads what that library has written
+    rows = datasets.Dataset(pyarrow.parquet.ParquetFile(path).read())  # reads the files that this library writes
     yield from enumerate(without_decoding(rows), 1)
 
 

@@ -27,20 +27,21 @@ KINDS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 class Hub:
     """Splits of datasets as the `datasets` library loads them, with the types that it finds or guesses.
 
-    A path is a dataset's id on the hub, a local folder (such as `hf download` leaves), or a local file, which is taken
-    for the whole of the split asked for. Nothing is loaded before the first call; what was downloaded is kept in the
-    library's cache. The source of a prompt is path, split and row, counted from 1.
+    A path is a dataset's id on the hub, a local folder (such as one that `hf download` creates), or a local file, which
+    is the whole of the requested split. Nothing is loaded before the first call. Downloads are kept in the library's
+    cache. The source of a prompt consists of path, split and row, counted from 1.
 
     Args:
         train_path: None for data that is only evaluated.
         train_name, validation_name: the configuration (subset), for datasets with several.
-        train_split, validation_split: also parts, `train[:1000]`.
+        train_split, validation_split: names of splits, or parts of splits such as `train[:1000]`.
         prompt_column, answer_column, answer_after: see `Columns`.
         unique: drop rows whose prompt and answer columns repeat an earlier row's, and log how many. DAPO-Math-17k holds
             each of its 17,917 rows 100 times, AIME-2024 each of its 30 rows 32 times.
 
     Raises:
-        DataError: from the methods, naming the key or row and the remedy, if a split cannot be had or a row is unfit.
+        DataError: from the methods, naming the key or row and the remedy, if a split is unavailable or a row cannot be
+            used.
     """
 
     train_path: str | None
@@ -55,13 +56,13 @@ class Hub:
     unique: bool = False
 
     def train_prompts(self) -> Sequence[Prompt]:
-        """All rows of the train split."""
+        """Returns all rows of the train split."""
         if self.train_path is None:
             raise DataError(ONLY_EVALUATED)
         return self._prompts(_Split("train", self.train_path, self.train_name, self.train_split))
 
     def validation_prompts(self) -> Sequence[Prompt]:
-        """All rows of the validation split."""
+        """Returns all rows of the validation split."""
         return self._prompts(_Split("validation", self.validation_path, self.validation_name, self.validation_split))
 
     def _prompts(self, split: _Split) -> list[Prompt]:
@@ -69,7 +70,7 @@ class Hub:
         columns = Columns(self.prompt_column, self.answer_column, self.answer_after)
         rows: Sequence[int] = range(len(dataset))
         if self.unique:
-            columns.read(dataset[0], split.source(0))  # tells of a missing column, which could not be compared
+            columns.read(dataset[0], split.source(0))  # reports a missing column, which could not be compared
             rows = _not_repeated(dataset, [self.prompt_column, self.answer_column])
             if len(rows) < len(dataset):
                 dropped, where = len(dataset) - len(rows), f"{split.path}:{split.split}"
@@ -90,7 +91,7 @@ class Hub:
 
 @dataclass(frozen=True)
 class _Split:
-    """What data.<kind>_path, data.<kind>_name and data.<kind>_split name."""
+    """The split that data.<kind>_path, data.<kind>_name and data.<kind>_split specify."""
 
     kind: str
     path: str
@@ -106,14 +107,14 @@ class _Split:
             builder.download_and_prepare()
         except DataError:
             raise
-        except Exception as error:  # the library's own, its network client's, Arrow's: there is no common type
+        except Exception as error:  # errors of the library, its network client and Arrow have no common type
             raise DataError(self._why(error)) from None
         try:
             return builder.as_dataset(split=self.split)
         except ValueError as error:
             raise DataError(
-                f"data.{self.kind}_split={self.split}: cannot be had from {self.path} ({_reason(error)}). "
-                f"Set data.{self.kind}_split."
+                f"data.{self.kind}_split={self.split}: {self.path} does not provide this split ({_reason(error)}). "
+                f"Choose another data.{self.kind}_split."
             ) from None
 
     def _builder(self) -> DatasetBuilder:
@@ -125,8 +126,8 @@ class _Split:
         kind = KINDS.get(file.suffix.lower())
         if kind is None:
             raise DataError(
-                f"data.{self.kind}_path={self.path}: the ending of a single file must be one of {', '.join(KINDS)}. "
-                "Read others with data=jsonl, or name a folder."
+                f"data.{self.kind}_path={self.path}: the extension of a single file must be one of "
+                f"{', '.join(KINDS)}. Read other files with data=jsonl, or give a folder."
             )
         whole, _, _ = self.split.partition("[")
         return datasets.load_dataset_builder(kind, data_files={whole: str(file)})
@@ -135,7 +136,7 @@ class _Split:
         from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
         if cache := _unwritable_cache(error):
-            return f"data=hub keeps what it reads in {cache}, which cannot be written ({_reason(error)}): set HF_HOME."
+            return f"data=hub stores its data in {cache}, which is not writable ({_reason(error)}): set HF_HOME."
         where, reason = f"data.{self.kind}_path={self.path}", _reason(error)
         if isinstance(error, DatasetNotFoundError):
             return f"{where}: {reason}. Correct the id; if it is private or gated, log in first with `hf auth login`."
@@ -145,17 +146,17 @@ class _Split:
             name = "null" if self.name is None else self.name
             return (
                 f"{where} with data.{self.kind}_name={name}: cannot be loaded ({reason}). "
-                "Set both keys to a dataset and a part of it that exist, or fix the files."
+                "Set both keys to an existing dataset and configuration, or fix the files."
             )
         return (
-            f"{where}: is no folder or file here, and the hub cannot be reached ({reason}). Offline? Download it once "
-            f"with `hf download --repo-type dataset {self.path} --local-dir DIR` on a machine with a network and set "
-            f"data.{self.kind}_path=DIR, or use data=jsonl with files of your own."
+            f"{where}: there is no such folder or file, and the hub cannot be reached ({reason}). Without network "
+            f"access, run `hf download --repo-type dataset {self.path} --local-dir DIR` on another machine and set "
+            f"data.{self.kind}_path=DIR, or use data=jsonl with your own files."
         )
 
 
 def _unwritable_cache(error: Exception) -> str | None:
-    """The cache of the library, if the error is about a file in it or a folder above it."""
+    """Returns the library's cache if the error concerns a file in it or a folder above it, or None."""
     import datasets
 
     cache = Path(datasets.config.HF_DATASETS_CACHE).expanduser().absolute()
@@ -165,17 +166,17 @@ def _unwritable_cache(error: Exception) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    """One line: the library tells the cause of a failed conversion only in the cause, and often at length."""
+    """Returns the reason of an error in one line. For failed conversions, the library states it only in the cause."""
     lines = str(error.__cause__ or error).strip().splitlines()
     return lines[0].rstrip(". ") if lines else type(error).__name__
 
 
 def _not_repeated(dataset: Dataset, columns: Sequence[str]) -> list[int]:
-    """The rows that are not equal in these columns to an earlier one.
+    """Returns the rows that do not equal an earlier row in these columns.
 
-    Compares what Arrow holds: 1.8 million rows take some ten seconds, made into prompts first a hundred.
+    It compares Arrow's values: 1.8 million rows take about ten seconds, but a hundred if converted to prompts first.
     """
-    flat = dataset.flatten()  # dotted names for the fields of records
+    flat = dataset.flatten()  # gives dotted names to the fields of records
     names = {_stored(column, flat.column_names): None for column in columns}
     tables = flat.select_columns(list(names)).with_format("arrow").iter(batch_size=10_000)
     values = (row for table in tables for row in zip(*(c.to_pylist() for c in table.columns), strict=True))
@@ -186,7 +187,7 @@ def _not_repeated(dataset: Dataset, columns: Sequence[str]) -> list[int]:
 
 
 def _stored(column: str, names: Sequence[str]) -> str:
-    """The column, or the record that holds it, if that is stored as a whole (JSON of mixed types)."""
+    """Returns the column, or the record that contains it if the record is stored as a whole (JSON of mixed types)."""
     while column not in names:
         column = column.rpartition(".")[0]
     return column

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
 
 def without_decoding(dataset: Dataset) -> Dataset:
-    """Returns the dataset with media as they are stored, as bytes and a path. To decode them would open the files
-    that a dataset names, wherever they lie."""
+    """Returns the dataset with its media as they are stored, as bytes and a path. Decoding them would open any file
+    whose path the dataset contains."""
     for feature in dataset.info.features.values():  # `dataset.features` is a copy
         _keep_as_stored(feature)
     return dataset

@@ -10,21 +10,22 @@ from typing import Any
 from dapo_lightning.data import DataError
 from dapo_lightning.types import Prompt
 
-# The package makes item i of seed s from s + i: seeds must lie further apart than a dataset is long.
+# The package generates item i of seed s from s + i, so seeds must differ by more than the length of a dataset.
 _SEED_STRIDE = 100_000_007
 
 
 @dataclass(frozen=True)
 class ReasoningGym:
-    """Items of one task. Held-out questions come from a seed of their own and never repeat a train question.
+    """Items of one task. Held-out questions are generated with their own seed and never repeat a train question.
 
     Args:
         task: its name in the package, such as chain_sum or gsm_symbolic.
         options: the task's own settings, such as {min_terms: 2, max_digits: 2}.
-        seed: of the items; the run's seed orders them.
+        seed: seed of the items; the seed of the run determines their order.
 
     Raises:
-        DataError: for a task or an option that the package does not know, and for a task too small to hold out from.
+        DataError: for a task or an option that the package does not know, and for a task that has too few questions to
+            hold some out.
     """
 
     task: str
@@ -34,20 +35,20 @@ class ReasoningGym:
     options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        from reasoning_gym.factory import DATASETS  # takes a second: only when chosen
+        from reasoning_gym.factory import DATASETS  # takes a second, so it is imported only when needed
 
         if self.task not in DATASETS:
             near = ", ".join(get_close_matches(self.task, DATASETS, 3, 0.5)) or ", ".join(sorted(DATASETS)[:8])
             raise DataError(
-                f"data.task={self.task}: reasoning-gym has no such task; among its {len(DATASETS)}: {near}."
+                f"data.task={self.task}: reasoning-gym has no such task; its {len(DATASETS)} tasks include {near}."
             )
 
     def train_prompts(self) -> Sequence[Prompt]:
-        """`num_train` items."""
+        """Returns `num_train` items."""
         return self._items(0, self.num_train, "train")
 
     def validation_prompts(self) -> Sequence[Prompt]:
-        """`num_validation` items whose questions are not among the train items, nor repeated."""
+        """Returns `num_validation` items whose questions neither occur in the train items nor repeat."""
         seen = {prompt.text for prompt in self.train_prompts()}
         found: list[Prompt] = []
         for prompt in self._items(self.num_train, 4 * self.num_validation, "validation"):
@@ -57,7 +58,7 @@ class ReasoningGym:
         if len(found) < self.num_validation:
             raise DataError(
                 f"data.task={self.task} with data.options={self.options}: only {len(found)} questions are left "
-                f"beside the {self.num_train} to train on, and data.num_validation={self.num_validation}. Widen the "
+                f"after taking {self.num_train} to train on, but data.num_validation={self.num_validation}. Widen the "
                 "options, or lower data.num_train."
             )
         return found[: self.num_validation]
@@ -74,6 +75,6 @@ class ReasoningGym:
 
 
 def _prompt(item: Mapping[str, Any], source: str) -> Prompt:
-    """A few tasks have no single answer, and leave it out; their scorer reads the rest of the item."""
+    """Converts an item. A few tasks have no unique answer and omit it; their scorer reads the rest of the item."""
     answer = "" if item["answer"] is None else str(item["answer"])
     return Prompt(item["question"], answer, source, columns=dict(item))

@@ -21,14 +21,14 @@ Reference = Callable[[], AbstractContextManager[PreTrainedModel]]
 
 
 class PolicyError(ValueError):
-    """A policy is unavailable as configured; the message names the key and the remedy."""
+    """A policy cannot be used as configured; the message contains the key and the remedy."""
 
 
 @dataclass(frozen=True)
 class Policy:
     """A model with its codec.
 
-    The model is always in eval mode: with dropout, the ratio would differ from 1 although no weight has changed.
+    The model is always in eval mode, because with dropout, the ratio would differ from 1 before any weight has changed.
     """
 
     model: PreTrainedModel
@@ -38,7 +38,7 @@ class Policy:
         try_head(self.model)
 
     def reference(self) -> Reference:
-        """A frozen copy of the current model; call the result for a context in which the copy can be run."""
+        """Returns a function whose calls give a context with a frozen copy of the current model."""
         frozen = copy.deepcopy(self.model).eval().requires_grad_(False)
 
         def reference() -> AbstractContextManager[PreTrainedModel]:
@@ -48,11 +48,12 @@ class Policy:
 
     @contextmanager
     def recomputing_activations(self) -> Iterator[None]:
-        """Turns gradient checkpointing on for the block, if the model was loaded with it.
+        """Turns gradient checkpointing on within the context, if the model was loaded with it.
 
-        Hugging Face checkpoints only layers in training mode. They are set to it but run in eval mode, so that dropout
-        stays off. There is no public name for the function that each layer calls to be checkpointed; without the
-        private one, `policy.gradient_checkpointing=true` fails in the first gradient step.
+        Hugging Face checkpoints only layers in training mode. The layers are therefore set to training mode, but their
+        forward passes run in eval mode, so that dropout stays off. This uses the private name of the function that
+        each layer calls for checkpointing, because there is no public one. If transformers renames it,
+        `policy.gradient_checkpointing=true` fails in the first gradient step.
         """
         with ExitStack() as undo:
             for layer in self.model.modules():
@@ -65,7 +66,7 @@ class Policy:
             yield
 
     def save(self, folder: Path, weights: dict[str, Any] | None = None) -> None:
-        """Writes a folder that transformers loads; `weights` are the gathered weights of a sharded model."""
+        """Writes a folder that transformers can load; `weights` are the gathered weights of a sharded model."""
         self.model.save_pretrained(folder, state_dict=weights)
         self.codec.tokenizer.save_pretrained(folder)
 
@@ -89,16 +90,16 @@ def _in_eval_mode(layer: nn.Module, recompute: Callable[..., Any]) -> Callable[.
 class PolicySource(Protocol):
     """Loads a policy. The codec comes first, so that prompts can be checked before any weights are loaded.
 
-    `dtype`: that of the weights, frozen ones included.
+    `dtype`: the dtype of the weights, including frozen ones.
     """
 
     @property
     def dtype(self) -> str: ...
     def codec(self) -> Codec: ...
     def load(self, codec: Codec, dataset: Dataset, cache: Path, reach: int | None = None) -> Policy:
-        """The policy; a warm start takes worked examples from the dataset, and its result is stored under `cache`.
+        """Returns the policy. A warm start uses worked examples from the dataset and stores its result under `cache`.
 
         Args:
-            reach: the most tokens that a prompt and its completion have together; None if that is not known.
+            reach: the maximum number of tokens of a prompt and its completion together; None if it is not known.
         """
         ...

@@ -17,7 +17,7 @@ from dapo_lightning.data import DataError
 from dapo_lightning.types import Prompt
 from dapo_lightning.utils.cpu_limit import cpu_limit
 
-RENDER_SECONDS = 10  # a template is a program of whoever made the model; usual ones take less than a millisecond
+RENDER_SECONDS = 10  # a template is a program by the author of the model; it usually takes less than a millisecond
 FOR_TEMPLATES = ("tools", "documents", "chat_template")
 """The arguments of `apply_chat_template` that may be among `template_kwargs`; the codec sets the others itself."""
 
@@ -27,9 +27,9 @@ class Chat:
     """Turns prompts into chats for the tokenizer's chat template.
 
     Args:
-        system_prompt: precedes every prompt; None leaves it to the template, which may have its own.
+        system_prompt: precedes every prompt; None: the template decides, which may have its own system prompt.
         template_kwargs: arguments of the template, such as `{enable_thinking: false}`.
-        date: what templates take for today's date (`strftime_now`); None: the real one.
+        date: the date that templates see as today's date (`strftime_now`); None: the real one.
     """
 
     system_prompt: str | None = None
@@ -37,26 +37,26 @@ class Chat:
     date: datetime.date | None = None
 
     def messages(self, prompt: Prompt) -> list[Mapping[str, str]]:
-        """The chat of a prompt; plain text becomes a message of the user.
+        """Returns the messages of a prompt; plain text becomes a message of the user.
 
         Raises:
-            DataError: if both the row and the configuration hold a system prompt.
+            DataError: if both the row and the configuration contain a system prompt.
         """
         chat = list(prompt.messages) or [{"role": "user", "content": prompt.text}]
         if self.system_prompt is None:
             return chat
         if chat[0]["role"] == "system":
             raise DataError(
-                f"{prompt.source}: the row has a system message of its own, and policy.system_prompt is set: "
+                f"{prompt.source}: the row has its own system message, and policy.system_prompt is set, too: "
                 "remove one of them."
             )
         return [{"role": "system", "content": self.system_prompt}, *chat]
 
     def encode(self, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
-        """Token ids of the chat, up to where the assistant begins to speak.
+        """Returns the token ids of the chat up to the beginning of the assistant's reply.
 
         Raises:
-            DataError: naming the row, if the chat template refuses it or does not end.
+            DataError: naming the row, if the chat template raises an exception or does not terminate.
         """
         messages = self.messages(prompt)
         try:
@@ -72,15 +72,17 @@ class Chat:
             ) from None
 
     def closing_token(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
-        """The token that ends a turn of the assistant in the chat template, as Qwen's `<|im_end|>` does; None if there
-        is no such token, or if the template refuses the chat that it is tried on."""
+        """Returns the token that ends a turn of the assistant in the chat template, such as `<|im_end|>` for Qwen; None
+        if there is no such token, or if the template raises an exception for the example chat."""
         said = "It is 42."
         chat = [*self.messages(Prompt("What is it?", "", "")), {"role": "assistant", "content": said}]
         try:
             text = self._apply(tokenizer, chat, tokenize=False)
-        except Exception:  # as above; a row that is refused as well will be named
+        except Exception:  # as above; if the template also refuses rows, `encode` reports them
             return None
-        added = {token for name, token in tokenizer.get_added_vocab().items() if name.strip()}  # some are white space
+        added = {
+            token for name, token in tokenizer.get_added_vocab().items() if name.strip()
+        }  # some added tokens are white space
         behind = tokenizer(text.rpartition(said)[2], add_special_tokens=False)["input_ids"]
         return next((token for token in behind if token in added), None)
 
@@ -101,8 +103,8 @@ class Chat:
 
 @contextmanager
 def _on(date: datetime.date) -> Iterator[None]:
-    """Chat templates take this for today's date in the block. There is no public way to say so; without the private
-    name, `policy.date` is refused at the first prompt."""
+    """Makes this date today's date for chat templates within the context. There is no public function for this. If
+    transformers changes the private name, runs with `policy.date` fail at the first prompt."""
 
     class Day(datetime.datetime):
         @classmethod
@@ -118,5 +120,5 @@ def _on(date: datetime.date) -> Iterator[None]:
 
 
 def reserved_arguments(tokenizer_class: type[PreTrainedTokenizerBase] = PreTrainedTokenizerBase) -> set[str]:
-    """The names that `template_kwargs` must not use, because they are not arguments of the template."""
+    """Returns the names that `template_kwargs` must not contain, because they are not arguments of the template."""
     return set(inspect.signature(tokenizer_class.apply_chat_template).parameters) - {*FOR_TEMPLATES, "kwargs"}

@@ -1,4 +1,4 @@
-"""Text to tokens and back, in the format of one model."""
+"""Converts text to tokens and back, in the format of one model."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Codec:
     """Translates between text and tokens; it needs no weights.
 
     Args:
-        end_tokens: every token that ends a completion.
-        max_positions: the limit on tokens of prompt and completion together; None if the model states none.
-        chat: turns prompts into chats; None feeds their plain text.
-        num_embeddings: how many tokens the model knows; None: as many as the tokenizer.
+        end_tokens: all tokens that end a completion.
+        max_positions: the maximum number of tokens of prompt and completion together; None if the model has no limit.
+        chat: turns prompts into chats; None: prompts are plain text.
+        num_embeddings: number of tokens for which the model has an embedding; None: as many as the tokenizer.
         keep_special_tokens: whether special tokens other than the end token stay in the text of a completion.
     """
 
@@ -34,12 +34,13 @@ class Codec:
     keep_special_tokens: bool = False
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """Token ids, including those that the tokenizer or the chat template puts around the text, except for an end
-        token behind it.
+        """Returns the token ids, including those that the tokenizer or the chat template adds around the text, but
+        without an end token after it.
 
         Raises:
-            DataError: naming the row, if it holds a chat but the policy takes plain text, if it or its answer is not
-                valid Unicode, if the chat template refuses it, if the model lacks one of its tokens, or if it has none.
+            DataError: naming the row, if it is a chat but the policy takes plain text, if it or its answer is not valid
+                Unicode, if the chat template refuses it, if the model has no embedding for one of its tokens, or if it
+                has no tokens.
         """
         _check_unicode(prompt)
         if self.chat:
@@ -63,12 +64,12 @@ class Codec:
         return tuple(tokens)
 
     def encode_text(self, text: str) -> tuple[int, ...]:
-        """Token ids of the text alone, without special tokens."""
+        """Returns the token ids of the text without special tokens around it."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, tokens: Tensor) -> str:
-        """Token ids -> text with spaces as they are, without the end token, and without special tokens unless they are
-        kept."""
+        """Converts token ids to text. Spaces are not changed. The end token is removed, and special tokens are
+        removed unless `keep_special_tokens` is set."""
         written = tokens.tolist()
         if written and written[-1] in self.end_tokens:
             del written[-1]
@@ -78,7 +79,8 @@ class Codec:
 
     @cached_property
     def num_appended(self) -> int:
-        """How many tokens the tokenizer puts behind a plain text, if an end token is among them (`add_eos_token`)."""
+        """The number of tokens that the tokenizer appends to a plain text, if they include an end token, as with
+        `add_eos_token`; otherwise 0."""
         alone, tokens = list(self.encode_text("a")), list(self.tokenizer("a")["input_ids"])
         counts = (n for n in range(len(tokens)) if tokens[: len(tokens) - n][-len(alone) :] == alone)
         count = next(counts, 0)
@@ -88,11 +90,11 @@ class Codec:
 def all_end_tokens(
     tokenizer: PreTrainedTokenizerBase, configured: Sequence[int], more: Sequence[str] = ()
 ) -> tuple[int, ...]:
-    """Every token that ends a completion: the tokenizer's end token, those of the generation config (`configured`), and
-    `more` by name.
+    """Returns all tokens that end a completion: the tokenizer's end token, those of the generation config
+    (`configured`), and those in `more`, which are given as text.
 
     Raises:
-        ValueError: if there is none, or if `more` names a text that is not one token.
+        ValueError: if there is no such token, or if an item of `more` is not a single token.
     """
     vocabulary = tokenizer.get_vocab() if more else {}
     if unknown := [name for name in more if name not in vocabulary]:
@@ -101,8 +103,8 @@ def all_end_tokens(
     ends |= {vocabulary[name] for name in more}
     if not ends:
         raise ValueError(
-            "the policy has no end-of-sequence token, so every completion would be truncated: name one with "
-            "policy.end_tokens, or set eos_token in its tokenizer or eos_token_id in its generation config."
+            "the policy has no end-of-sequence token, so every completion would be truncated: set "
+            "policy.end_tokens, eos_token in its tokenizer, or eos_token_id in its generation config."
         )
     return tuple(sorted(ends))
 

@@ -35,19 +35,19 @@ class HubPolicy:
     """A pretrained model with its own tokenizer.
 
     Args:
-        name: a folder with config.json, weights and tokenizer, a folder with adapters, or else an id on the hub.
+        name: a folder with config.json, weights and tokenizer, a folder with adapters, or an id on the hub.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run Python code that comes with the model.
-        dtype: that of the weights. Trained weights must be float32 (compute in bf16 with
+        dtype: dtype of the weights. Trained weights must be float32 (compute in bf16 with
             `trainer.precision=bf16-mixed`): at a learning rate of 1e-6, an update by Adam is far below the spacing of
             bfloat16 numbers and would be lost. With LoRA, the frozen weights may be bfloat16.
-        attention: "auto" is sdpa, or eager for models without it, with shared prompts where the model allows them (see
-            `dapo_lightning.policy.trial`); any other value is Hugging Face's `attn_implementation`: sdpa, eager,
-            flash_attention_2, ...
+        attention: "auto" means sdpa (or eager for models that do not support sdpa), with shared prompts if the model
+            allows them (see `dapo_lightning.policy.trial`); any other value is Hugging Face's `attn_implementation`:
+            sdpa, eager, flash_attention_2, ...
         gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         chat: pass prompts through the tokenizer's chat template.
         system_prompt, template_kwargs: see `Chat`.
-        date: what chat templates take for today's date, as in 2026-01-31; None: the real one.
+        date: the date that chat templates see as today's date, such as 2026-01-31; None: the real one.
         end_tokens: names of tokens that end a completion, besides those of the tokenizer and the generation config.
         keep_special_tokens: see `Codec`.
         lora: train low-rank adapters instead of the weights.
@@ -84,16 +84,16 @@ class HubPolicy:
                 "policy.chat=true, or remove them."
             )
         if reserved := sorted(reserved_arguments() & {*(self.template_kwargs or {})}):
-            raise PolicyError(f"policy.template_kwargs: {reserved[0]} is not for the template: remove it.")
+            raise PolicyError(f"policy.template_kwargs: {reserved[0]} is not an argument of the template: remove it.")
         if self._pretrained.base and self.lora and self.lora.save == "adapter":
             raise PolicyError(
-                f"policy.name={self.name}: new adapters on a model that has adapters merged in fit no model that is "
-                "saved. Use policy.lora.save=merged."
+                f"policy.name={self.name}: is a folder with adapters, which are merged into their model. New adapters "
+                "would belong to this merged model, which is not saved. Use policy.lora.save=merged."
             )
         self._today()
 
     def codec(self) -> Codec:
-        """Tokenizer, chat template, end tokens and length limit: everything except the weights."""
+        """Returns the tokenizer, chat template, end tokens and length limit, that is, everything except the weights."""
         config, tokenizer = self.config(), self._pretrained.tokenizer()
         if self.chat and tokenizer.chat_template is None:
             raise PolicyError(
@@ -118,7 +118,7 @@ class HubPolicy:
         return codec
 
     def load(self, codec: Codec, dataset: Dataset, cache: Path, reach: int | None = None) -> Policy:
-        """The model in eval mode, with adapters if `lora` is set."""
+        """Returns the model in eval mode, with adapters if `lora` is set."""
         if changing := changing_positions(self.config(), reach):
             raise PolicyError(
                 f"policy.name={self.name}: its positions (rope_type={changing[0]}) change for all tokens of a row when "
@@ -127,12 +127,12 @@ class HubPolicy:
             )
         attention = None if self.attention == "auto" else self.attention  # None: sdpa if there is one, else eager
         model = self._pretrained.model(DTYPES[self.dtype], attention).eval()
-        if model.can_generate():  # by transformers' own means, which take end tokens from there
+        if model.can_generate():  # `generate` reads the end tokens from there
             model.generation_config.eos_token_id = list(codec.end_tokens)
-        if self.gradient_checkpointing:  # under its new name or, in older releases, its old one
+        if self.gradient_checkpointing:  # the new name of the method, or its old name in older releases
             getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         if self.attention == "auto" and attention_of(model) == "eager":
-            log.info("%s has no sdpa in transformers: policy.attention=eager, which needs more memory",
+            log.info("transformers has no sdpa for %s, so policy.attention=eager is used, which needs more memory",
                      type(model).__name__)  # fmt: skip
         choose_ways(model, reach, may_share=self.attention == "auto")
         if self.lora is None:
@@ -140,16 +140,16 @@ class HubPolicy:
         policy = self.lora.attach(model, codec)
         try:
             short_logps(policy.model)
-        except Exception as error:  # adapters around a router of experts, for example
+        except Exception as error:  # for example, adapters on a router of experts
             raise PolicyError(
                 f"policy.lora.target_modules={self.lora.target_modules}: {type(model).__name__} cannot run with "
-                f"adapters on all of these layers ({error}). Name the layers, for example "
+                f"adapters on all of these layers ({error}). List the layers, for example "
                 "policy.lora.target_modules=[q_proj,k_proj,v_proj,o_proj]."
             ) from None
         return policy
 
     def config(self) -> PreTrainedConfig:
-        """The configuration of the model."""
+        """Returns the configuration of the model."""
         return self._pretrained.config()
 
     @cached_property

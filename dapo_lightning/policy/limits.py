@@ -1,4 +1,4 @@
-"""Lengths at which a model begins to treat tokens differently, as its configuration states them."""
+"""The lengths in a model's configuration beyond which the model treats tokens differently."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ _LIMITS = re.compile(
     r"sliding_window(_size)?|attention_chunk_size|keep_window_size|(attention_)?window_size|local_attention"
     r"|index_(topk(_blocks)?|block_size)|indexer_budget|.*_compressed_.*attention|rel_extent|.*attn_chunk_length"
 )
-LENGTH_DEPENDENT = ("longrope", "dynamic")  # rope types with frequencies that change with the length of the sequence
+LENGTH_DEPENDENT = ("longrope", "dynamic")  # RoPE types whose frequencies depend on the length of the sequence
 
 
 def is_limit(name: str) -> bool:
-    """Whether a key of a configuration limits the tokens that a token attends to."""
+    """Whether a key of a configuration limits how many tokens a token attends to."""
     return _LIMITS.fullmatch(name) is not None
 
 
 def limits_within(config: PreTrainedConfig, reach: int | None) -> dict[str, int]:
-    """The limits that a row of `reach` tokens crosses (None: of any length), smallest first."""
+    """Returns the limits that a row of `reach` tokens exceeds (None: a row of any length), smallest first."""
     found = {name: value for name, value in _numbers(config.to_dict()) if is_limit(name) and value > 0}
     return {name: value for name, value in sorted(found.items(), key=lambda x: x[1]) if reach is None or value < reach}
 
 
 def max_positions(config: PreTrainedConfig) -> int | None:
-    """The most tokens of a row: those of training, times the factor by which YaRN or Llama 3's scaling extends them.
+    """Returns the maximum number of tokens in a row: that of pretraining, times the scaling factor of YaRN or Llama 3.
 
-    Many checkpoints leave `max_position_embeddings` at the length before scaling. None if the model states no limit.
+    In many checkpoints, `max_position_embeddings` is the length before scaling. None if the model has no limit.
     """
     stated = getattr(config, "max_position_embeddings", None)
     scaled = [
@@ -41,11 +41,11 @@ def max_positions(config: PreTrainedConfig) -> int | None:
 
 
 def changing_positions(config: PreTrainedConfig, reach: int | None) -> tuple[str, int] | None:
-    """The rope type and the length beyond which it gives other positions to all tokens of a row, also to earlier ones;
-    None if rows of `reach` tokens do not exceed it.
+    """Returns the RoPE type, and the length beyond which it changes the positions of all tokens in a row, including
+    earlier ones; None if rows of `reach` tokens do not exceed this length.
 
-    Beyond this length, log-probs recorded while sampling are not those of any forward pass over the whole row, and
-    those of a row depend on the longest row of its batch.
+    Beyond this length, the log-probs recorded while sampling do not match a forward pass over the whole row, and the
+    log-probs of a row depend on the longest row in its batch.
     """
     for rope in _ropes(config):
         if rope["rope_type"] in LENGTH_DEPENDENT:
@@ -59,7 +59,7 @@ def changing_positions(config: PreTrainedConfig, reach: int | None) -> tuple[str
 
 
 def _ropes(config: PreTrainedConfig) -> list[Mapping[str, Any]]:
-    """The parameters of rotary positions, one set or one for each kind of layer."""
+    """Returns the parameters of rotary positions: one set, or one set for each kind of layer."""
     rope = getattr(config, "rope_parameters", None) or {}
     return [one for one in [rope, *rope.values()] if isinstance(one, Mapping) and one.get("rope_type")]
 

@@ -31,8 +31,8 @@ class Lora:
     """W + (alpha / rank) B A, with B A trained and W frozen.
 
     Args:
-        rank: that of B A.
-        alpha: scale.
+        rank: rank of B A.
+        alpha: numerator of the scale.
         target_modules: the linear layers that get adapters; "all-linear" means all except the LM head.
         save: "merged" saves one plain model, "adapter" only the trained weights.
 
@@ -65,7 +65,7 @@ class Lora:
         except ValueError as error:
             raise PolicyError(f"policy.lora.target_modules={targets}: {error}") from None
         if any(getattr(layer, "gradient_checkpointing", False) for layer in model.modules()):
-            adapted.enable_input_require_grads()  # frozen embeddings would cut the recomputed graph
+            adapted.enable_input_require_grads()  # with frozen embeddings, the recomputed graph would have no gradient
         return LoraPolicy(adapted.eval(), codec, merged=self.save == "merged")
 
 
@@ -76,7 +76,7 @@ class LoraPolicy(Policy):
     merged: bool = True
 
     def reference(self) -> Reference:
-        """The same model with its adapters switched off, that is, with the weights from which training started."""
+        """Returns the same model with its adapters switched off, that is, with the weights before training."""
 
         @contextmanager
         def reference() -> Iterator[PreTrainedModel]:

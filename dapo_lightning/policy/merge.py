@@ -1,4 +1,4 @@
-"""Adapters merged into the weights of their model."""
+"""Merges adapters into the weights of their model."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def check_peft(what: str) -> None:
 
 
 def merge(adapted: PeftModel) -> PreTrainedModel:
-    """The plain model, whose weights include the adapters. Changes `adapted`.
+    """Returns the plain model, whose weights include the adapters. Changes `adapted`.
 
-    A head that shares its weights with the embedding gets a copy of its own if either of them has an adapter: what is
-    merged into one must not change the other.
+    If the head shares its weights with the embedding and one of them has an adapter, the head gets its own copy,
+    because merging an adapter into one of them must not change the other.
     """
     model: Any = adapted.get_base_model()
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -34,12 +34,12 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
         outer.weight = nn.Parameter(outer.weight.detach().clone(), requires_grad=False)
     merged: Any = adapted.merge_and_unload()
     if merged.get_output_embeddings().weight is not merged.get_input_embeddings().weight:
-        merged.config.tie_word_embeddings = False  # or saving and loading would tie them again
+        merged.config.tie_word_embeddings = False  # otherwise saving and loading would tie them again
     return cast(PreTrainedModel, merged)
 
 
 def merged_from(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
-    """The model with the adapters of a folder merged in, all weights trainable.
+    """Returns the model with the adapters of a folder merged in. All weights are trainable.
 
     Raises:
         PolicyError: if peft is not installed.

@@ -1,9 +1,9 @@
-"""A model of the same architecture, small enough to be tried in a second on a CPU.
+"""Builds a model of the same architecture that is small enough to be tried in a second on a CPU.
 
-Whether a way of computing log-probs is right depends on the code of the model and on the options of its configuration
-(kinds of layers, windows, positions), not on its weights or its sizes. A miniature keeps the options and takes small
-sizes and random weights. It also lowers every limit that a row of the run may cross to `LIMIT` tokens, so that short
-rows cross it.
+Whether a way of computing log-probs is correct depends on the code of the model and on the options in its configuration
+(kinds of layers, windows, positions), but not on its weights or sizes. A miniature has the same options, but small
+sizes and random weights. Limits that rows of the run may exceed are lowered to `LIMIT` tokens, so that short rows
+exceed them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dapo_lightning.forward.layout import attention_of
 from dapo_lightning.policy.limits import LENGTH_DEPENDENT, is_limit
 
 LIMIT = 4  # tokens, or blocks of tokens
-_OUT_OF_REACH = 128  # tokens, more than a trial has
+_OUT_OF_REACH = 128  # tokens; rows of a trial have fewer
 _MAX_LAYERS = 12
 _WIDTH, _HEADS, _HEAD, _RANGE = 64, 4, 16, 0.2
 
@@ -27,7 +27,7 @@ _LAYERS = r"num_hidden_layers|n_layers?|num_layers|decoder_layers|num_decoder_la
 _PERIODS = r".*(_period|_interval|_pattern|_every_n_layers|_step|group_size|first_k_dense_replace|num_dense_layers)"
 _QUERY_HEADS = r"(swa_)?num_attention_heads|n_heads?|num_heads|(num_)?(decoder_)?attention_heads"
 _KEY_HEADS = r"(swa_)?num_key_value_heads|num_kv_heads|kv_n_heads|num_query_groups"
-_SIZES = {  # the first that matches; products are those that layers check
+_SIZES = {  # the first match is used; layers check that products of sizes agree
     r".*vocab_size.*": 128,
     r"attention_hidden_size|mamba_d_ssm": 2 * _WIDTH,
     r"attention_head_dim": 2 * _HEAD,
@@ -46,17 +46,17 @@ _COUNTS = {
     r"num_experts_per_tok(en)?|moe_topk|moe_k": 2,
     r"n_group|num_expert_group|topk_group": 1,
     r"(mamba_)?chunk_size|block_size": 4,
-    r"index_n_heads": 32,  # scores are 0 if all heads are, and equal scores are chosen arbitrarily
+    r"index_n_heads": 32,  # with few heads, all scores of a token may be 0, and ties are broken arbitrarily
     r"n_groups|mamba_n_?groups|o_groups": 2,
     r".*token_id": 3,
 }
 
 
 def miniature(model: PreTrainedModel, reach: int | None) -> PreTrainedModel:
-    """A small text model of the same class and options in eval mode, with random float32 weights on the CPU.
+    """Returns a small text model of the same class and options in eval mode, with random float32 weights on the CPU.
 
     Args:
-        reach: the most tokens that a row can have; larger limits have no effect. None: unlimited.
+        reach: the maximum number of tokens in a row; larger limits have no effect. None: unlimited.
     """
     config = model.config.get_text_config()
     kind = type(model) if config is model.config else MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
@@ -65,7 +65,8 @@ def miniature(model: PreTrainedModel, reach: int | None) -> PreTrainedModel:
 
 
 def build(kind: type[PreTrainedModel], config: PreTrainedConfig, attention: str | None) -> PreTrainedModel:
-    """A model with random weights that are far from those that initialisation makes equal, so that log-probs tell."""
+    """Returns a model with random weights. Noise is added even to weights that are initialised to constants, so that
+    every mistake changes the log-probs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = kind._from_config(config, attn_implementation=attention, dtype=torch.float32).eval()
@@ -76,7 +77,7 @@ def build(kind: type[PreTrainedModel], config: PreTrainedConfig, attention: str 
 
 
 def small_config(config: PreTrainedConfig, reach: int | None) -> PreTrainedConfig:
-    """The configuration of the miniature."""
+    """Returns the configuration of the miniature."""
     values = {name: value for name, value in config.to_dict().items() if name not in ("model_type", "dtype")}
     return type(config)(**_shrunk(values, _num_layers(values), reach))
 
@@ -87,7 +88,9 @@ def _shrunk(values: Mapping[str, Any], layers: tuple[int, int], reach: int | Non
 
     def shrunk(name: str, value: Any) -> Any:
         if isinstance(value, Mapping):
-            kept = {key: one for key, one in value.items() if not str(key).isdigit() or int(key) < after}  # of layers
+            kept = {
+                key: one for key, one in value.items() if not str(key).isdigit() or int(key) < after
+            }  # entries of layers
             static = {"rope_type": "default"} if value.get("rope_type") in LENGTH_DEPENDENT else {}
             return _shrunk(kept, layers, reach) | static
         if isinstance(value, list | tuple):
@@ -120,7 +123,7 @@ def _match(sizes: Mapping[str, int], name: str) -> int | None:
 
 
 def _num_layers(values: Mapping[str, Any]) -> tuple[int, int]:
-    """Layers of the model, and the fewest that contain every kind."""
+    """Returns the number of layers of the model, and the smallest number that contains every kind of layer."""
     before = next((values[name] for name in values if re.fullmatch(_LAYERS, name)), 0)
     lists = [v for v in values.values() if isinstance(v, list) and 0 < len(v) == before and isinstance(v[0], str | int)]
     kinds = list(zip(*lists, strict=True)) if lists else []

@@ -1,4 +1,4 @@
-"""What a folder or an id on the hub holds: configuration, tokenizer, end tokens, weights; errors name the remedy."""
+"""Loads the configuration, tokenizer, end tokens and weights of a folder or of an id on the hub."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from dapo_lightning.policy.merge import merged_from
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A causal LM in a folder or on the hub. A folder with adapters stands for their model with the adapters merged in.
+    """A causal LM in a folder or on the hub. For a folder with adapters, this is their model with the adapters merged.
 
     Args:
-        name: a folder (`~` is the home folder), or else an id on the hub.
+        name: a folder (`~` is the home folder), or an id on the hub.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run Python code that comes with the model.
-        key: names it in error messages; None: policy.name.
+        key: what error messages call the model; None: policy.name=<name>.
 
     Raises:
         PolicyError: from the methods, if something is missing or cannot be loaded.
@@ -52,7 +52,7 @@ class Pretrained:
 
     @cached_property
     def base(self) -> Pretrained | None:
-        """The model that the adapters in the folder belong to; None if the folder holds a whole model."""
+        """The model to which the adapters in the folder belong; None if the folder contains a whole model."""
         if self.folder is None or not (self.folder / "adapter_config.json").is_file():
             return None
         try:
@@ -61,12 +61,12 @@ class Pretrained:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PolicyError(f"{self._key}: its adapter_config.json cannot be read ({error}).") from None
         if not name or Path(name).absolute() == self.folder:
-            raise PolicyError(f"{self._key}: its adapter_config.json names no base_model_name_or_path: set it there.")
+            raise PolicyError(f"{self._key}: its adapter_config.json has no base_model_name_or_path: set it there.")
         key = f"{self._key}, whose adapter_config.json has base_model_name_or_path={name}"
         return Pretrained(name, revision, self.trust_remote_code, key)
 
     def config(self) -> PreTrainedConfig:
-        """The configuration of the (text) model."""
+        """Returns the configuration of the (text) model."""
         if self.base:
             return self.base.config()
         if self.folder and not (self.folder / "config.json").is_file():
@@ -84,15 +84,15 @@ class Pretrained:
             return AutoConfig.from_pretrained(self._source, **self._options).get_text_config()
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer; that of the base model if there is none beside the adapters."""
+        """Returns the tokenizer. If a folder with adapters has none, this is the tokenizer of their model."""
         if self.base and self.folder and not (self.folder / "tokenizer_config.json").is_file():
             return self.base.tokenizer()
-        remedy = "The folder needs tokenizer.json and tokenizer_config.json beside the weights."
+        remedy = "The folder needs tokenizer.json and tokenizer_config.json next to the weights."
         with self._explaining("its tokenizer cannot be loaded", remedy):
             return AutoTokenizer.from_pretrained(self._source, **self._options)
 
     def end_tokens(self) -> list[int]:
-        """The end tokens of the generation config or, without one, of the configuration."""
+        """Returns the end tokens in the generation config or, if there is none, in the configuration."""
         try:
             found = GenerationConfig.from_pretrained(self._source, revision=self.revision).eos_token_id
         except OSError as error:  # many models have no generation config
@@ -104,7 +104,7 @@ class Pretrained:
         return [] if found is None else [found] if isinstance(found, int) else list(found)
 
     def model(self, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
-        """The model with its weights, and adapters merged into them."""
+        """Returns the model with its weights, into which adapters are merged."""
         if self.base and self.folder:
             with self._explaining("its adapters cannot be merged into their model"):
                 return merged_from(self.folder, self.base.model(dtype, attention))
@@ -118,8 +118,8 @@ class Pretrained:
             )
         if missing := sorted(found["missing_keys"]):
             raise PolicyError(
-                f"{self._key}: its weights are incomplete: {len(missing)} tensors are missing ({missing[0]}, for "
-                "one), and random ones would take their place. Use a complete causal language model."
+                f"{self._key}: its weights are incomplete: {len(missing)} tensors are missing (for example, "
+                f"{missing[0]}) and would be random. Use a complete causal language model."
             )
         return model
 
@@ -145,13 +145,13 @@ class Pretrained:
             yield
         except PolicyError:
             raise
-        except Exception as error:  # the library's own, and those of pickle, safetensors, JSON: they share no type
+        except Exception as error:  # transformers, pickle, safetensors and JSON raise errors without a common type
             reason = " ".join(str(error).split())
             if "trust_remote_code" in reason:
-                problem = "comes with Python code of its own, which would have to be run"
+                problem = "contains its own Python code, which would have to be run"
                 remedy = "If you trust its source, set policy.trust_remote_code=true."
             elif "Weights only load failed" in reason:
-                problem = "its weights are a pickle file that holds more than weights, which could run code"
-                remedy = "Use weights in the format safetensors."
+                problem = "its weights are a pickle file that contains more than weights, so loading it could run code"
+                remedy = "Use weights in the safetensors format."
             reason = reason.split(". ")[0].rstrip(".") or type(error).__name__
             raise PolicyError(f"{self._key}: {problem} ({reason}). {remedy}".rstrip()) from error

@@ -1,9 +1,10 @@
-"""The trial of a policy when it is loaded: which ways of running it give the right log-probs?
+"""Finds out, when a policy is loaded, which ways of running it give the correct log-probs.
 
-The truth is a plain forward pass over each row by itself, with the attention that the model was loaded with: no cache,
-no padding, nothing shared. Sampling and the update are compared with it on a miniature of the model
-(`dapo_lightning.policy.miniature`). The trial thus crosses every limit of the configuration that rows of the run may
-cross, and takes about a second for a model of any size. Trying is more reliable than any list of models.
+The reference is a plain forward pass over each single row with the attention with which the model was loaded: no cache,
+no padding, no shared prompts. Sampling and the update are compared with this reference on a miniature of the model
+(`dapo_lightning.policy.miniature`). Rows of the trial therefore exceed every limit of the configuration that rows of
+the run may exceed, and the trial takes about a second for a model of any size. It is more reliable than a list of
+models.
 """
 
 from __future__ import annotations
@@ -32,25 +33,25 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3  # of log-probs in float32
 _LADDER = (Ways(), Ways(continues=False), Ways(pads_prompts=False), Ways(pads_prompts=False, continues=False))
-_PROMPTS = (tuple(range(10, 19)), tuple(range(40, 45)), (60,) * 7)  # one of them with equal tokens
+_PROMPTS = (tuple(range(10, 19)), tuple(range(40, 45)), (60,) * 7)  # the last one repeats one token
 _NUM_COMPLETIONS, _NUM_TOKENS, _END_TOKENS = 2, 16, tuple(range(4, 12))
 
 
 def choose_ways(model: PreTrainedModel, reach: int | None, may_share: bool) -> None:
-    """Chooses the fastest way of running the model that gives the right log-probs, and says what it costs.
+    """Chooses the fastest way of running the model that gives the correct log-probs, and logs what it costs.
 
     Args:
-        reach: the most tokens that a prompt and its completion have together; None if that is not known.
+        reach: the maximum number of tokens of a prompt and its completion together; None if it is not known.
         may_share: whether prompts may be shared, which replaces the attention of the model.
 
     Raises:
-        PolicyError: if no way is right.
+        PolicyError: if no way gives the correct log-probs.
     """
     name, limits = type(model).__name__, limits_within(model.config.get_text_config(), reach)
     trial = Trial.on_miniature(model, reach)
     if trial is None:
-        log.info("%s: no small model of the same configuration can be built; short rows of the model itself are tried, "
-                 "and prompts are not shared beyond its limits", name)  # fmt: skip
+        log.info("%s: no small model with the same configuration can be built, so the model itself is tried with short "
+                 "rows, and prompts are not shared if rows may exceed its limits", name)  # fmt: skip
         trial, may_share = Trial(model, PROBED[model.dtype], backward=False), may_share and not limits
     if may_share:
         why = trial.wrong(SHARED_PROMPT, Ways())
@@ -72,24 +73,24 @@ def choose_ways(model: PreTrainedModel, reach: int | None, may_share: bool) -> N
             )
             remedy += " and max_new_tokens"
         raise PolicyError(
-            f"{name} with policy.attention={attention_of(model)} cannot be trained exactly, as "
+            f"{name} with policy.attention={attention_of(model)} cannot be trained exactly, because "
             f"{trial.depends_on_later_tokens() or reasons[Ways()]}{remedy}."
         )
     set_ways(model, ways)
     if not ways.pads_prompts:
         log.warning("%s: padding changes its log-probs, so only rows with equally long prompts run together", name)
     if not ways.continues:
-        log.warning("%s: decoding reads all tokens again at each step, because its cache is of no use (%s)", name,
+        log.warning("%s: decoding reads all tokens again at each step, because its cache cannot be used (%s)", name,
                     reasons[Ways(ways.pads_prompts)])  # fmt: skip
 
 
 def _shorter_rows_share(model: PreTrainedModel, limits: dict[str, int]) -> str:
-    """The remedy, if shorter rows can share prompts."""
+    """Returns the remedy if shorter rows can share prompts, or an empty text."""
     key, length = next(iter(limits.items()), ("", 0))
     shorter = Trial.on_miniature(model, length) if key else None
     if shorter is None or shorter.wrong(SHARED_PROMPT, Ways()):
         return ""
-    return f" With at most {length} tokens (its {key}) for prompt and completion, it can: see max_prompt_tokens."
+    return f" It can with at most {length} tokens (its {key}) for prompt and completion: see max_prompt_tokens."
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Trial:
     """Tries ways of running a model.
 
     Args:
-        tolerance: of log-probs.
-        backward: whether gradients are computed, too; they must be finite.
+        tolerance: the largest permitted difference of log-probs.
+        backward: whether gradients are computed as well, which must be finite.
     """
 
     model: PreTrainedModel
@@ -107,16 +108,16 @@ class Trial:
 
     @staticmethod
     def on_miniature(model: PreTrainedModel, reach: int | None) -> Trial | None:
-        """None if no miniature of the model can be built and run."""
+        """Returns a trial on a miniature of the model, or None if no miniature can be built and run."""
         try:
             trial = Trial(miniature(model, reach))
             trial.truth(_PROMPTS[0], torch.tensor(_PROMPTS[1]))
-        except Exception:  # configurations fail in ways that cannot be foreseen
+        except Exception:  # configurations fail in unforeseeable ways
             return None
         return trial
 
     def wrong(self, attention: str, ways: Ways) -> str:
-        """Why sampling or the update do not agree with the truth; empty if they do."""
+        """Returns why sampling or the update does not agree with the reference, or an empty text if both agree."""
         own = attention_of(self.model)
         try:
             self.model.set_attn_implementation(attention)
@@ -137,13 +138,13 @@ class Trial:
 
     @torch.no_grad()
     def truth(self, prompt: Sequence[int], completion_T: Tensor) -> Tensor:
-        """Log-probs of a completion by a plain forward pass, [T]."""
+        """Returns the log-probs of a completion by a plain forward pass, [T]."""
         row = torch.tensor([*prompt, *completion_T.tolist()])
         logps = self.model(input_ids=row[None], use_cache=False).logits[0].float().log_softmax(dim=1)
         return logps[len(prompt) - 1 : -1].gather(1, completion_T[:, None])[:, 0]
 
     def depends_on_later_tokens(self) -> str:
-        """Says so if the log-probs of a token change with the tokens after it."""
+        """Returns a reason if the log-probs of a token depend on the tokens after it, or an empty text."""
         tokens_T = torch.arange(20, 20 + _NUM_TOKENS)
         whole_T, part_T = (self.truth(_PROMPTS[2], tokens_T[:n]) for n in (_NUM_TOKENS, _NUM_TOKENS // 2))
         changes = float((whole_T[: len(part_T)] - part_T).abs().max()) > self.tolerance
@@ -156,7 +157,7 @@ class Trial:
         return [p for p in _PROMPTS for _ in range(_NUM_COMPLETIONS)], [c for group in groups for c in group]
 
     def _updated(self, prompts: list[Sequence[int]], completions: list[Completion], padded: bool) -> Tensor:
-        """Log-probs as the update computes them."""
+        """Returns the log-probs as the update computes them."""
         parts = [slice(0, len(prompts))] if padded else [slice(i, i + 1) for i in range(len(prompts))]
         rows: list[Tensor] = []
         for part in parts:

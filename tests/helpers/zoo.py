@@ -220,7 +220,7 @@ def reasons(refused: Sequence[Finding]) -> dict[str, list[str]]:
     """The architectures for each reason, which stands between "as" and the remedy in the sentence."""
     found: dict[str, list[str]] = {}
     for one in refused:
-        why = one.refused.partition("exactly, as ")[2] or one.refused
+        why = one.refused.partition("exactly, because ")[2] or one.refused
         found.setdefault(why.partition(". ")[0].partition(" on rows")[0], []).append(f"`{one.architecture}`")
     return found
 

@@ -54,27 +54,30 @@ def test_the_answer_after_the_last_marker():
 
 GOOD = {"prompt": "q", "answer": "1", "info": {"id": 7}}
 UNFIT = {
-    "rounded": (Columns(), {"answer": 2.0**53}, r"'answer' holds 9007199254740992\.0, a float so large.*as text"),
+    "rounded": (Columns(), {"answer": 2.0**53}, r"'answer' contains 9007199254740992\.0, a float so large.*as text"),
     "missing": (Columns(answer="label"), {}, r"'label' is missing.*\['answer', 'info\.id', 'prompt'\].*answer_column"),
     "missing field": (Columns(answer="info.label"), {}, r"'info\.label' is missing.*data\.answer_column"),
     "field of text": (Columns(answer="prompt.label"), {}, r"'prompt\.label' is missing"),
     "null": (Columns(), {"answer": None}, "'answer' is missing or null"),
     "empty": (Columns(), {"prompt": " "}, r"'prompt' is empty.*data\.prompt_column"),
     "not a number": (Columns(), {"answer": float("nan")}, "'answer' is empty or not a number"),
-    "truth value": (Columns(), {"answer": True}, "'answer' holds a bool"),
-    "record": (Columns(answer="info"), {}, "'info' holds a dict"),
-    "list": (Columns(), {"answer": ["1"]}, "'answer' holds a list"),
-    "no marker": (Columns(answer_after="####"), {}, r"'answer' does not hold '####' \(data\.answer_after\)"),
-    "nothing after": (Columns(answer_after="####"), {"answer": "1 ####\n"}, "'answer' holds nothing after '####'"),
+    "truth value": (Columns(), {"answer": True}, "'answer' contains a bool"),
+    "record": (Columns(answer="info"), {}, "'info' contains a dict"),
+    "list": (Columns(), {"answer": ["1"]}, "'answer' contains a list"),
+    "no marker": (Columns(answer_after="####"), {}, r"'answer' does not contain '####' \(data\.answer_after\)"),
+    "nothing after": (Columns(answer_after="####"), {"answer": "1 ####\n"}, "'answer' contains nothing after '####'"),
 }
 UNFIT_CHATS = {
-    "no messages": (["q"], "is a list, but not of chat messages"),
-    "no content": ([{"role": "user"}], "is a list, but not of chat messages"),
-    "bad role": ([{"role": "human", "content": "q"}], "holds a chat with the role 'human'.*user"),
-    "parts": ([user([{"type": "text"}])], "holds a chat with a message of the user whose content is not text"),
-    "answered": ([user("q"), {"role": "assistant", "content": "a"}], "holds a chat that does not end with .* the user"),
-    "empty chat": ([], "holds a chat that does not end with .* the user"),
-    "nothing said": ([user(" ")], "holds a chat that does not end with .* the user"),
+    "no messages": (["q"], "is a list, but its items are not chat messages"),
+    "no content": ([{"role": "user"}], "is a list, but its items are not chat messages"),
+    "bad role": ([{"role": "human", "content": "q"}], "contains a chat with the role 'human'.*user"),
+    "parts": ([user([{"type": "text"}])], "contains a chat with a message of the user whose content is not text"),
+    "answered": (
+        [user("q"), {"role": "assistant", "content": "a"}],
+        "contains a chat that does not end with .* the user",
+    ),
+    "empty chat": ([], "contains a chat that does not end with .* the user"),
+    "nothing said": ([user(" ")], "contains a chat that does not end with .* the user"),
 }
 
 
@@ -86,7 +89,7 @@ def test_an_unfit_row_is_named_with_the_remedy(columns, change, says):
 
 @pytest.mark.parametrize(("chat", "says"), UNFIT_CHATS.values(), ids=UNFIT_CHATS)
 def test_an_unfit_chat_is_named_with_the_remedy(chat, says):
-    with pytest.raises(DataError, match=rf"^x:1: column 'prompt' {says}.*Mend the row.*data\.prompt_column"):
+    with pytest.raises(DataError, match=rf"^x:1: column 'prompt' {says}.*Fix the row.*data\.prompt_column"):
         Columns().read({"prompt": chat, "answer": "1"}, "x:1")
 
 

@@ -110,9 +110,9 @@ def test_cells_of_a_csv_stay_as_written(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("prompt,answer\na,1\nWhat is 1,000?,5\n", r":2: has more or fewer cells.*quotes"),
-        ("prompt,answer\na\n", ":1: has more or fewer cells"),
-        ("prompt,answer,answer\na,1,2\n", "names a column twice"),
+        ("prompt,answer\na,1\nWhat is 1,000?,5\n", r":2: the row has more or fewer cells.*quotes"),
+        ("prompt,answer\na\n", ":1: the row has more or fewer cells"),
+        ("prompt,answer,answer\na,1,2\n", "a column occurs twice"),
         ('prompt,answer\n"a"b,1\n', "cannot be read"),
         ("prompt;answer\na;1\n", r":1: column 'prompt' is missing.*\['prompt;answer'\]"),
     ],
@@ -153,7 +153,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     for path in (broken, str(tmp_path / "latin.csv")):
         with pytest.raises(DataError, match="cannot be read"):
             Files(path, path).train_prompts()
-    with pytest.raises(DataError, match=r"a\.xlsx: the ending is none of \.jsonl, \.json, \.parquet, \.csv"):
+    with pytest.raises(DataError, match=r"a\.xlsx: the extension is none of \.jsonl, \.json, \.parquet, \.csv"):
         Files("a.xlsx", "a.xlsx").validation_prompts()
     with pytest.raises(DataError, match="mode=evaluate"):
         Files(None, "a.csv").train_prompts()
@@ -173,7 +173,7 @@ def test_cells_of_a_csv_may_be_long(tmp_path):
 def test_json_that_is_nested_too_deeply_is_named(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "answer": 1}\n{"x": ' + "[" * 100_000 + "]" * 100_000 + "}")
-    with pytest.raises(DataError, match=r"rows\.jsonl:2: is nested too deeply"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: the row is nested too deeply"):
         Files(None, str(path)).validation_prompts()
 
 
@@ -193,8 +193,8 @@ def test_the_files_that_a_dataset_names_are_not_opened(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        (b'{"prompt": "a", "answer": 123456789012345678901234567890}', "test:1: column 'answer' holds 1.23.*as text"),
-        (b'{"prompt": "a", "answer": "2024-01-02"}', "test:1: column 'answer' holds a datetime.*data=jsonl"),
+        (b'{"prompt": "a", "answer": 123456789012345678901234567890}', "test:1: column 'answer' contains 1.23.*as text"),
+        (b'{"prompt": "a", "answer": "2024-01-02"}', "test:1: column 'answer' contains a datetime.*data=jsonl"),
         (b'{"prompt": "ab", "answer": 1}\n{"prompt": "\xe4\xfc", "answer": 2}', "test:2: is not UTF-8.*Re-encode"),
     ],
 )  # fmt: skip
@@ -209,7 +209,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     path = write(tmp_path / "rows.jsonl", {"prompt": "a", "answer": "1"})
     (tmp_path / "file").touch()
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "file" / "cache")
-    with pytest.raises(DataError, match=r"keeps what it reads in .*/file/cache, which cannot be written.*HF_HOME"):
+    with pytest.raises(DataError, match=r"stores its data in .*/file/cache, which is not writable.*HF_HOME"):
         Hub(None, path).validation_prompts()
 
 
@@ -310,7 +310,7 @@ def test_a_bad_row_of_a_dataset_is_named(tmp_path, unique):
 def test_what_a_folder_does_not_have_is_told_with_what_it_has(tmp_path):
     folder = tmp_path / "set"
     parquet(folder / "train.parquet", [GOOD])
-    with pytest.raises(DataError, match=r"^data\.validation_split=test: .*\['train'\].*Set data\.validation_split"):
+    with pytest.raises(DataError, match=r"^data\.validation_split=test: .*\['train'\].*Choose another data\.validation_split"):
         Hub(str(folder), str(folder)).validation_prompts()
     with pytest.raises(DataError, match=r"data\.train_name=main: .*not found. Available: \['default'\]"):
         Hub(str(folder), str(folder), train_name="main").train_prompts()
@@ -332,7 +332,7 @@ def test_folders_and_files_that_cannot_be_loaded(tmp_path):
             Hub(str(path), "x").train_prompts()
         assert "\n" not in str(told.value) and told.value.__suppress_context__
     table = write(tmp_path / "a.csv", "prompt,answer\na,007\n")
-    with pytest.raises(DataError, match=r"a\.csv: the ending .*data=jsonl"):
+    with pytest.raises(DataError, match=r"a\.csv: the extension .*data=jsonl"):
         Hub(table, table).train_prompts()
 
 

@@ -82,7 +82,7 @@ def test_special_tokens_reach_the_reward_if_they_are_kept_and_the_end_token_neve
 def test_a_special_token_that_the_system_prompt_asks_for_is_told(saved, caplog):
     load = saved(CHATML.replace("<|im_end|>", "<eos>"), added=("<|im_start|>", "<think>"))
     load(system_prompt="First think in <think>.")
-    assert "names '<think>', a special token, which is cut" in caplog.text
+    assert "contains '<think>', a special token, which is removed" in caplog.text
     caplog.clear()
     load(system_prompt="First think in <think>.", keep_special_tokens=True)
     load(system_prompt="First think.")
@@ -106,7 +106,7 @@ def test_half_a_surrogate_pair_names_the_row(saved):
 
 def test_a_token_without_a_row_in_the_embedding_is_refused_at_the_row_that_holds_it(saved, caplog):
     codec = saved(added=("<|im_start|>", "<|im_end|>", "<image>"), num_rows=221)()
-    assert "has 222 tokens, and the embedding of the model 221 rows" in caplog.text and "'<image>'" in caplog.text
+    assert "has 222 tokens, but the embedding of the model has 221 rows" in caplog.text and "'<image>'" in caplog.text
     assert codec.encode(SUM)
     assert "'<image>', token 221, but the embedding of the model has only 221 rows" in refused(codec, "a <image>")
 
@@ -121,15 +121,16 @@ def test_an_end_token_behind_plain_text_is_left_out(saved, caplog):
     assert codec.tokenizer("1+1=")["input_ids"][-1] == 1
     assert codec.tokenizer.decode(codec.encode(SUM)) == "<pad>1+1="
     assert codec.tokenizer.decode(codec.encode(Prompt("1<eos>", "2", "test:0"))) == "<pad>1<eos>"  # the row says so
-    assert "puts an end token behind every text, which is left out" in caplog.text
+    assert "appends an end token to every text; it is removed from the prompts" in caplog.text
 
 
 def test_a_template_with_todays_date_is_told_and_can_be_given_a_date(saved, caplog):
     load = saved("{{ strftime_now('%d %b %Y') }}" + CHATML.replace("<|im_end|>", "<eos>"))
     today = f"{datetime.date.today():%d %b %Y}"
     assert load().tokenizer.decode(load().encode(SUM)).startswith(today)
-    assert f"tomorrow the same run reads other tokens. Fix the date with policy.date={datetime.date.today()}" in (
-        caplog.text
+    assert (
+        f"the same run has different prompts on other days. Fix the date with policy.date={datetime.date.today()}"
+        in (caplog.text)
     )
     caplog.clear()
     codec = load(date="2026-01-31")
@@ -167,5 +168,5 @@ def test_a_template_that_does_not_end_is_stopped(saved, monkeypatch, loop):
 
 @pytest.mark.parametrize("key", ["add_generation_prompt", "tokenize", "return_dict", "continue_final_message"])
 def test_arguments_that_are_not_for_the_template_are_refused(key):
-    with pytest.raises(PolicyError, match=rf"policy\.template_kwargs: {key} is not for the template"):
+    with pytest.raises(PolicyError, match=rf"policy\.template_kwargs: {key} is not an argument of the template"):
         HubPolicy("somewhere", template_kwargs={key: False})

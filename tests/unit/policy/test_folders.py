@@ -74,7 +74,7 @@ def test_a_folder_of_adapters_is_a_policy(folder, tmp_path, targets):
     assert_close(logps(second.model), expected)
     with second.reference()() as reference:
         assert_close(logps(reference), expected)
-    with pytest.raises(PolicyError, match=r"fit no model that is saved\. Use policy\.lora\.save=merged"):
+    with pytest.raises(PolicyError, match=r"which is not saved\. Use policy\.lora\.save=merged"):
         load(tmp_path / "adapter", lora=Lora(save="adapter"))
 
 
@@ -159,7 +159,7 @@ def test_code_in_a_folder_runs_only_where_it_is_trusted_and_nobody_is_asked(fold
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(PolicyError, match=r"Python code of its own.*policy\.trust_remote_code=true"):
+    with pytest.raises(PolicyError, match=r"contains its own Python code.*policy\.trust_remote_code=true"):
         load(folder)
     assert not canary.exists()
     assert type(load(folder, trust_remote_code=True).model).__name__ == "OwnModel" and canary.exists()
@@ -176,7 +176,7 @@ def test_weights_in_a_pickle_that_runs_code_are_refused(folder, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     (folder / "model.safetensors").unlink()
     write(folder / "pytorch_model.bin")
-    with pytest.raises(PolicyError, match=r"policy\.name=.*pickle file.*Use weights in the format safetensors"):
+    with pytest.raises(PolicyError, match=r"policy\.name=.*pickle file.*Use weights in the safetensors format"):
         load(folder)
     assert not (tmp_path / "canary").exists()
 
@@ -191,7 +191,7 @@ def test_weights_that_are_cut_or_incomplete_are_refused(folder, tmp_path):
     model = load(folder).model
     state = {name: weight for name, weight in model.state_dict().items() if "layers.1.mlp" not in name}
     model.save_pretrained(tmp_path / "cut", state_dict=state)
-    with pytest.raises(PolicyError, match=r"weights are incomplete: 3 tensors are missing \(model\.layers\.1\.mlp"):
+    with pytest.raises(PolicyError, match=r"weights are incomplete: 3 tensors are missing \(for example, model\.layers\.1\.mlp"):
         load(tmp_path / "cut")
 
 

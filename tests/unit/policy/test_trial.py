@@ -82,7 +82,7 @@ def test_a_window_matters_only_if_rows_can_be_longer(caplog):
         "cannot share prompts (attention with a sliding_window shorter than rows): each completion of a group computes"
         in message
     )
-    assert message.endswith("With at most 32 tokens (its sliding_window) for prompt and completion, it can: see "
+    assert message.endswith("It can with at most 32 tokens (its sliding_window) for prompt and completion: see "
                             "max_prompt_tokens.")  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def test_what_is_slower_is_said(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     model = load(tmp_path, "openai-gpt").model
     assert not ways_of(model).continues
-    assert "has no sdpa in transformers: policy.attention=eager" in caplog.text
+    assert "transformers has no sdpa for" in caplog.text
     assert "decoding reads all tokens again at each step" in caplog.text
 
 
