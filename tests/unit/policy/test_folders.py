@@ -191,7 +191,9 @@ def test_weights_that_are_cut_or_incomplete_are_refused(folder, tmp_path):
     model = load(folder).model
     state = {name: weight for name, weight in model.state_dict().items() if "layers.1.mlp" not in name}
     model.save_pretrained(tmp_path / "cut", state_dict=state)
-    with pytest.raises(PolicyError, match=r"weights are incomplete: 3 tensors are missing \(for example, model\.layers\.1\.mlp"):
+    with pytest.raises(
+        PolicyError, match=r"weights are incomplete: 3 tensors are missing \(for example, model\.layers\.1\.mlp"
+    ):
         load(tmp_path / "cut")
 
 
