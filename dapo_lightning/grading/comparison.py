@@ -30,7 +30,7 @@ def same(gold: Node, found: Node) -> bool:
     if gold == found:
         return True
     try:
-        return _same(_signed(gold), _signed(_constant(gold, found)))
+        return _same(_shaped(_signed(gold)), _shaped(_signed(_constant(gold, found))))
     except MemoryError:
         raise
     except Exception:  # what cannot be worked out counts as different
@@ -111,12 +111,9 @@ def _same_item(gold: Node, found: Node) -> bool:
     kinds = gold.op, found.op
     if gold == found:
         return True
-    if kinds == ("bracket", "bracket"):
-        return (
-            len(gold.args) == len(found.args)
-            and gold.args[:2] == found.args[:2]
-            and all(map(_same_item, gold.args[2:], found.args[2:]))
-        )
+    if gold.op == found.op and gold.op in ("bracket", "matrix", "row", "ratio"):
+        pairs = list(zip(gold.args, found.args, strict=True))
+        return all(a == b if isinstance(a, str) else _same_item(a, b) for a, b in pairs)
     if all(kind in (*_LISTS, "set") for kind in kinds) and not (_has_relations(gold) and _has_relations(found)):
         return _matched(gold.args, found.args, is_set="set" in kinds)
     if "bracket" in kinds and any(kind in (",", "and") for kind in kinds):
@@ -129,17 +126,8 @@ def _same_item(gold: Node, found: Node) -> bool:
     if "set" in kinds and all(kind == "set" or kind not in ("chain", *_REGIONS) for kind in kinds):  # {1} is 1
         items = [node.args if node.op == "set" else (node,) for node in (gold, found)]
         return len(items[0]) == len(items[1]) == 1 and _same_item(items[0][0], items[1][0])
-    if kinds == ("ratio", "ratio"):
-        return len(gold.args) == len(found.args) and all(
-            same_value(Node("/", (a, gold.args[0])), Node("/", (b, found.args[0])))
-            for a, b in zip(gold.args, found.args, strict=True)
-        )
-    if "matrix" in kinds and "bracket" in kinds:
-        return _same_matrix(gold, found)
     if _is_formula(gold) or _is_formula(found):
         return _same_formula(gold, found)
-    if "matrix" in kinds or _is_matrix(gold) or _is_matrix(found):
-        return _same_matrix(gold, found)
     return same_value(gold, found)
 
 
@@ -212,25 +200,22 @@ def _same_formula(gold: Node, found: Node) -> bool:
     left, right = _relations(gold), _relations(found)
     if left and right and len(left) == len(right) and _same_relations(left, right):
         return True
-    variables = names(gold) | names(found)
-    variables = frozenset(name for name in variables if not name.startswith("\\mathbb"))
-    for node in (gold, found):
-        if node.op == "chain" or node.op in _LISTS:
-            if names(node) != variables or not variables:
-                return False
-        elif not _is_region(node):
-            return False
-    if len(variables) > 1 and (_is_region(gold) or _is_region(found)):
+    variables = frozenset(name for name in names(gold) | names(found) if not name.startswith("\\mathbb"))
+    is_met = _is_region(gold) or _is_region(found)
+    if not all(_is_region(node) or names(node) == variables != set() for node in (gold, found)):
         return False
-    gold, found = _alternative(gold), _alternative(found)
-    is_met = False
+    if is_met and len(variables) > 1:
+        return False
     for variable in sorted(variables) or ["x"]:
-        for point in islice(points(variables), 1 if len(variables) == 1 else 3):
-            agrees, is_any = same_set(gold, found, variable, point)
+        others = variables - {variable}
+        for point in islice(points(others), 3 if others else 1):
+            constants = {name: Node("number", (x,)) for name, x in point.items()}
+            first, second = (_alternative(replaced(node, constants)) for node in (gold, found))
+            agrees, is_any = same_set(first, second, variable)
             if not agrees:
                 return False
             is_met |= is_any
-    return is_met or _is_region(gold) or _is_region(found)
+    return is_met
 
 
 def _is_region(node: Node) -> bool:
@@ -241,9 +226,8 @@ def _alternative(node: Node) -> Node:
     """`x<1, x>3` says `or`, because no x is both."""
     if node.op != "," or not _has_relations(node):
         return node
-    (variable,) = names(node) if len(names(node)) == 1 else ("",)
-    nothing = Node("emptyset")
-    is_empty = variable and same_set(node, nothing, variable, {})[0]
+    (variable,) = names(node)
+    is_empty, _ = same_set(node, Node("emptyset"), variable)
     return Node("or" if is_empty else "and", node.args)
 
 
@@ -301,55 +285,58 @@ def _chosen(node: Any, is_plus: bool) -> Any:
 def _constant(gold: Node, found: Node) -> Node:
     """The constant of integration has the name that it has in the reference."""
     others = [name for name in names(found) - names(gold) if name in ("c", "C", "k", "K", "C_1", "c_1")]
-    return renamed(found, others[0], "C") if len(others) == 1 and "C" in names(gold) - names(found) else found
-
-
-def renamed(node: Any, old: str, new: str) -> Any:
-    """The same with another name for a variable."""
-    if not isinstance(node, Node):
-        return node
-    if node == Node("name", (old,)):
-        return Node("name", (new,))
-    return Node(node.op, tuple(renamed(part, old, new) for part in node.args))
-
-
-def _is_matrix(node: Node) -> bool:
-    return node.op in ("*", "+", "neg") and any(isinstance(part, Node) and _has(part, "matrix") for part in node.args)
-
-
-def _same_matrix(gold: Node, found: Node) -> bool:
-    if "bracket" in (gold.op, found.op):  # a column may be written as a tuple
-        gold, found = (
-            Node("matrix", tuple(Node("row", (item,)) for item in node.args[2:]))
-            if node.op == "bracket" and node.args[:2] == ("(", ")")
-            else node
-            for node in (gold, found)
-        )
-    left, right = _cells(gold), _cells(found)
-    if left is None or right is None or [len(row) for row in left] != [len(row) for row in right]:
-        return False
-    return all(
-        same_value(a, b) for row, other in zip(left, right, strict=True) for a, b in zip(row, other, strict=True)
+    return (
+        renamed(found, others[0], "C")
+        if len(others) == 1 < len(names(gold)) and "C" in names(gold) - names(found)
+        else found
     )
 
 
-def _cells(node: Node) -> list[list[Node]] | None:
-    """The cells of a matrix, or of a multiple of one."""
-    if node.op == "matrix":
-        return [list(row.args) for row in node.args]
-    if node.op == "*":
-        for factor, matrix in (node.args, node.args[::-1]):
-            cells = _cells(matrix)
-            if cells and not _has(factor, "matrix"):
-                return [[Node("*", (factor, cell)) for cell in row] for row in cells]
-    if node.op == "neg" and (cells := _cells(node.args[0])):
-        return [[Node("neg", (cell,)) for cell in row] for row in cells]
-    return None
+def replaced(node: Any, names: dict[str, Node]) -> Any:
+    """The same with other expressions in place of some variables."""
+    if not isinstance(node, Node):
+        return node
+    if node.op == "name" and node.args[0] in names:
+        return names[node.args[0]]
+    return Node(node.op, tuple(replaced(part, names) for part in node.args))
+
+
+def renamed(node: Node, old: str, new: str) -> Node:
+    """The same with another name for a variable."""
+    return replaced(node, {old: Node("name", (new,))})
+
+
+def _shaped(node: Any) -> Any:
+    """Multiplies matrices out, and writes a column as a tuple and a proportion relative to its first part."""
+    if not isinstance(node, Node):
+        return node
+    op, args = node.op, tuple(map(_shaped, node.args))
+    if op in _LISTS and args[0].op == "chain" and args[0].args[1] == "!=":  # x \ne 1, 2
+        name, *_ = args[0].args
+        args = tuple(part if part.op == "chain" else Node("chain", (name, "!=", part)) for part in args)
+    elif op == "ratio" and len(args) == 2:
+        op = "/"
+    elif op == "ratio":
+        args = tuple(Node("/", (part, args[0])) for part in args)
+    elif op == "matrix" and all(len(row.args) == 1 for row in args):
+        op, args = "bracket", ("(", ")", *(row.args[0] for row in args))
+    elif op in ("*", "neg") and args[-1].op in ("matrix", "bracket"):
+        return _scaled(args[-1], Node(op, args[:-1]))
+    elif op == "*" and args[0].op in ("matrix", "bracket"):
+        return _scaled(args[0], Node(op, args[1:]))
+    return Node(op, args)
+
+
+def _scaled(node: Any, by: Node) -> Any:
+    if not isinstance(node, Node):
+        return node
+    inner = node.op in ("matrix", "row", "bracket")
+    return Node(node.op, tuple(_scaled(part, by) for part in node.args)) if inner else Node(by.op, (*by.args, node))
 
 
 def vote(node: Node) -> str:
     """One spelling for all trees of the same value, or with parts of the same values."""
-    node = _signed(node)
+    node = _shaped(_signed(node))
     shown = number_or_none(node)
     if shown is not None:
         return shown

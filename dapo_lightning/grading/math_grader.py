@@ -91,9 +91,10 @@ _COMMENT = re.compile(
 )
 _PARAMETER = re.compile(  # 2\pi k, k \in \mathbb{Z}
     r"(?:\\text\{[a-z ,]*\}|[ ,;(])++(?:([a-z]) ?(?:\\in ?\\mathbb\{[ZN]\}|\\text\{ ?is an(?:y)? integer ?\})\)?"
-    r"|(?<=integer \})([a-z]))$"
+    r"|(?<=integer \}|nteger \} )([a-z]))$"
 )
-_CLOCK = re.compile(r"(\d{1,2}):(\d\d) ?(?:([ap])\.? ?m\b\.?)?", re.IGNORECASE)
+_FAMILY = re.compile(r"\\\{ ?([a-z]) ?(?:\||:|\\mid) ?(\1 ?=.*)\\\}", re.DOTALL)
+_CLOCK = re.compile(r"(\d{1,2}):(\d\d) *(?:([ap])\.? ?m\b\.?)?", re.IGNORECASE)
 _ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{3})", re.IGNORECASE)
 _VARIABLE = re.compile(r"(?:\\text\{[^{}]*\}|[^A-Za-z\\]|\\[A-Za-z]+)*+[A-Za-z]")
 _DEGREES = (("degree", 1),)
@@ -104,7 +105,7 @@ _MEANINGS = [
         (r"(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?empty set|none", Node("emptyset")),
         (r"(?:the )?(?:limit |it )?(?:does(?: not|n't) exist|dne|(?:is )?undefined)", Node("name", ("undefined",))),
         (r"(?:(?:the set of )?all )?real(?:s| numbers)", Node("name", ("\\mathbb R",))),
-        (r"infinity", Node("infty")),
+        (r"infinity|infinitely many", Node("infty")),
     )
 ]
 
@@ -123,6 +124,7 @@ def _compare(gold: str, found: str) -> tuple[bool, str]:
     equal = _same_string(gold, found)
     if equal is not None:
         return equal, "string"
+    gold, found = (_FAMILY.sub(r"\2", text) for text in (gold, found))
     parameter, other_parameter = _PARAMETER.search(gold), _PARAMETER.search(found)
     gold, found = _unmarked(gold), _unmarked(found)
     gold, found = _congruent(gold, found)
@@ -149,7 +151,7 @@ def _same_string(gold: str, found: str) -> bool | None:
         return based[1] == right  # the question names the base
     clock, other = _CLOCK.fullmatch(gold), _CLOCK.fullmatch(found)
     if clock and clock[3]:
-        return bool(other) and _time(other, clock[3]) == _time(clock, clock[3])
+        return other is not None and _time(other, clock[3]) == _time(clock, clock[3])
     if gold.casefold() in ("yes", "no", "true", "false"):
         return re.split("[,.;]", found.casefold())[0] == gold.casefold()
     if any(_is_words(text) for text in (gold, found)):

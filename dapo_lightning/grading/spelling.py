@@ -23,6 +23,7 @@ _PLAIN = str.maketrans(
     | dict.fromkeys("º˚", "°")
 )
 _RAISED, _LOWERED = (re.compile(f"[{signs}]+") for signs in ("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱˣ", "₀₁₂₃₄₅₆₇₈₉₊₋ₙₖₓ"))
+_ROOT = re.compile(r"√ ?(\d+)")
 _FRACTION = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]+)⁄([₀₁₂₃₄₅₆₇₈₉]+)")
 _DIGIT = re.compile(r"[^\W_a-zA-Z0-9]")
 _FUNCTIONS = "exp|ln|log|(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?"
@@ -38,7 +39,7 @@ _SPELLINGS = [
     for pattern, latex in (
         (r"\\(?:color|textcolor|colorbox|tag|label|h?phantom|vphantom)\*?\s*\{[^{}]*\}", ""),  # marks, not mathematics
         (r"\\color\s*\\?[a-z]+", ""),
-        (r"\\in\s*\\math(?:bf|rm)\s*\{?\s*([RZNQC])\s*\}?", r"\\in " + r"\\mathbb{\1}"),
+        (r"\\in\s*\\math(?:bf|rm|bb)\s*\{?\s*([RZNQC])\s*\}?", r"\\in " + r"\\mathbb{\1}"),
         (r"\\mathbb\s*\{?R\}?\s*[\^_]\s*\{?\+\}?", r"(0,\\infty)"),
         (r"\\(?:hat|vec)\s*\{?\s*\\?([ijk])(?:math)?(?![a-zA-Z])\s*\}?|\bUS(?=\\?\$)", r" \1 "),  # unit vectors
         (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\.?|\\!|\\?\$|(?<!\\)\\[()\[\]]", ""),
@@ -91,17 +92,18 @@ _SPELLINGS = [
             lambda word: r"\lor " if word[1] == "or" else r"\land ",
         ),
         (r"\\[cl]?dots|…", "..."),
-        (r"\\text\{\s*\}", ""),
+        (r"\\text\{\s*([,;]?)\s*\}", r"\1"),
+        (r"\\frac\{(\\text\{[^{}]*)\}\}\{\\text\{([^{}]*\})\}", r"\1/\2"),
+        (r"(?<=\\mathbb\{R\}) ?- ?(?=\\\{)", r"\\setminus "),
         (r"^.*\\(?:Rightarrow|implies|therefore|Longrightarrow)(?![a-zA-Z])", ""),
-        (r"(\\sqrt|\^) ?\(", r"\1("),
         (r"\s+", " "),
     )
 ]
-_PARENTHESES = re.compile(r"(?:\^|\\sqrt)\(")
 
 
 def simplified(answer: str) -> str:
     """Returns the normal spelling of an answer: Unicode signs become LaTeX, dollars are removed, and so on."""
+    answer = _ROOT.sub(r"\\sqrt{\1}", answer)
     answer = _FRACTION.sub(r"\\frac{\1}{\2}", answer)
     answer = _RAISED.sub(
         lambda run: f"^{{{run[0]}}}" if run.start() and answer[run.start() - 1] != "{" else run[0], answer
@@ -111,18 +113,8 @@ def simplified(answer: str) -> str:
     answer = _DIGIT.sub(lambda found: str(unicodedata.digit(found[0], found[0])), answer)
     for pattern, latex in _SPELLINGS:
         answer = pattern.sub(latex, answer)
-    answer = _braced(answer).strip().rstrip(" \\,;")
+    answer = answer.strip().rstrip(" \\,;。")
     return answer if answer.endswith("...") else answer.removesuffix(".").strip()
-
-
-def _braced(text: str) -> str:
-    r"""Replaces the parentheses in \sqrt(2) and x^(2) by braces."""
-    for found in reversed(list(_PARENTHESES.finditer(text))):
-        start = found.end() - 1
-        stop = closing_bracket(text, start)
-        if stop > 0:
-            text = f"{text[:start]}{{{text[start + 1 : stop]}}}{text[stop + 1 :]}"
-    return text
 
 
 def closing_bracket(text: str, start: int) -> int:

@@ -172,7 +172,6 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "+": _both(lambda x, y: x + y),
     "*": _both(lambda x, y: x * y),
     "/": _both(lambda x, y: x / y),
-    "ratio": lambda _, x, y: _OPERATIONS["/"](_, x, y),
     "neg": lambda _, x: -x,
     "^": _power,
     "abs": lambda _, x: abs(x),
@@ -271,27 +270,25 @@ def links(chain: Node) -> list[tuple[Node, str, Node]]:
     return list(zip(sides[:-1], signs, sides[1:], strict=True))
 
 
-def holds(formula: Node, x: Any, point: Point) -> bool:
-    """Whether relations hold at a point, or a set contains the number x."""
+def holds(formula: Node, x: Any, variable: str) -> bool:
+    """Whether relations hold where `variable` is x, or a set contains the number x."""
     op, args = formula
     if op in ("or", "cup"):
-        return any(holds(part, x, point) for part in args)
+        return any(holds(part, x, variable) for part in args)
     if op in (",", "and", "cap"):
-        return all(holds(part, x, point) for part in args)
+        return all(holds(part, x, variable) for part in args)
     if op == "setminus":
-        return holds(args[0], x, point) and not holds(args[1], x, point)
+        return holds(args[0], x, variable) and not holds(args[1], x, variable)
+    if op == "builder":
+        return holds(args[1], x, args[0].args[0])
     try:
         if op == "chain":
-            return all(_related(*link, x, point) for link in links(formula))
+            return all(_related(*link, x, variable) for link in links(formula))
         if op == "bracket":
-            low, high = (value(end, point) for end in args[2:])
-            return (_gap(low, x) < 0 or (_gap(low, x) == 0 and args[0] == "[")) and (
-                _gap(x, high) < 0 or (_gap(x, high) == 0 and args[1] == "]")
-            )
+            above, below = (_gap(x, value(args[2], {})), _gap(value(args[3], {}), x))
+            return (above > 0 or (above == 0 and args[0] == "[")) and (below > 0 or (below == 0 and args[1] == "]"))
         if op == "set":
-            return any(_gap(x, value(item, point)) == 0 for item in args)
-        if op == "builder":
-            return holds(args[1], x, {**point, args[0].args[0]: x})
+            return any(_gap(x, value(item, {})) == 0 for item in args)
         if op == "name" and args[0] in _NUMBER_SETS:
             return _NUMBER_SETS[args[0]](x)
     except _FAILURES:
@@ -309,9 +306,10 @@ _NUMBER_SETS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def _related(left: Node, sign: str, right: Node, x: Any, point: Point) -> bool:
+def _related(left: Node, sign: str, right: Node, x: Any, variable: str) -> bool:
+    point = {variable: x}
     if sign == "in":
-        return holds(right, value(left, point), point)
+        return holds(right, value(left, point), variable)
     return _SIGNS[sign](_gap(value(left, point), value(right, point)))
 
 
@@ -322,47 +320,42 @@ def _gap(x: Any, y: Any) -> Any:
     return 0 if abs(gap) < _ZERO else gap
 
 
-def same_set(first: Node, second: Node, variable: str, point: Point) -> tuple[bool, bool]:
-    """Compares two formulas in `variable`, or sets of real numbers, where all other variables are as in `point`.
+def same_set(first: Node, second: Node, variable: str) -> tuple[bool, bool]:
+    """Compares two formulas in `variable`, or sets of real numbers.
 
     Returns:
         (whether both hold for the same numbers, whether they hold for any).
     """
-    changes = sorted({c for f in (first, second) for c in _changes(f, variable, point)}, key=_mpf)
+    changes = sorted({c for f in (first, second) for c in _changes(f, variable)}, key=_mpf)
     if len(changes) > _MAX_CHANGES:
         raise OverflowError("too many bounds")
     where = [*changes, *((_mpf(a) + _mpf(b)) / 2 for a, b in pairwise(changes)), *_PROBES]
     if changes:
         where += [changes[0] - 1, changes[-1] + 1]
-    verdicts = [[holds(f, x, {**point, variable: x}) for f in (first, second)] for x in where]
+    verdicts = [[holds(f, x, variable) for f in (first, second)] for x in where]
     return all(a == b for a, b in verdicts), any(a and b for a, b in verdicts)
 
 
-def _changes(formula: Node, variable: str, point: Point) -> Iterator[Any]:
+def _changes(formula: Node, variable: str) -> Iterator[Any]:
     """The finite numbers at which the truth of a formula can change."""
     op, args = formula
     if op == "chain":
         for left, sign, right in links(formula):
-            if sign == "in":
-                yield from _changes(right, variable, point)
-            else:
-                yield from _roots(difference(left, right), variable, point)
+            yield from _changes(right, variable) if sign == "in" else _roots(difference(left, right), variable)
     elif op in ("bracket", "set"):
-        for end in args[2:] if op == "bracket" else args:
-            for (x,) in _values((end,), iter([point]), True):
-                if isinstance(x, Fraction) or _MP.isfinite(x):
-                    yield x
+        ends = (value(end, {}) for end in (args[2:] if op == "bracket" else args))
+        yield from (x for x in ends if isinstance(x, Fraction) or _MP.isfinite(x))
     elif op == "builder":
-        yield from _changes(args[1], args[0].args[0], point)
+        yield from _changes(args[1], args[0].args[0])
     elif op in (",", "and", "or", "cup", "cap", "setminus"):
         for part in args:
-            yield from _changes(part, variable, point)
+            yield from _changes(part, variable)
 
 
-def _roots(gap: Node, variable: str, point: Point) -> Iterator[Any]:
+def _roots(gap: Node, variable: str) -> Iterator[Any]:
     def at(x: Any) -> Any:
         try:
-            return value(gap, {**point, variable: x})
+            return value(gap, {variable: x})
         except (*_FAILURES, OverflowError):
             return None
 
