@@ -98,11 +98,11 @@ class PromptDataModule(L.LightningDataModule):
         return ValidationBatches(Ranks.current().mine(self._held_out), self._num_prompts_per_batch)
 
     def state_dict(self) -> Digest:
-        """What checkpoints remember of the prompts."""
+        """Returns the digest of the prompts, which checkpoints contain."""
         return self._digest
 
     def load_state_dict(self, state_dict: Digest) -> None:
-        """Loads nothing, and raises a DataError if the prompts of a run that goes on have changed."""
+        """Loads nothing, but raises a DataError if the prompts have changed since the run was saved."""
         check_same(state_dict, self._digest)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

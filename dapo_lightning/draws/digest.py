@@ -10,17 +10,17 @@ from dapo_lightning.data import DataError
 from dapo_lightning.types import Prompt
 
 Digest = dict[str, str]
-"""For each split, the number of its prompts and a hash of them in their order."""
+"""For each split, the number of its prompts and a hash of them, in order."""
 
 
 def digest_of(splits: Mapping[str, Sequence[Prompt]]) -> Digest:
-    """Hashes texts, messages, answers and columns; of a column that holds something else than text, numbers, lists and
-    records, only that it does."""
+    """Hashes texts, messages, answers and columns. Of values other than text, numbers, lists and records, only the type
+    is hashed."""
     return {split: f"{len(prompts)} prompts, {_hash(prompts)}" for split, prompts in splits.items()}
 
 
 def check_same(before: Digest, now: Digest) -> None:
-    """Compares the prompts of a run that is resumed with those that it began with.
+    """Compares the prompts of a resumed run with those with which it began.
 
     Raises:
         DataError: naming the split and the remedy, if they differ.
@@ -28,8 +28,8 @@ def check_same(before: Digest, now: Digest) -> None:
     for split in sorted(before.keys() & now.keys()):
         if before[split] != now[split]:
             raise DataError(
-                f"resume: the {split} prompts have changed since this run was saved (then {before[split]}; now "
-                f"{now[split]}). Restore the data that it began with, or start a new run."
+                f"resume: the {split} prompts have changed since this run was saved (before: {before[split]}; now: "
+                f"{now[split]}). Restore the original data, or start a new run."
             )
 
 

@@ -46,8 +46,8 @@ class PromptDraws:
 class DrawLoader:
     """The dynamic-sampling iterable: it hands the draws to every DAPO step, which fills a batch from them.
 
-    Lightning saves its `state_dict` in every checkpoint. It is made of plain values and tensors, so that loading it
-    cannot run code; a carried prompt is found again by its number.
+    Lightning saves its `state_dict` in every checkpoint. It contains only plain values and tensors, so that loading it
+    cannot run code. Carried prompts are saved as their numbers.
     """
 
     def __init__(self, draws: PromptDraws, num_steps: int):

@@ -1,6 +1,6 @@
-"""Whether the completions of a step or of an evaluation could be graded.
+"""Checks whether the completions of a step or of an evaluation could be graded.
 
-All functions take the records of all ranks, so that every rank finds the same.
+All functions receive the records of all ranks, so that the result is the same on every rank.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dapo_lightning.reward import RewardError
 
 log = logging.getLogger(__name__)
 
-_LARGE = 0.1  # share of the completions; a hostile text alone does not reach it
+_LARGE = 0.1  # share of the completions; a few hostile texts do not reach it
 
 
 def require_grades(records: Sequence[GroupRecord], where: str) -> None:
@@ -28,13 +28,13 @@ def require_grades(records: Sequence[GroupRecord], where: str) -> None:
     failures = _failures(records)
     if failures and len(failures) == sum(len(record.failures) for record in records):
         raise RewardError(
-            f"{where}: none of {len(failures)} completions could be graded: {_kinds(failures)}. Fix the reward, or "
-            "raise the limit that this names. Graders reach only what reward.allow names."
+            f"{where}: none of {len(failures)} completions could be graded: {_kinds(failures)}. Fix the reward, raise "
+            "the limit that was exceeded, or add what the reward needs to access to reward.allow."
         )
 
 
 def warn_of_failures(records: Sequence[GroupRecord], where: str) -> None:
-    """Warns if the reward raised on a completion, or could not grade a large part of them for another reason."""
+    """Warns if the reward raised an exception, or if many completions could not be graded for another reason."""
     failures, num_completions = _failures(records), sum(len(record.failures) for record in records)
     if len(failures) > _LARGE * num_completions or any(failure == "error" for failure, _ in failures):
         _warn("%s: %d of %d completions could not be graded: %s",
@@ -42,7 +42,7 @@ def warn_of_failures(records: Sequence[GroupRecord], where: str) -> None:
 
 
 def _failures(records: Sequence[GroupRecord]) -> list[tuple[str, str]]:
-    """For each completion that could not be graded, the kind of failure, and its row with the details."""
+    """Returns, for each completion that could not be graded, the kind of failure, and its row with the details."""
     return [
         (failure, f"{record.source}: {detail}")
         for record in records
@@ -56,4 +56,4 @@ def _kinds(failures: Sequence[tuple[str, str]]) -> str:
     return "; ".join(f"{count} {failure} (first {firsts[failure]})" for failure, count in counts.items())
 
 
-_warn = rank_zero_only(log.warning)  # all ranks know the same
+_warn = rank_zero_only(log.warning)  # all ranks have the same records

@@ -1,4 +1,4 @@
-"""Groups as plain values and tensors, for checkpoints."""
+"""Converts groups to plain values and tensors, for checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dapo_lightning.types import Grade, Group, Trajectory
 
 
 def plain(group: Group) -> dict[str, Any]:
-    """Returns everything about a group but its prompt, which its number stands for."""
+    """Returns a group as plain values and tensors. Its prompt is represented by its number."""
     kept = {field.name: getattr(group, field.name) for field in fields(group) if field.name != "prompt"}
     return kept | {
         "trajectories": [asdict(trajectory) for trajectory in group.trajectories],
@@ -20,7 +20,7 @@ def plain(group: Group) -> dict[str, Any]:
 
 
 def restored(state: Mapping[str, Any], stream: PromptStream) -> Group:
-    """Returns the group that `plain` has taken apart."""
+    """Returns the group that `plain` has converted."""
     (numbered,) = stream.take(state["number"], state["number"] + 1)
     parts = {
         "trajectories": tuple(Trajectory(**trajectory) for trajectory in state["trajectories"]),

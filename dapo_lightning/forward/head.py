@@ -1,8 +1,8 @@
 """Log-probs and entropies of given tokens, computed inside the LM head.
 
-The logits of N tokens, N x vocabulary numbers, are the largest tensor of an update. For this computation, the head
-returns the log-prob and the entropy of each token in their place. It computes them for a chunk of tokens at a time, and
-again in the backward pass, so that the logits of more than one chunk never exist.
+The logits of N tokens, N x vocabulary numbers, are the largest tensor of an update. The head therefore returns the
+log-prob and the entropy of each token instead of its logits. It computes them in chunks of tokens, and recomputes them
+in the backward pass, so that only the logits of one chunk are in memory at any time.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def token_statistics(logits_NV: Tensor, ids_N: Tensor, temperature: float, with_
 
 
 def try_head(model: PreTrainedModel) -> None:
-    """Records on the LM head whether the model returns the output of the head as it is. Models that scale or cap their
-    logits do not; they compute the logits of all tokens at once."""
+    """Records on the LM head whether the model returns the output of the head unchanged. Models that scale or cap their
+    logits do not, so the logits of all their tokens are computed at once."""
     head, given = model.get_output_embeddings(), torch.zeros(1, 1, 1)
 
     def instead(hidden: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def try_head(model: PreTrainedModel) -> None:
 
 
 def takes_tokens(model: PreTrainedModel) -> bool:
-    """Whether `head_of_tokens` serves the model."""
+    """Whether `head_of_tokens` can be used with the model."""
     return getattr(model.get_output_embeddings(), "_is_last", False)
 
 
@@ -77,4 +77,4 @@ def _replaced(head: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[
     try:
         yield
     finally:
-        del head.forward  # the class's own again
+        del head.forward  # restores the method of the class

@@ -89,10 +89,10 @@ AttentionMaskInterface.register(SHARED_PROMPT, sdpa_mask)
 
 
 def attention_of(model: PreTrainedModel) -> str:
-    """The model's attention. Only this private name of transformers has it; without it, no policy can be loaded."""
+    """Returns the name of the model's attention, for which transformers has only this private attribute."""
     return model.config._attn_implementation
 
 
 def is_switched(model: PreTrainedModel) -> bool:
-    """Whether the model takes a layout."""
+    """Whether the model accepts a layout."""
     return attention_of(model) == SHARED_PROMPT

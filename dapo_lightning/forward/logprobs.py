@@ -22,7 +22,7 @@ from dapo_lightning.forward.packed_layout import PackedLayout
 def left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """P prompts of unequal length -> tokens_PS padded on the left, mask_PS (1 = real token).
 
-    The padding is a token of the prompt: the embedding of token 0 may be 0, which some models divide by.
+    The padding is a token of the prompt, because some models divide by the embedding, which may be 0 for token 0.
     """
     width = max(len(prompt) for prompt in prompts)
     tokens_PS = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -82,10 +82,10 @@ def completion_logps(
 def _packed(
     prompts: Sequence[Sequence[int]], completions: Sequence[Tensor], mask_BT: Tensor
 ) -> tuple[dict[str, Any], Tensor]:
-    """What a switched model is given so that it predicts the N completion tokens, row after row, and those tokens [N];
-    nothing is computed twice, or for padding.
+    """Returns the inputs with which a switched model predicts the N completion tokens, row after row, and these tokens
+    [N]. Nothing is computed twice or for padding.
 
-    The last token of a completion is not fed, because nothing is predicted from it.
+    The last token of a completion is not an input, because nothing is predicted from it.
     """
     layout = PackedLayout(prompts, [len(completion) - 1 for completion in completions], mask_BT.device)
     fed = [torch.tensor(prompt) for prompt in layout.prompts] + [completions[row][:-1] for row in layout.order]
@@ -102,8 +102,8 @@ def _packed(
 def _padded(
     prompts: Sequence[Sequence[int]], completions: Sequence[Tensor], mask_BT: Tensor
 ) -> tuple[dict[str, Any], Tensor]:
-    """The same for any model, with a prediction for every place of [B, T]: each row with its prompt, prompts padded on
-    the left and completions on the right."""
+    """Returns the same for any model, with a prediction for every element of [B, T]: each row contains its prompt.
+    Prompts are padded on the left and completions on the right."""
     prompt_BS, prompt_mask_BS = left_pad(prompts, mask_BT.device)
     tokens_BT = right_pad(completions, mask_BT.device).where(mask_BT, prompt_BS[:, -1:])
     attention = torch.cat([prompt_mask_BS, mask_BT.long()], dim=1)

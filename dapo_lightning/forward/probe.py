@@ -18,7 +18,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}  # of log-probs
 def try_shared_prompts(model: PreTrainedModel) -> bool:
     """Switches the model to `SHARED_PROMPT`, and back if that changes the log-probs of a small batch.
 
-    It changes them where layers attend in their own way (sliding windows, soft caps, biases) or do not attend at all.
+    It changes them if layers use another kind of attention (sliding windows, soft caps, biases) or none at all.
     Trying is more reliable than any list of models.
 
     Returns:
@@ -30,7 +30,7 @@ def try_shared_prompts(model: PreTrainedModel) -> bool:
         model.set_attn_implementation(SHARED_PROMPT)
         difference = float((short_logps(model) - expected).abs().max())
         reason = "" if difference <= TOLERANCE[model.dtype] else f"log-probs differ by {difference:.2g}"
-    except Exception as error:  # models fail in ways that cannot be foreseen
+    except Exception as error:  # models fail in unforeseeable ways
         reason = str(error) or type(error).__name__
     if reason:
         model.set_attn_implementation(before)
@@ -43,7 +43,7 @@ def try_shared_prompts(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def short_logps(model: PreTrainedModel) -> torch.Tensor:
-    """Log-probs of completions of unequal length for two prompts, of which one is shared."""
+    """Returns log-probs of completions of unequal length for two prompts, one of which is shared."""
     numbers = torch.arange(40) * 7 % (model.get_input_embeddings().weight.shape[0] - 1) + 1
     shared, other = tuple(numbers[:9].tolist()), tuple(numbers[9:14].tolist())
     completions = [numbers[start : start + length] for start, length in ((14, 8), (22, 1), (25, 6), (31, 9))]

@@ -1,7 +1,7 @@
 """How a model must be run so that sampling, the update and a plain forward pass give the same log-probs.
 
-`dapo_lightning.policy.trial` finds it out when a policy is loaded; whether prompts are shared is a matter of the
-model's attention (`dapo_lightning.forward.layout`).
+`dapo_lightning.policy.trial` finds this out when a policy is loaded. Whether prompts are shared is not part of it, but
+depends on the model's attention (`dapo_lightning.forward.layout`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class Ways:
     """The ways in which a model may be run.
 
     Args:
-        pads_prompts: prompts of unequal length may be padded on the left and run together. Otherwise only rows with
-            equally long prompts are.
-        continues: decoding may go on from the cache that the model made. Otherwise all tokens are read again for each
-            new one, which costs as many times more as there are tokens.
+        pads_prompts: whether prompts of unequal length may be padded on the left and run together. Otherwise, only rows
+            with equally long prompts run together.
+        continues: whether decoding may continue from the model's own cache. Otherwise, all tokens are read again for
+            each new token, so the cost of decoding grows with the number of tokens.
     """
 
     pads_prompts: bool = True
@@ -29,10 +29,10 @@ class Ways:
 
 
 def ways_of(model: nn.Module) -> Ways:
-    """What was found out about the model, with or without adapters around it; by default everything is allowed."""
+    """Returns the ways that `set_ways` has stored with the model, or by default the ways that allow everything."""
     return getattr(model, _NAME, Ways())
 
 
 def set_ways(model: nn.Module, ways: Ways) -> None:
-    """Stores what was found out with the model, where copies and adapters find it, too; it is not saved."""
+    """Stores the ways with the model, where copies of it and adapters on it find them. They are not saved."""
     setattr(model, _NAME, ways)

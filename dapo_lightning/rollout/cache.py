@@ -1,7 +1,7 @@
 """Keys and values of the tokens so far, for rows that share prompts and leave the batch when they end.
 
-`SharedPromptCache` serves models that take a layout, `ExpandedCache`, which is slower, models whose own cache can be
-continued, and `NoCache`, which is much slower, all others.
+`SharedPromptCache` is for models that accept a layout. `ExpandedCache`, which is slower, is for models whose own cache
+can be continued. `NoCache`, which is much slower, is for all other models.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FIRST_CAPACITY = 64  # tokens
 
 
 class Cache(Protocol):
-    """The state of the model after the tokens that B rows have fed."""
+    """The state of the model after it has read the tokens of B rows so far."""
 
     def step(self, tokens_B: Tensor) -> Tensor:
         """Feeds one token per row and returns the logits for the next one, [B, V]."""
@@ -49,12 +49,12 @@ def read_prompts(
 
 
 class ExpandedCache:
-    """The cache that the model makes for itself, in which each completion holds a copy of its prompt.
+    """The model's own cache, which contains a copy of the prompt for each completion.
 
-    It may hold keys and values, recurrent states, or both; the model's own functions copy and select its rows.
+    It may contain keys and values, recurrent states, or both; the model's own functions copy and select its rows.
 
     Raises:
-        ValueError: if the model makes no cache whose rows can be selected.
+        ValueError: if the model does not create a cache whose rows can be selected.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -79,7 +79,7 @@ class ExpandedCache:
         self._mask_BS = self._mask_BS[rows]
 
     def _forward(self, tokens: Tensor, position_ids: Tensor) -> Tensor:
-        # Models without keys mask the tokens that they are given, which after the prompts are never padding.
+        # Models without keys apply the mask to the tokens of this call, and after the prompts, none of them is padding.
         masked = self._cache is None or any(isinstance(layer, DynamicLayer) for layer in self._cache.layers)
         out = self._model(
             input_ids=tokens,
@@ -89,15 +89,15 @@ class ExpandedCache:
             logits_to_keep=1,
             **({} if self._cache is None else {self._name: self._cache}),
         )
-        self._name = "cache" if "cache" in out else "past_key_values"  # as older releases of transformers call it
+        self._name = "cache" if "cache" in out else "past_key_values"  # the name in older releases
         self._cache = out.get(self._name)
         if not isinstance(self._cache, HFCache):
-            raise ValueError(f"{type(self._model).__name__} makes no cache whose rows can be selected")
+            raise ValueError(f"{type(self._model).__name__} does not create a cache whose rows can be selected")
         return out.logits[:, -1]
 
 
 class NoCache:
-    """The tokens alone: all of them are read again at each step."""
+    """Stores only the tokens, all of which are read again at each step."""
 
     def __init__(self, model: PreTrainedModel):
         self._model = model

@@ -1,4 +1,4 @@
-"""Batched decoding: each prompt is read once for its G completions, and rows leave the batch when they end."""
+"""Batched decoding: each prompt is read once for its G completions, and finished rows leave the batch."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _decode(
             logits_BV, noise_BT[rows_B, step], generation.temperature, generation.top_p
         )
         out.record(step, rows_B[alive_B], tokens_B[alive_B], logps_B[alive_B], entropies_B[alive_B])
-        alive_B &= logps_B.isfinite() & ~torch.isin(tokens_B, ends)  # the worker reports what is not finite
+        alive_B &= logps_B.isfinite() & ~torch.isin(tokens_B, ends)  # the worker reports values that are not finite
         num_alive = int(alive_B.sum())
         if num_alive == 0 or step == max_tokens - 1:
             break

@@ -37,11 +37,12 @@ class HFGenerate:
         """P tokenised prompts and their noise -> the G completions of each prompt, all generated together.
 
         Raises:
-            ValueError: for models that must not be padded or continued from their cache, which `generate` does.
+            ValueError: for models whose prompts must not be padded, or whose cache cannot be continued, because
+                `generate` does both.
         """
         if ways_of(model) != Ways():
             raise ValueError(
-                f"rollout=transformers: {type(model).__name__} would get log-probs that are not those of a forward "
+                f"rollout=transformers: the log-probs of {type(model).__name__} would differ from those of a forward "
                 "pass, because `generate` pads its prompts and continues its cache. Use rollout=decode."
             )
         device = model.get_input_embeddings().weight.device
@@ -65,8 +66,8 @@ class HFGenerate:
 
 @contextmanager
 def _neutral_generation_config(model: PreTrainedModel) -> Iterator[None]:
-    """Hides the model's own generation config, which may hold penalties that the update does not know. With adapters it
-    belongs to the model inside."""
+    """Hides the model's own generation config, which may contain penalties that the update does not apply. For a model
+    with adapters, it belongs to the base model."""
     with ExitStack() as undo:
         for owner in model.modules():
             if isinstance(own := vars(owner).get("generation_config"), GenerationConfig):

@@ -29,7 +29,7 @@ def sample_tokens(
     tokens_B1 = torch.searchsorted(cumulative_BV, noise_B[:, None] * total_B1, right=True)
     # Rounding may raise noise * total to total itself: then the last token with any probability is drawn.
     tokens_B1 = torch.minimum(tokens_B1, torch.searchsorted(cumulative_BV, total_B1))
-    tokens_B1 = tokens_B1.clamp_(max=logits_BV.shape[1] - 1)  # beyond it if the sum is NaN
+    tokens_B1 = tokens_B1.clamp_(max=logits_BV.shape[1] - 1)  # the index is past the end if the sum is NaN
     return tokens_B1.squeeze(1), logps_BV.gather(1, tokens_B1).squeeze(1), entropies_B
 
 

@@ -19,12 +19,13 @@ from dapo_lightning.types import Completion, Generation
 
 @dataclass(eq=False)
 class Vllm:
-    """vLLM, with the current weights of the policy. The tests run vLLM's build for CPUs; no GPU has run it yet.
+    """vLLM with the current weights of the policy. The tests run vLLM's build for CPUs; it has not yet run on a GPU.
 
-    Its records differ from those of the other rollouts. Log-probs come from vLLM's kernels in their own precision; they
-    are near those of a forward pass, which are computed afterwards and serve as the old ones (`correction=truncated`
-    weighs the gap). They are taken at the sampling temperature but after top_p, so training requires top_p=1. vLLM does
-    not report entropies: -log p of the sampled token, an unbiased estimate from one sample, replaces them.
+    Its records differ from those of the other rollouts. vLLM's kernels compute log-probs in their own precision. These
+    are close to the log-probs of a forward pass, which are computed afterwards and used as the old log-probs
+    (`correction=truncated` corrects the difference). vLLM computes log-probs at the sampling temperature but after
+    top_p, so training requires top_p=1. It does not report entropies; -log p of the sampled token, an unbiased estimate
+    from one sample, is used instead.
 
     Each completion has its own seed, derived from its noise, so that it depends on its batch only through the rounding
     of vLLM's kernels. The engine starts with the first rollout and lives as long as this object.
@@ -34,8 +35,9 @@ class Vllm:
         max_model_len: tokens that a prompt and its completion may have; None: as many as the model allows.
         dtype: precision of the engine's weights.
         enforce_eager: work without compilation and CUDA graphs, which starts faster and generates more slowly.
-        max_logp_gap: after each hand-over of weights, the log-probs of a few tokens may be so many nats from the
-            policy's own, on average; None: 0.01 in float32, 0.25 in bfloat16. A run with a larger gap stops.
+        max_logp_gap: the largest permitted mean difference, in nats, between the log-probs of the engine and of the
+            policy, which is checked for a few tokens after each transfer of weights; None: 0.01 in float32, 0.25 in
+            bfloat16. A run with a larger difference stops.
         engine_args: further arguments of `vllm.LLM`, such as `kv_cache_memory_bytes`.
 
     Raises:
@@ -71,7 +73,7 @@ class Vllm:
 
         Raises:
             ValueError: if a completion might not fit into `max_model_len`.
-            WeightsNotServedError: if the engine does not compute what the policy computes.
+            WeightsNotServedError: if the engine does not compute the same log-probs as the policy.
         """
         num_completions, max_tokens = noise_PGT.shape[1:]
         self._check(max(map(len, prompts)) + max_tokens)

@@ -22,15 +22,15 @@ MAX_LOGP_GAP = {"float32": 0.01, "bfloat16": 0.25, "float16": 0.1}  # mean over 
 
 
 class WeightsNotServedError(RuntimeError):
-    """The engine does not compute what the policy computes."""
+    """The engine does not compute the same log-probs as the policy."""
 
 
 class Engine:
     """A running engine and a fingerprint of the weights that it holds.
 
-    It is built from the policy's configuration alone, with dummy weights; the weights themselves are handed over
-    afterwards. Each rank has one on its own device: vLLM calls that "external_launcher" and expects the variables of
-    torchrun.
+    It is built only from the policy's configuration, with dummy weights; the real weights are transferred afterwards.
+    Each rank has its own engine on its own device. vLLM calls this "external_launcher" and expects the environment
+    variables of torchrun.
 
     Args:
         max_logp_gap: see `Vllm`.
@@ -39,7 +39,7 @@ class Engine:
 
     def __init__(self, model: PreTrainedModel, dtype: str, max_logp_gap: float | None, **settings: object):
         if model.get_input_embeddings().weight.device.type == "cpu":
-            settings.setdefault("enable_chunked_prefill", False)  # with it, generators on a CPU lose their place
+            settings.setdefault("enable_chunked_prefill", False)  # it would make generators on a CPU lose their state
         self._folder = TemporaryDirectory()
         _served_config(model).save_pretrained(self._folder.name)
         with _launched_as_a_rank(model):
@@ -59,7 +59,7 @@ class Engine:
         self._fingerprint: Tensor | None = None
 
     def load_weights(self, model: PreTrainedModel, prompt: Sequence[int]) -> None:
-        """Hands the weights over, unless the engine holds them, and clears the keys and values of the old ones.
+        """Transfers the weights to the engine unless it already has them, and clears keys and values of old weights.
 
         Raises:
             WeightsNotServedError: if a weight is missing, or if the engine's log-probs of a few tokens after the prompt
@@ -83,13 +83,14 @@ class Engine:
         gap = float((logps_T - served_T).abs().mean())
         if not gap <= self._max_gap:  # also NaN
             raise WeightsNotServedError(
-                f"rollout=vllm: after the weights were handed over, the log-probs of {len(tokens_T)} tokens are "
-                f"{gap:.2g} nats from those of the policy on average; rollout.max_logp_gap allows {self._max_gap:.2g}. "
+                f"rollout=vllm: after the transfer of weights, the log-probs of {len(tokens_T)} tokens differ from the "
+                f"policy's by {gap:.2g} nats on average; rollout.max_logp_gap allows {self._max_gap:.2g}. "
                 f"{self._worst(model)}Use rollout=decode, or another version of vLLM."
             )
 
     def _worst(self, model: PreTrainedModel) -> str:
-        """A sentence that names the served weight which differs the most, among those that vLLM keeps as they are."""
+        """Returns a sentence that names the served weight that differs the most, among those that vLLM does not
+        change."""
         ours = dict(served_weights(model))
 
         def distances(served: nn.Module) -> dict[str, float]:
@@ -105,15 +106,15 @@ class Engine:
 
 
 def sampled(output: Any) -> tuple[Tensor, Tensor]:
-    """Tokens [T] and their log-probs [T] of one completion by vLLM, with the end token."""
+    """Returns the tokens [T] of a completion by vLLM, including the end token, and their log-probs [T]."""
     tokens = list(output.token_ids)
     logps = [found[token].logprob for token, found in zip(tokens, output.logprobs, strict=True)]
     return torch.tensor(tokens), torch.tensor(logps)
 
 
 def served_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """The weights of the policy by the names under which it is saved: adapters are merged, and tied weights have both
-    of their names, because vLLM loses one that has only the other's."""
+    """Yields the weights of the policy with the names under which it is saved. Adapters are merged. Tied weights appear
+    under both of their names, because vLLM would not load the second one otherwise."""
     adapted = {name: layer for name, layer in model.named_modules() if hasattr(layer, "get_delta_weight")}
     for name, weight in model.named_parameters(remove_duplicate=False):
         layer, _, rest = name.partition(".base_layer.")
@@ -129,14 +130,14 @@ def served_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 def _served_config(model: PreTrainedModel) -> Any:
     plain = model.get_base_model() if hasattr(model, "peft_config") else model
     config = copy.deepcopy(plain.config)
-    config.architectures = [type(plain).__name__]  # absent in a model that was made from a configuration
+    config.architectures = [type(plain).__name__]  # absent in a model that was created from a configuration
     config.tie_word_embeddings = False
     return config
 
 
 @contextmanager
 def _launched_as_a_rank(model: PreTrainedModel) -> Iterator[None]:
-    """Within the context, the environment has the variables of torchrun, and vLLM starts its engine in this process."""
+    """Sets the environment variables of torchrun within the context, and makes vLLM run its engine in this process."""
     ranks, device = Ranks.current(), model.get_input_embeddings().weight.device
     before = dict(os.environ)
     launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())} | before
@@ -151,7 +152,8 @@ def _launched_as_a_rank(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _refuse_missing_weights(served: nn.Module) -> None:
-    """Makes vLLM's model raise if it is not given all its weights: `reload_weights` would keep dummy values."""
+    """Makes vLLM's model raise an error if it does not receive all its weights, because `reload_weights` would keep
+    dummy values."""
     load: Any = served.load_weights
 
     def load_all(weights: Iterator[tuple[str, Tensor]]) -> set[str]:
@@ -160,7 +162,7 @@ def _refuse_missing_weights(served: nn.Module) -> None:
         missing = expected - set(expected if loaded is None else loaded)
         if missing:
             raise WeightsNotServedError(
-                f"rollout=vllm: {type(served).__name__} got no weights for {', '.join(sorted(missing))}. "
+                f"rollout=vllm: {type(served).__name__} did not receive weights for {', '.join(sorted(missing))}. "
                 "Use rollout=decode."
             )
         return loaded
@@ -169,7 +171,8 @@ def _refuse_missing_weights(served: nn.Module) -> None:
 
 
 def _fingerprint(model: nn.Module) -> Tensor:
-    """The bits of each weight, read as integers and summed: version counters miss updates by fused optimizers."""
+    """Returns the sum of the bits of each weight, read as integers. Version counters would miss updates by fused
+    optimizers."""
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return torch.stack([weight.detach().view(integers[weight.element_size()]).sum() for weight in model.parameters()])
 

@@ -123,7 +123,7 @@ def test_a_run_goes_on_only_with_the_prompts_that_it_began_with(tmp_path, change
         resume(folder, "num_steps=2")
         return
     then, now = ("2", "2") if change == "held_out" else ("6", "5" if change == "fewer" else "6")
-    says = rf"resume: the (train|held-out) prompts have changed.*then {then} prompts, .*now {now} prompts"
+    says = rf"resume: the (train|held-out) prompts have changed.*before: {then} prompts, .*now: {now} prompts"
     with pytest.raises(DataError, match=says):
         resume(folder, "num_steps=2")
 

@@ -201,7 +201,7 @@ def leaving_out(lost):
 @pytest.mark.parametrize("lost", ["lm_head.weight", "model.layers.1.self_attn.q_norm.weight"])
 def test_a_weight_that_is_left_out_ends_the_run(lost, monkeypatch):
     monkeypatch.setattr(vllm_engine, "served_weights", leaving_out(lost))
-    with pytest.raises(WeightsNotServedError, match=f"got no weights for {lost}"):
+    with pytest.raises(WeightsNotServedError, match=f"did not receive weights for {lost}"):
         sample(Vllm(**ENGINE), built("tied, q/k norm"))
 
 

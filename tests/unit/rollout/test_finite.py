@@ -33,7 +33,9 @@ def test_nothing_is_sampled_from_ruined_weights(policy, rollout, generation):
     name, weight = next(iter(policy.model.named_parameters()))
     with torch.no_grad():
         weight.fill_(NAN)
-    with pytest.raises(NotFiniteError, match=rf"1 of the policy's 20 weight tensors are not finite \({name}"):
+    with pytest.raises(
+        NotFiniteError, match=rf"1 of the policy's 20 weight tensors are not finite \(for example, {name}"
+    ):
         worker(PROMPTS, 2, generation, "validation")
 
 
