@@ -68,8 +68,8 @@ class Finding:
     """What was found about one architecture.
 
     Attributes:
-        prompts: "shared", "padded" or "equally long together".
-        decoding: "cached" or "all tokens again".
+        prompts: "shared", "padded" or "equal lengths only".
+        decoding: "cached" or "no cache".
         lora: "exact", or what is wrong with it.
         refused: the sentence with which the policy is refused, or that tells why no model could be built.
     """
@@ -217,7 +217,7 @@ def row(one: Finding) -> str:
 
 
 def reasons(refused: Sequence[Finding]) -> dict[str, list[str]]:
-    """The architectures for each reason, which stands between "as" and the remedy in the sentence."""
+    """The architectures for each reason, which is between "because" and the remedy in the message."""
     found: dict[str, list[str]] = {}
     for one in refused:
         why = one.refused.partition("exactly, because ")[2] or one.refused
@@ -235,7 +235,7 @@ def page(found: Sequence[Finding]) -> str:
         (sum(one.prompts == "padded" for one in served), "exact with padded rows"),
         (sum(one.prompts == TOGETHER for one in served), "exact if only rows with equally long prompts run together"),
         (sum(one.decoding == AGAIN for one in served), "of these decode without a cache"),
-        (len(refused), "refused with a sentence"),
+        (len(refused), "refused with a message"),
         (len(unknown), "not tried, because no model can be built from the default configuration"),
     ]
     return HEAD.format(
@@ -247,40 +247,46 @@ def page(found: Sequence[Finding]) -> str:
     )
 
 
-NOT_BUILT, TOGETHER, AGAIN = "not built", "equally long together", "all tokens again"
+NOT_BUILT, TOGETHER, AGAIN = "not built", "equal lengths only", "no cache"
 HEAD = """# Architectures
 
-This table is generated (`python tests/helpers/zoo.py`) from tiny random models of all text architectures that
-`AutoModelForCausalLM` of transformers {version} has. Their limits (windows, chunks, top-k) are lowered to four tokens,
-so that rows of 35 tokens cross them. Of each model that is accepted, the following is checked against plain forward
-passes of single rows: the log-probs recorded while sampling; those of the update, in micro-batches of one, two and nine
-rows; and those of a model with trained, merged, saved and reloaded adapters. `make test-zoo` repeats it.
+This page is generated with `python tests/helpers/zoo.py` from tiny random models of all text architectures that
+`AutoModelForCausalLM` of transformers {version} has. Their limits (windows, chunks, top-k) are lowered to four tokens, so
+that rows of 35 tokens exceed them. For each accepted model, these log-probs are compared with plain forward passes over
+single rows:
+
+- those that are recorded while sampling;
+- those of the update, in micro-batches of one, two and nine rows;
+- those of a model with adapters that have been trained, merged, saved and reloaded.
+
+`make test-zoo` repeats the comparison.
 
 | architectures | |
 |---|---|
 {counts}
 
 - **prompts.** *shared*: a prompt is computed once for all completions of its group. *padded*: each completion computes
-  the prompt, and rows are padded. *equally long together*: padding would change the log-probs of the model, so only
-  rows with equally long prompts share a micro-batch, and prompts are decoded one at a time.
-- **decoding.** *cached*: each step reads one token. *all tokens again*: the model has no cache, or continuing it does
-  not give the log-probs of a forward pass; each step then reads all tokens, which is slow.
-- **attention.** What `policy.attention=auto` loads: `eager` for models for which transformers has no `sdpa`.
-- **LoRA.** What `policy=lora` gives with its default, `all-linear`. Where it is refused, name the layers in
+  the prompt, and rows are padded. *equal lengths only*: padding would change the log-probs of the model, so only rows
+  with equally long prompts share a micro-batch, and prompts are decoded one at a time.
+- **decoding.** *cached*: each step reads one token. *no cache*: the model has no cache, or continuing from its cache
+  does not give the log-probs of a forward pass. Each step then reads all tokens again, which is slow.
+- **attention.** The attention that `policy.attention=auto` chooses. It is `eager` for models for which transformers has
+  no `sdpa`.
+- **LoRA.** The result of `policy=lora` with its default, `all-linear`. If it is refused, list the layers in
   `policy.lora.target_modules`.
 
-A model whose rows stay within its limits can share prompts although this table says *padded*: the trial at load knows
-how long the rows of the run can be.
+A model with *padded* rows in this table can still share prompts in runs whose rows do not exceed its limits, because
+the [trial](policies.md#policyhub) takes the maximum length of the rows into account.
 
 | architecture | prompts | decoding | attention | LoRA |
 |---|---|---|---|---|
 {served}
 
-Refused, with rows of 35 tokens and limits of four:
+Architectures that are refused with rows of 35 tokens and limits of four tokens:
 
 {refused}
 
-Not tried: {unknown}.
+Architectures that were not tried: {unknown}.
 """
 
 
