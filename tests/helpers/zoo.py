@@ -251,9 +251,9 @@ NOT_BUILT, TOGETHER, AGAIN = "not built", "equal lengths only", "no cache"
 HEAD = """# Architectures
 
 This page is generated with `python tests/helpers/zoo.py` from tiny random models of all text architectures that
-`AutoModelForCausalLM` of transformers {version} has. Their limits (windows, chunks, top-k) are lowered to four tokens, so
-that rows of 35 tokens exceed them. For each accepted model, these log-probs are compared with plain forward passes over
-single rows:
+`AutoModelForCausalLM` of transformers {version} has. Their limits (windows, chunks, top-k) are lowered to four tokens,
+so that rows of 35 tokens exceed them. For each accepted model, these log-probs are compared with plain forward passes
+over single rows:
 
 - those that are recorded while sampling;
 - those of the update, in micro-batches of one, two and nine rows;
