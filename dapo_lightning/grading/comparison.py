@@ -10,7 +10,6 @@ from typing import Any
 from dapo_lightning.grading.latex import Node
 from dapo_lightning.grading.values import (
     difference,
-    links,
     names,
     number_or_none,
     points,
@@ -22,6 +21,7 @@ from dapo_lightning.grading.values import (
 _LISTS = (",", "and", "or")
 _REGIONS = ("bracket", "cup", "cap", "setminus", "builder", "emptyset", "set")  # of real numbers
 _CALL = re.compile(r"([A-Za-z](?:\^-1)?)\(([a-z])\)")
+_MIRRORED = {">": "<", ">=": "<="}
 _EQUAL = ("=", "~", "in")
 
 
@@ -197,9 +197,10 @@ def _exact_side(chain: Node) -> Node:
 
 def _same_formula(gold: Node, found: Node) -> bool:
     """Compares relations and sets of real numbers."""
-    left, right = _relations(gold), _relations(found)
-    if left and right and len(left) == len(right) and _same_relations(left, right):
-        return True
+    if gold.op == found.op == "chain" and len(gold.args) == len(found.args) == 3 and gold.args[1] == found.args[1]:
+        factor = ratio(*(difference(left, right) for left, _, right in (gold.args, found.args)))
+        if factor and (factor > 0 or gold.args[1] in ("=", "!=")):
+            return True
     variables = frozenset(name for name in names(gold) | names(found) if not name.startswith("\\mathbb"))
     is_met = _is_region(gold) or _is_region(found)
     if not all(_is_region(node) or names(node) == variables != set() for node in (gold, found)):
@@ -229,34 +230,6 @@ def _alternative(node: Node) -> Node:
     (variable,) = names(node)
     is_empty, _ = same_set(node, Node("emptyset"), variable)
     return Node("or" if is_empty else "and", node.args)
-
-
-def _relations(node: Node) -> list[tuple[Node, str]]:
-    """Pairs (side - side, sign) of chains; [] if there is something else."""
-    found = []
-    for item in node.args if node.op in (",", "and") else (node,):
-        if item.op != "chain":
-            return []
-        for left, sign, right in links(item):
-            if sign == "in" or "blank" in (left.op, right.op):
-                return []
-            if sign in (">", ">="):
-                left, sign, right = right, {">": "<", ">=": "<="}[sign], left
-            found.append((difference(left, right), sign))
-    return found
-
-
-def _same_relations(left: list[tuple[Node, str]], right: list[tuple[Node, str]]) -> bool:
-    rest = list(right)
-    for gap, sign in left:
-        for other in rest:
-            factor = ratio(gap, other[0]) if other[1] == sign else None
-            if factor is not None and (factor > 0 or sign in ("=", "!=", "~")):
-                rest.remove(other)
-                break
-        else:
-            return False
-    return True
 
 
 def _signed(node: Node) -> Node:
@@ -307,11 +280,15 @@ def renamed(node: Node, old: str, new: str) -> Node:
 
 
 def _shaped(node: Any) -> Any:
-    """Multiplies matrices out, and writes a column as a tuple and a proportion relative to its first part."""
+    """Gives equal structures one shape: matrices are multiplied out, a column is a tuple, and `a > b` is `b < a`."""
     if not isinstance(node, Node):
         return node
     op, args = node.op, tuple(map(_shaped, node.args))
-    if op in _LISTS and args[0].op == "chain" and args[0].args[1] == "!=":  # x \ne 1, 2
+    if op == "chain" and set(args[1::2]) <= set(_MIRRORED):
+        args = tuple(_MIRRORED.get(part, part) if isinstance(part, str) else part for part in args[::-1])
+    elif op == "chain" and set(args[1::2]) == {"="} and len(args) > 3 and all(side.op == "name" for side in args[::2]):
+        args = tuple(part for side in sorted(args[::2]) for part in (side, "="))[:-1]  # a = b = c
+    elif op in _LISTS and args[0].op == "chain" and args[0].args[1] == "!=":  # x \ne 1, 2
         name, *_ = args[0].args
         args = tuple(part if part.op == "chain" else Node("chain", (name, "!=", part)) for part in args)
     elif op == "ratio" and len(args) == 2:

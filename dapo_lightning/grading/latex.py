@@ -157,7 +157,8 @@ class _Reader:
     def _divisor(self) -> Node:
         """In t/RC, unlike in 1/2x or a/b c, both letters divide."""
         divisor = self._power()
-        while divisor.op in ("name", "*") and self._text[self._at : self._at + 1].isalpha():
+        is_letter = divisor.op == "name"
+        while is_letter and self._text[self._at : self._at + 1].isalpha():
             divisor = Node("*", (divisor, self._power()))
         return divisor
 

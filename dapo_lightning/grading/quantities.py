@@ -26,7 +26,7 @@ _POWERS = {"n": -9, "μ": -6, "m": -3, "c": -2, "d": -1, "k": 3, "M": 6, "G": 9}
 # factor, base, names
 _OTHERS = """60 s min minute | 3600 s h hr hour | 86400 s day | 604800 s week | 1 month month | 12 month year yr
 | 1 in in inch inches | 12 in ft foot feet | 36 in yd yard | 63360 in mi mile | 1 lb lb pound | 1 oz oz ounce
-| 1 gal gal gallon | 1 degree degree deg | 1 € € euro EUR | 1 £ £ GBP | 1 ¥ ¥ yen | 1 dollar dollar USD
+| 1 gal gal gallon | 1 degree degree deg | 1 € € euro EUR | 1 £ £ GBP | 1 ¥ ¥ yen | 1 dollar dollar USD ＄
 | 1/100 dollar cent"""
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 
@@ -62,12 +62,12 @@ _FRACTIONS = re.compile(r"(?:hal(?:f|ves)|thirds?|quarters?|(?:[a-z]+th|[a-z]+il
 _PERCENTS = ("percent", "percentage", "pct", "%")
 _POWER = r"(?:\^ ?\{? ?-?\d ?\}?)?"
 _WORDS = r"\\text\{(?:[^{}\d^]|\^ ?\{?-?\d\}?)*\}"
-_WORD = rf"(?:{_WORDS}{_POWER}|(?<![A-Za-z\\])[^\W\d_]++\.?{_POWER}|\\Omega|\\mu ?|[%°/€£¥])"
+_WORD = rf"(?:{_WORDS}{_POWER}|(?<![A-Za-z\\])[^\W\d_]++\.?{_POWER}|\\Omega|\\mu ?|[%°/€£¥＄])"
 _TAIL = re.compile(rf"(?<=[^\s+*/=<>^_(\[-])(?:\s?{_WORD})++$")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z]")
-_PIECE = re.compile(r"([^\W\d_]+|[%€£¥/])\.?(?:\^ ?\{? ?(-?\d) ?\}?)?")
-_CURRENCY = re.compile(r"(-?)\s?([€£¥])\s?")
+_PIECE = re.compile(r"([^\W\d_]+|[%€£¥＄/])\.?(?:\^ ?\{? ?(-?\d) ?\}?)?")
+_CURRENCY = re.compile(r"(-?)\s?([€£¥＄])\s?")
 
 
 def measured(text: str, letters: bool = False) -> tuple[str, Unit]:
@@ -93,7 +93,7 @@ def measured(text: str, letters: bool = False) -> tuple[str, Unit]:
     if any(_is_no_unit(word.lower()) for word in words):
         return text, Unit()
     # 5m and x cm may well be products; 5 m, 5cm, 5\text{m} and x\text{ cm} cannot.
-    bare = "\\" not in rest and not re.search("[°%€£¥]", rest)
+    bare = "\\" not in rest and not re.search("[°%€£¥＄]", rest)
     is_attached = rest[0] != " "
     is_letter = len(words[0]) == 1 and (is_attached or not letters)
     if bare and words[0].isascii() and (is_letter or (is_attached and words[0] not in _UNITS)):

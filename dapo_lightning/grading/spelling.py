@@ -42,6 +42,7 @@ _SPELLINGS = [
         (r"\\in\s*\\math(?:bf|rm|bb)\s*\{?\s*([RZNQC])\s*\}?", r"\\in " + r"\\mathbb{\1}"),
         (r"\\mathbb\s*\{?R\}?\s*[\^_]\s*\{?\+\}?", r"(0,\\infty)"),
         (r"\\(?:hat|vec)\s*\{?\s*\\?([ijk])(?:math)?(?![a-zA-Z])\s*\}?|\bUS(?=\\?\$)", r" \1 "),  # unit vectors
+        (r"\\\$ ?(?=[\d.])", "＄"),  # after this, every other dollar sign delimits mathematics
         (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\.?|\\!|\\?\$|(?<!\\)\\[()\[\]]", ""),
         (
             r"\\(?:displaystyle|textstyle|limits|bf|it|rm|tiny|small|large|Large|LARGE|huge|Huge|underline|boldsymbol|bm"
@@ -56,7 +57,7 @@ _SPELLINGS = [
         (r"\\[dt]binom", r"\\binom"),
         (r"\\(?:mathrm|mbox|text(?:bf|it|rm|sf|tt|normal)?|operatorname)\*?\s*\{", r"\\text{"),
         (r"\^\s*\{?\s*((?:\\prime\s*)+)\}?", lambda primes: "'" * primes[1].count("p")),
-        (r"\\frac\s*\{d ?([a-z])\}\s*\{d ?[a-z]\}", r"\1'"),
+        (r"\\frac\s*\{d ?([a-z])\}\s*\{d ?[a-z]\}|(?<![A-Za-z\\])d([a-z])/d[a-z](?![A-Za-z])", r"\1\2'"),
         (r"\^\s*\{?\s*(?:\\(?:circ|degree)|\\text\{o\})\s*\}?|\\(?:circ|degree)(?![a-zA-Z])", "°"),
         (r"\\%", "%"),
         (r"\{,\}|(?<=\d)[٬'’](?=\d{3})", ","),
@@ -76,14 +77,14 @@ _SPELLINGS = [
         (r"\\dot ?\{?(\d)\}?(\d*)\\dot ?\{?(\d)\}?", r"\\overline{\1\2\3}"),
         (r"C_\{?([3-9]|\d\d+)\}?\^\{?(\d+)\}?|\^\{?(\d+)\}? ?C_\{?(\d+)\}?", r"\\binom{\1\3}{\2\4}"),
         (r"(?<=\})\s*\\cdot\s*(?=\\text\{)", " "),  # between units
-        (r"(?<=\d)\^?\{?(?:\\text\{)?(?:st|nd|rd|th)\b\}{0,2}", ""),
+        (r"(?<=\d)\^?(\{)?(\\text\{)?(?:st|nd|rd|th)\b(?(2)\})(?(1)\})", ""),
         (r"\((\d[\dA-F]*)\)(?=_)", r"\1"),
         (r"_\{ ?(?:\\text\{([a-z]+)\}|\((\d+)\)) ?\}", _base),
         (r"(?<![A-Za-z\\])(?:inf|infinity|infty)(?![A-Za-z])", r"\\infty "),
         (rf"\\text\{{ ?({_FUNCTIONS}) ?\}}|(?<![A-Za-z\\])({_FUNCTIONS}|pi|sqrt)(?![A-Za-z])", r"\\\1\2 "),
         (r"(?<=[)\]}])\s*(?:U|union)\s*(?=[(\[{\\])", r"\\cup "),
         (
-            r"\\text\{[Aa]ll real[^\d]*?(?:except|but|other than)(?: for)?\s*\}\s*(\S+)",
+            r"\\text\{[Aa]ll real\D*?(?:except|but|other than)(?: for)?\s*\}\s*(\S+)",
             _REAL + r"\\setminus\\{\1\\}",
         ),
         (r"\\text\{\s*,?\s*(?:and|or)\s*,?\s*\}", lambda word: r"\lor " if "or" in word[0] else r"\land "),
