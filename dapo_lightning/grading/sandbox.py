@@ -16,6 +16,7 @@ _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/
 _SETTINGS = ("alternatives", "group", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types",
              "nsswitch.conf", "passwd")  # fmt: skip
 _NETWORK = ("ca-certificates", "pki/ca-trust", "pki/tls/certs", "resolv.conf", "ssl/certs", "ssl/openssl.cnf")
+_KERNEL = ("sys", "sysrq-trigger", "irq", "bus", "acpi", "fs", "scsi")  # in /proc; root may write without capabilities
 _TMP_BYTES = 2**28  # for each of /tmp and /dev/shm, which are kept in memory
 
 
@@ -38,6 +39,8 @@ def isolated(
         command += ["--dev", "/dev"] if mounted.startswith("/dev") else []
         command += ["--size", str(_TMP_BYTES), "--perms", "1777", "--tmpfs", mounted]
     command += ["--proc", "/proc"]
+    for path in (Path("/proc") / name for name in _KERNEL):
+        command += ["--ro-bind-try", str(path), str(path)]
     for path in [*map(Path, _SYSTEM), *etc, *sorted(visible)]:  # a folder is mounted before its contents
         command += ["--ro-bind-try", str(path), str(path)]
     command += ["--dir", str(folder), "--chdir", str(folder)] if folder else ["--chdir", "/tmp"]

@@ -11,7 +11,6 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
@@ -27,6 +26,7 @@ from dapo_lightning.run.checks import check, check_logps
 from dapo_lightning.run.command import as_dict, in_sweep, record_origin, resume_command
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import hyperparameters, save_config
+from dapo_lightning.run.objects import made
 from dapo_lightning.run.targets import check_targets
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.step.checkpoint import not_finite
@@ -76,7 +76,8 @@ def set_up(config: DictConfig) -> tuple[DAPOModule, PromptDataModule, L.Trainer]
 
 def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     """Builds the module and the data module."""
-    algorithm = Algorithm(**{name: instantiate(config[name]) for name in TECHNIQUES})
+    settings = as_dict(config)
+    algorithm = Algorithm(**{name: made(settings[name]) for name in TECHNIQUES})
     if config.mode == "evaluate":
         algorithm = replace(algorithm, kl=NoKL())  # an evaluation needs no reference
     generation = Generation(config.max_new_tokens, config.temperature, config.top_p)
@@ -86,22 +87,22 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
         )
     except ValueError as error:
         raise ConfigError(f"evaluation.{error}") from None
-    rollout, dataset, source = instantiate(config.rollout), instantiate(config.data), instantiate(config.policy)
+    rollout, dataset, source = (made(settings[name]) for name in ("rollout", "data", "policy"))
     in_float32 = config.trainer.precision == "32-true" and source.dtype == "float32"
     logps_are_exact = in_float32 and rollout.exact_logps
     if config.mode == "train":
         check_logps(config.top_p, logps_are_exact, rollout.exact_logps, algorithm.correction.reweights)
-    optimizer = instantiate(config.optimizer)
+    optimizer = made(settings["optimizer"])
     optimizer([torch.nn.Parameter(torch.zeros(1))])  # a wrong option is reported before the policy is loaded
     codec = source.codec()
     longest = max(config.max_new_tokens, config.evaluation.max_new_tokens)
-    data = instantiate(config.datamodule)(
+    data = made(settings["datamodule"])(
         dataset=dataset,
         encode=codec.encode,
         length_limit=LengthLimit(config.max_prompt_tokens, longest, codec.max_positions),
         num_steps=config.num_steps if config.mode == "train" else 0,  # a resumed run may be given more
     )
-    reward = instantiate(config.reward)
+    reward = made(settings["reward"])
     reward.start()
     rank_zero_only(reward.check)(data.prompts)
     clock = Clock()
@@ -109,7 +110,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
         policy = source.load(codec, dataset, Path("outputs/warm_start"), reach=data.longest_prompt + longest)
     if (bad := not_finite(policy.model.state_dict())) is not None:
         raise ConfigError(f"policy: its weights are not finite ({bad}), so it is no policy. Choose another policy.")
-    module = instantiate(config.module)(
+    module = made(settings["module"])(
         worker=RolloutWorker(policy, rollout, reward, config.seed, clock),
         algorithm=algorithm,
         optimizer=optimizer,
@@ -122,11 +123,12 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
 
 def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
     """Builds Lightning's Trainer for one epoch of `num_steps` batches, each of which is a DAPO step."""
-    loggers = [logger for logger in instantiate(config.logger).values() if logger]
+    settings = as_dict(config)
+    loggers = [logger for logger in made(settings["logger"]).values() if logger]
     for logger in loggers:
         if hasattr(logger, "resume_after"):
             logger.resume_after(steps_done(checkpoint) if checkpoint else -1)
-    callbacks = [callback for callback in instantiate(config.callbacks).values() if callback]
+    callbacks = [callback for callback in made(settings["callbacks"]).values() if callback]
     if in_sweep() and HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":  # bars of parallel runs would mix
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     arguments: dict[str, Any] = {
@@ -147,7 +149,7 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
     if taken:
         raise ConfigError(f"trainer.{taken[0]} is set by the run itself: leave it out. (num_steps sets its length.)")
     try:
-        return instantiate(as_dict(config.trainer), **arguments)  # the strategy may be an object
+        return made(settings["trainer"], **arguments)  # the strategy may be an object
     except InstantiationException as error:
         given = ", ".join(f"{key}={value}" for key, value in config.trainer.items() if key != "_target_")
         raise ConfigError(f"trainer: Lightning refused {given}: {error.__cause__ or error}") from error

@@ -21,7 +21,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import checkpoint_in, read_config
-from dapo_lightning.run.foreign import check_foreign, check_old_overrides, check_resolved, confirmations, escaped
+from dapo_lightning.run.foreign import (
+    check_foreign,
+    check_links,
+    check_old_overrides,
+    check_resolved,
+    confirmations,
+    escaped,
+)
 from dapo_lightning.run.options import groups, numbers_of_options
 from dapo_lightning.run.sweep_folders import folder_name
 from dapo_lightning.slurm import job as slurm
@@ -140,9 +147,7 @@ def load_evaluated(config: DictConfig) -> DictConfig:
         composed.checkpoint, composed.run_folder = escaped(str(file)), escaped(config.run_folder)
         if "warm_start" in composed.policy:
             composed.policy.warm_start = None  # its weights are about to be replaced
-    plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False))
-    plain |= {group: OmegaConf.to_container(composed[group], resolve=True) for group in ("logger", "callbacks")}
-    check_foreign(plain, Path(config.run_folder), config, saved)
+    check_foreign(as_dict(composed), Path(config.run_folder), config, saved)
     return composed
 
 
@@ -159,6 +164,7 @@ def load_resumed(config: DictConfig) -> DictConfig:
     """
     folder = Path(config.resume)
     checkpoint = checkpoint_in(folder)
+    check_links(folder)
     saved = read_config(folder)
     check_resolved({key: value for key, value in saved.items() if key != "overrides"})
     check_foreign(saved, folder, config, saved)

@@ -45,9 +45,24 @@ def check_foreign(config: Mapping[str, Any], folder: Path, now: DictConfig, orig
         )
 
 
+def check_links(folder: Path) -> None:
+    """Raises a ConfigError if a folder that is about to be written to holds links: they may lead to any file of the
+    user's."""
+    links = sorted(str(path) for path in folder.rglob("*") if path.is_symlink())
+    if links:
+        raise ConfigError(
+            f"{links[0]} is a link. A run folder may come from somebody else, and what a run writes through a link may "
+            "be any file of yours, so put the file or folder itself in its place. (The run folder itself may be a "
+            "link.)"
+        )
+
+
 def check_resolved(config: Mapping[str, Any]) -> None:
-    """Raises a ConfigError if a saved configuration, which is resolved, would read the environment or call a resolver.
-    Hydra interpolates even what is escaped."""
+    """Raises a ConfigError if a saved configuration, which is resolved, would read the environment or call a resolver,
+    or holds values that `save_config` does not write, such as tuples, into which the other checks do not look."""
+    odd = [key for key, value in _leaves(config) if not isinstance(value, str | int | float | None)]
+    if odd:
+        raise ConfigError(f"the configuration of that run holds no plain value in {odd[0]}.")
     read = [key for key, value in _leaves(config) if isinstance(value, str) and _RESOLVER.search(value)]
     if read:
         raise ConfigError(
@@ -75,7 +90,8 @@ def foreign(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         group, name = key.partition(".")[0], key.rpartition(".")[2]
         is_foreign = (
             (name == "_target_" and value not in known)
-            or (group == "reward" and name == "path")
+            or (group == "reward" and (name == "path" or ".allow" in key))
+            or (group == "rollout" and ".engine_args." in key)  # vLLM imports the classes that some of them name
             or (name == "trust_remote_code" and value)
             or (group in ("logger", "callbacks") and name != "_target_" and _is_outside(name, value, folder))
         )

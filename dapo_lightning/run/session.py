@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dapo_lightning.distributed.sharding import full_state_dict, is_sharded
@@ -18,6 +17,7 @@ from dapo_lightning.run.checks import check
 from dapo_lightning.run.command import as_dict
 from dapo_lightning.run.curves import draw_curves
 from dapo_lightning.run.folder import read_config
+from dapo_lightning.run.objects import made
 from dapo_lightning.run.progress import read_history
 from dapo_lightning.run.summary import as_text, evaluation_as_text, summarize, summarize_evaluation, write_summary
 from dapo_lightning.run.targets import check_targets
@@ -93,7 +93,7 @@ def plan_run(config: DictConfig) -> float:
     settings = as_dict(config)
     check(settings)
     check_targets(settings)
-    source = instantiate(config.policy)
+    source = made(settings["policy"])
     found = plan(settings, known_config(getattr(source, "name", "")) or source.config(), cluster_of(settings))
     print(found)
     return found.as_it_stands.seconds

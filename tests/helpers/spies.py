@@ -36,6 +36,7 @@ DOORS = {
     "memory of the parent": _parent,
     "processes": _processes,
     "mount": lambda: subprocess.run(["mount", "-t", "tmpfs", "none", "/tmp"], check=True, stderr=subprocess.DEVNULL),
+    "settings of the kernel": lambda: Path("/proc/sys/kernel/core_pattern").open("a").close(),  # of all containers
     "private /tmp": lambda: Path("/tmp/note").write_text("mine"),
     "code": lambda: Path("my_module.py").read_text(),
     "sub-processes": lambda: subprocess.run(["true"], check=True),

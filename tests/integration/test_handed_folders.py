@@ -81,6 +81,10 @@ FOLDERS = {
         "reward___target_": "dapo_lightning.reward.function.Function",
         "reward__path": "os.system",
     },
+    "a reward that may do everything": {"reward__allow": ["everything"]},
+    "arguments of vLLM": {
+        "rollout": {"_target_": "dapo_lightning.rollout.vllm.Vllm", "engine_args": {"worker_cls": "handed.evil.X"}},
+    },
     "code of a model": {"policy__trust_remote_code": True},
     "a file elsewhere": {"callbacks__completions__path": "canary"},
     "a file above": {"logger__csv__path": "handed/../canary"},
@@ -98,6 +102,52 @@ def test_a_configuration_with_code(handed, monkeypatch, changes):
     said = ends_with(monkeypatch, *RESUME)
     assert ("names code, or files outside" if changes else "cannot be read") in said and "\n" not in said
     assert not Path("canary").exists()
+
+
+def test_objects_that_only_other_types_of_yaml_hold(handed, monkeypatch):
+    options = f"{{x: !!pairs [y: {{_target_: {TOUCH['_target_']}, _args_: [touch, canary]}}]}}"
+    target = "{_target_: dapo_lightning.data.reasoning_gym.ReasoningGym, task: chain_sum, num_train: 4, seed: 0,"
+    edit(handed, data="DATA")
+    path = handed / "config.yaml"
+    path.write_text(path.read_text().replace("DATA", f"{target} num_validation: 4, options: {options}}}"))
+    assert "no plain value in data.options.x.0" in ends_with(monkeypatch, *RESUME)
+    assert not Path("canary").exists()
+
+
+EVIL = {"_target_": "dapo_lightning.reward.function.Function", "path": "handed.evil.f", "num_workers": 1, "seconds": 9}
+EVIL |= {"megabytes": 500}
+WEIGHTED = {"_target_": "dapo_lightning.reward.weighted.Weighted", "weights": {"a": 1.0}, "correctness": "a"}
+
+
+def test_nothing_is_interpolated_after_it_was_checked(handed, monkeypatch):
+    """Neither a path that leads out of the folder then, nor an object that stands in another place."""
+    edit(handed, choices__up="../", callbacks__evaluation__path=f"{handed}/${{choices.up}}canary")
+    assert ends_with(monkeypatch, *RESUME) == ""
+    assert not Path("canary").exists() and (handed / "${choices.up}canary").is_file()
+    (handed / "evil.py").write_text("open('canary', 'w')\ndef f(completions): return [0.0] * len(completions)\n")
+    edit(handed, choices__evil=EVIL, reward=WEIGHTED | {"a": "${choices.evil}"})
+    assert ends_with(monkeypatch, "resume=handed", "num_steps=3") == "1"  # a text is no reward
+    assert not Path("canary").exists()
+
+
+def test_overrides_that_refer_to_an_object_in_another_place(handed, monkeypatch):
+    (handed / "evil.py").write_text("open('canary', 'w')\ndef f(completions): return [0.0] * len(completions)\n")
+    evil = ", ".join(f"{key}: {value}" for key, value in EVIL.items())
+    edit(handed, overrides=[*OWN, f"+plan.x={{{evil}}}", "reward=weighted", "reward.function=${plan.x}"])
+    assert "names code, or files outside of its folder (reward.function.path)" in ends_with(monkeypatch, *EVALUATE)
+    assert not Path("canary").exists()
+
+
+@pytest.mark.parametrize("name", ["completions.jsonl", "metrics.partial", "policy/config.json", ".lock", "tensorboard"])
+def test_links_that_lead_to_files_of_the_user(handed, monkeypatch, name):
+    mine = Path("mine")
+    mine.write_text("precious")
+    path = handed / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    path.symlink_to(mine.absolute())
+    said = ends_with(monkeypatch, *RESUME)
+    assert f"{name} is a link" in said and "\n" not in said
+    assert mine.read_text() == "precious"
 
 
 OVERRIDES = {
