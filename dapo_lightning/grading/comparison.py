@@ -10,6 +10,7 @@ from typing import Any
 from dapo_lightning.grading.latex import Node
 from dapo_lightning.grading.values import (
     difference,
+    has,
     names,
     number_or_none,
     points,
@@ -121,8 +122,6 @@ def _same_item(gold: Node, found: Node) -> bool:
         is_tuple = ("(", ")") in (gold.args[:2], found.args[:2])
         if is_tuple and not _has_relations(gold) and not _has_relations(found):
             return len(items[0]) == len(items[1]) and all(map(_same_item, *items))
-    if "set" in kinds and "bracket" in kinds:
-        return False
     if "set" in kinds and all(kind == "set" or kind not in ("chain", *_REGIONS) for kind in kinds):  # {1} is 1
         items = [node.args if node.op == "set" else (node,) for node in (gold, found)]
         return len(items[0]) == len(items[1]) == 1 and _same_item(items[0][0], items[1][0])
@@ -209,7 +208,7 @@ def _same_formula(gold: Node, found: Node) -> bool:
         return False
     for variable in sorted(variables) or ["x"]:
         others = variables - {variable}
-        for point in islice(points(others), 3 if others else 1):
+        for point in islice(points(others), 3):
             constants = {name: Node("number", (x,)) for name, x in point.items()}
             first, second = (_alternative(replaced(node, constants)) for node in (gold, found))
             agrees, is_any = same_set(first, second, variable)
@@ -235,15 +234,11 @@ def _alternative(node: Node) -> Node:
 def _signed(node: Node) -> Node:
     r"""Writes each item with \pm as two."""
     items = node.args if node.op in (*_LISTS, "set") else (node,)
-    if not (_has(node, "pm") or _has(node, "mp")):
+    if not has(node, "pm", "mp"):
         return node
-    signs = [(True, False) if _has(item, "pm") or _has(item, "mp") else (True,) for item in items]
+    signs = [(True, False) if has(item, "pm", "mp") else (True,) for item in items]
     both = [_chosen(item, is_plus) for item, some in zip(items, signs, strict=True) for is_plus in some]
     return Node(node.op if node.op in (*_LISTS, "set") else ",", tuple(both))
-
-
-def _has(node: Any, op: str) -> bool:
-    return isinstance(node, Node) and (node.op == op or any(_has(part, op) for part in node.args))
 
 
 def _chosen(node: Any, is_plus: bool) -> Any:

@@ -98,6 +98,7 @@ _CLOCK = re.compile(r"(\d{1,2}):(\d\d) *(?:([ap])\.? ?m\b\.?)?", re.IGNORECASE)
 _ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{3})", re.IGNORECASE)
 _VARIABLE = re.compile(r"(?:\\text\{[^{}]*\}|[^A-Za-z\\]|\\[A-Za-z]+)*+[A-Za-z]")
 _DEGREES = (("degree", 1),)
+_SAID = re.compile(r"[a-z -]+\(([\d.,]+)\)", re.IGNORECASE)  # twelve (12)
 _MEANINGS = [
     (re.compile(words, re.IGNORECASE), meaning)
     for words, meaning in (
@@ -179,6 +180,8 @@ def _value_of_words(text: str) -> Node | None:
 def _unmarked(text: str) -> str:
     """Drops what names the choice before an answer, and what is said about it in brackets."""
     text = _NAMED_CHOICE.sub("", _plain(text) if text.startswith(r"\text{(") else text, count=1)
+    if said := _SAID.fullmatch(text):
+        return said[1]
     text = _PARAMETER.sub("", _COMMENT.sub("", text))
     return re.sub(r"^= ?", "", text.strip())
 

@@ -43,6 +43,11 @@ def names(node: Node) -> frozenset[str]:
     return found - names(node.args[0]) if node.op in ("sum", "prod", "builder") else found
 
 
+def has(node: Any, *ops: str) -> bool:
+    """Whether one of these operations occurs in a tree."""
+    return isinstance(node, Node) and (node.op in ops or any(has(part, *ops) for part in node.args))
+
+
 def value(node: Node, point: Point, is_real: bool = True) -> Any:
     """Returns the value: a Fraction if it is rational and that is known, otherwise a number of mpmath.
 
@@ -146,7 +151,7 @@ def _is_complex(x: Any) -> bool:
 
 def _sum_or_product(node: Node, point: Point, is_real: bool) -> Any:
     index, low, high, term = node.args
-    if any(part.op in ("sum", "prod") for part in term.args if isinstance(part, Node)) or term.op in ("sum", "prod"):
+    if has(term, "sum", "prod"):
         raise OverflowError("too many terms")
     start, end = (value(bound, point, is_real) for bound in (low, high))
     if (
@@ -201,7 +206,8 @@ def close(x: Any, y: Any) -> bool:
 
 def points(variables: frozenset[str]) -> Iterator[Point]:
     """Fixed points: around 1, negative, whole, and larger ones; equal names have equal values."""
-    for turn, (low, width, grain) in enumerate([(0, 1, 64), (1, 2, 64), (-2, 2, 64), (2, 6, 1), (3, 9, 1), (3, 5, 32)]):
+    ranges = [(0, 1, 64), (1, 2, 64), (-2, 2, 64), (2, 6, 1), (3, 9, 1), (3, 5, 32)]
+    for turn, (low, width, grain) in enumerate(ranges if variables else ranges[:1]):
         yield {
             name: low + Fraction(crc32(f"{turn}{name}".encode()) % (width * grain) or 1, grain) for name in variables
         }
@@ -359,6 +365,8 @@ def _roots(gap: Node, variable: str) -> Iterator[Any]:
         except (*_FAILURES, OverflowError):
             return None
 
+    if has(gap, "sum", "prod"):
+        raise OverflowError("too many terms")
     first, second, third = (at(Fraction(n)) for n in range(3))
     if all(isinstance(y, Fraction) for y in (first, second, third)) and third - second == second - first:
         if first != second:  # a straight line
