@@ -47,8 +47,8 @@ class DapoSlurmLauncher(SlurmLauncher):
         return returned
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Submits the runs that are neither finished nor in SLURM's hands already, waits for all, and reports failures
-        as they happen; exits with one sentence if they are refused."""
+        """Submits the runs that are neither finished nor already queued or running, waits for all runs, and reports
+        failures as they happen. If the jobs are refused, it exits with one sentence."""
         assert self.config is not None
         from submitit.core.utils import FailedJobError
         from submitit.slurm.slurm import SlurmJob
@@ -68,8 +68,8 @@ class DapoSlurmLauncher(SlurmLauncher):
         return [done[run.number] for run in runs]
 
     def _jobs(self, sweep: Path, runs: Sequence[Run]) -> dict[int, Any]:
-        """Returns submitit's jobs of the runs that are not finished, by number, after submitting those that are not in
-        SLURM's hands."""
+        """Returns submitit's jobs of the runs that are not finished, by number, after submitting those that are not yet
+        queued or running."""
         (sweep / FOLDER).mkdir(parents=True, exist_ok=True)
         options = {name: value for name, value in self.params.items() if name not in ("wait", "max_num_timeout")}
         submitted = read_jobs(sweep)

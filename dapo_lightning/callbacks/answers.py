@@ -1,4 +1,4 @@
-"""Warnings of a run that cannot learn, because the reward finds no answers or no group is useful."""
+"""Warns if a run cannot learn, because the reward finds no answers or no group is useful."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FEW = 0.1  # share of completions with an answer
 
 
 class AnswerWarnings(L.Callback):
-    """Warns after an evaluation in which hardly any completion holds an answer that the reward can read, and after a
+    """Warns after an evaluation in which hardly any completion contains an answer that the reward can read, and after a
     run without a gradient step."""
 
     def __init__(self) -> None:
@@ -40,8 +40,8 @@ class AnswerWarnings(L.Callback):
             return
         log.warning(
             "no answer found in %d of %d completions of the evaluation (%d of them are truncated at max_new_tokens), "
-            "so they count as wrong. The reward looks for %s. Ask the policy for an answer in that form, in the "
-            "prompts or with policy.system_prompt=...; if most are truncated, raise max_new_tokens.",
+            "so they count as wrong. The reward looks for %s. Ask the policy for an answer in this form, in the "
+            "prompts or with policy.system_prompt=...; if most completions are truncated, raise max_new_tokens.",
             len(missing), len(found), sum(missing), form,
         )  # fmt: skip
 
@@ -49,7 +49,7 @@ class AnswerWarnings(L.Callback):
         history = pl_module.history
         if trainer.is_global_zero and history.dapo_steps and not history.gradient_steps:
             log.warning(
-                "none of the %d DAPO steps had a gradient step, so the policy is the one that the run started with. "
-                "%d of %d groups had both correct and wrong completions; evaluation.jsonl shows how they are graded.",
+                "none of the %d DAPO steps had a gradient step, so the policy has not changed. "
+                "%d of %d groups had both correct and wrong completions; evaluation.jsonl shows how completions are graded.",
                 history.dapo_steps, history.groups_useful, history.groups_used_up,
             )  # fmt: skip

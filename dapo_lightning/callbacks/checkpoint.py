@@ -29,17 +29,17 @@ class Stopped(SystemExit):
 
 
 class NotSavedError(Exception):
-    """A checkpoint could not be saved; those before it are whole."""
+    """A checkpoint could not be saved; earlier checkpoints are intact."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a file beside the target, flushes it to disk and renames it, so that a checkpoint is complete or absent.
+    """Writes a temporary file, flushes it to disk and renames it, so that a checkpoint is either complete or absent.
 
     (Lightning writes to the system's temporary folder. If that is on another disk, its final move is a copy.)
 
     Raises:
-        NotSavedError: if the disk is full or the folder gone, and for objects that could not be loaded again: only
-            plain values and tensors are, since anything else may run code.
+        NotSavedError: if the disk is full, if the folder was removed, or if the checkpoint contains objects other than
+            plain values and tensors, which would not be loaded again because they may run code.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -48,14 +48,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, partial)
                 if foreign := get_unsafe_globals_in_checkpoint(partial):
                     raise NotSavedError(
-                        f"{path} was not saved: a state in it holds objects of {', '.join(sorted(foreign))}. A "
-                        "state_dict() must return plain values and tensors, because only these are loaded."
+                        f"{path} was not saved: it contains objects of {', '.join(sorted(foreign))}. state_dict() "
+                        "must return only plain values and tensors, because nothing else is loaded."
                     )
-        except (OSError, RuntimeError) as error:  # torch's own error hides that of the system
+        except (OSError, RuntimeError) as error:  # torch's own error hides the error of the system
             reason = next((e.strerror for e in (error, error.__context__) if isinstance(e, OSError)), None) or error
             raise NotSavedError(
-                f"{path} could not be saved: {str(reason).rstrip('.')}. Earlier checkpoints are whole: once this is "
-                "mended, the run can be continued."
+                f"{path} could not be saved: {str(reason).rstrip('.')}. Earlier checkpoints are intact: once the "
+                "problem is solved, the run can be continued."
             ) from None
 
 

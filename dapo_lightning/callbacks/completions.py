@@ -70,7 +70,7 @@ class SampleCompletions(L.Callback):
 
 
 def _step(line: str) -> int | None:
-    """Returns the step of a line, or None for one that is no row, such as half of one, which a kill may have left."""
+    """Returns the step of a line, or None if the line is not a row, for example because a kill has cut it off."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

@@ -74,8 +74,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Returns the rows of a metrics.csv, and how many lines were left out because a loss of power or a copy that broke
-    off has damaged them: they have NUL bytes, another number of cells, no end, or no numbers."""
+    """Returns the rows of a metrics.csv, and the number of damaged lines, which are left out. A loss of power or an
+    incomplete copy may leave lines with NUL bytes, with a wrong number of cells, without an end, or without numbers."""
     *lines, incomplete = path.read_text(encoding="utf-8", errors="replace").split("\n")
     header, *cells = list(csv.reader(line.rstrip("\r") for line in lines)) or [[]]
     rows = [row for row in (_parsed(header, row) for row in cells) if row]

@@ -54,14 +54,14 @@ def set_up(config: DictConfig) -> tuple[DAPOModule, PromptDataModule, L.Trainer]
     checkpoint, damaged = newest_whole(folder / "checkpoints") if config.resume else (None, [])
     trainer = build_trainer(config, checkpoint)
     for phrase in damaged if trainer.is_global_zero else []:
-        log.warning("%s: the run goes on from %s", phrase, checkpoint)
+        log.warning("%s: the run continues from %s", phrase, checkpoint)
     if trainer.is_global_zero and not config.resume and (folder / "config.yaml").exists():
         if latest(folder / "checkpoints") or (folder / "summary.json").exists():
             raise ConfigError(
                 f"{folder} already holds a run: continue it with {resume_command(folder)}, or choose another folder "
                 "with run_folder=<folder>."
             )
-        log.warning("%s holds a run that ended before its first checkpoint: it starts again", folder)
+        log.warning("%s contains a run that ended before its first checkpoint: it starts again", folder)
     if trainer.world_size > 1 and in_sweep() and not slurm.in_job():
         raise ConfigError(
             f"a sweep on this machine starts one process for each run, but trainer.devices={config.trainer.devices} "
@@ -109,7 +109,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     with clock("load"):
         policy = source.load(codec, dataset, Path("outputs/warm_start"), reach=data.longest_prompt + longest)
     if (bad := not_finite(policy.model.state_dict())) is not None:
-        raise ConfigError(f"policy: its weights are not finite ({bad}), so it is no policy. Choose another policy.")
+        raise ConfigError(f"policy: its weights are not finite ({bad}), so it cannot be used. Choose another policy.")
     module = made(settings["module"])(
         worker=RolloutWorker(policy, rollout, reward, config.seed, clock),
         algorithm=algorithm,

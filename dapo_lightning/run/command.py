@@ -41,7 +41,7 @@ FROM_ITS_WEIGHTS = "policy=hub policy.name=<run folder>/policy policy.chat=<as b
 
 
 def run_folder(resume: str | None, mode: str, experiment: str | None) -> str:
-    """Returns the folder of a run: that of the run that is resumed, or else a name by the present second, which
+    """Returns the folder of a run: the folder of the run that is resumed, or a name made from the current time, which
     `compose.create` makes unique."""
     if resume:
         return resume
@@ -65,7 +65,7 @@ OmegaConf.register_new_resolver("fifth", lambda number: max(1, number // 5))
 
 def quoted_paths(overrides: Sequence[str]) -> list[str]:
     """Returns overrides with the values of `resume` and `checkpoint` quoted for Hydra, unless they are quoted already,
-    so that folders may be named by overrides."""
+    because the names of folders may contain overrides."""
     return [quoted(key, value) if key in ("resume", "checkpoint") and value else f"{key}{equals}{value}"
             for key, equals, value in (override.partition("=") for override in overrides)]  # fmt: skip
 
@@ -158,7 +158,7 @@ def groups_chosen(overrides: list[str]) -> set[str]:
 
 
 def load_resumed(config: DictConfig) -> DictConfig:
-    """Reads the configuration of the run to resume, with its paths at the present place of its folder.
+    """Reads the configuration of the run to resume. If its folder was moved, its paths are adapted.
 
     `num_steps` and the trainer may be changed, because neither changes the steps themselves; the changes are saved.
     """

@@ -115,7 +115,8 @@ def _about(key: str, choices: Mapping[str, str]) -> str:
 
 
 def create(folder: Path, is_new: bool) -> Path:
-    """Creates a folder; a new one gets a number if there is one of its name, even one made at the same moment.
+    """Creates a folder. If a new folder is wanted but the name is taken, a number is appended. This also works if
+    several processes create folders at the same moment.
 
     Raises:
         ConfigError: if that is not possible.

@@ -24,7 +24,7 @@ REQUIRED = (*(field.name for field in fields(Settings)), "trainer")
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Locks a folder for the block; the first rank holds the lock for all ranks of its run.
+    """Locks a folder within the context; the first rank holds the lock for all ranks of its run.
 
     Raises:
         ConfigError: if another run holds the lock, for example because a sweep is repeated while its jobs still run.
@@ -48,7 +48,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Reads what `save_config` wrote, or raises a ConfigError if it is damaged. If the folder was moved, paths in it
-    are changed to its present place."""
+    are adapted."""
     path = folder / "config.yaml"
     try:
         saved = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -60,8 +60,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         for key in (*ORIGIN, *REQUIRED)
         if not isinstance(saved, dict) or key not in saved or not isinstance(saved[key], kinds.get(key, object))
     ]
-    if missing:  # YAML that is cut between two lines is still valid
-        raise ConfigError(f"{path} is cut short, or of an earlier version: {missing[0]} is missing or damaged.")
+    if missing:  # YAML that is truncated between two lines is still valid
+        raise ConfigError(f"{path} is truncated, or of an earlier version: {missing[0]} is missing or damaged.")
     return _moved(saved, str(saved.get("run_folder")), str(folder.absolute()))  # Hydra keeps symbolic links
 
 
@@ -69,14 +69,14 @@ def save_config(config: Mapping[str, Any], folder: Path) -> None:
     """Writes a resolved configuration with its origin as config.yaml, atomically."""
     settings = {name: value for name, value in config.items() if name not in (*ORIGIN, "resume")}
     origin = {name: config[name] for name in ORIGIN}
-    written = origin | settings | {"resume": None}  # the last key, by which a file that was cut short is known
+    written = origin | settings | {"resume": None}  # without the last key, the file is truncated
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "config.yaml") as partial:
         partial.write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def checkpoint_in(folder: Path) -> Path:
-    """Returns the newest whole checkpoint of a run; raises a ConfigError if there is none."""
+    """Returns the newest intact checkpoint of a run; raises a ConfigError if there is none."""
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"resume={folder}: holds no config.yaml with a checkpoint. Give the folder of a run.")
     checkpoint = newest_whole(folder / "checkpoints")[0]

@@ -1,8 +1,8 @@
-"""What a run folder may not do on its own when it is resumed or evaluated, since it may come from somebody else.
+"""Restricts what the configuration of a run folder can do, because the folder may come from somebody else.
 
-A configuration can name code to run, files to write and values of the environment. From a run folder, only objects
-that the config tree names, and files inside the folder, are accepted; everything else has to be named on the command
-line as well.
+A configuration can choose code to run, files to write and environment variables to read. In the configuration of a run
+folder, only objects in the config tree, and files inside the folder, are accepted; everything else must be repeated on
+the command line.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _NAMES_A_FILE = re.compile(r"path|dir|folder|file|checkpoints")
 
 
 def check_foreign(config: Mapping[str, Any], folder: Path, now: DictConfig, origin: Mapping[str, Any]) -> None:
-    """Checks a configuration that a run folder determines.
+    """Checks a configuration that comes from a run folder.
 
     Args:
-        folder: where the run may write.
-        now: what the command line alone composes.
+        folder: the folder in which the run may write.
+        now: the configuration that is composed from the command line only.
         origin: overrides and choices of the run.
 
     Raises:
@@ -39,41 +39,42 @@ def check_foreign(config: Mapping[str, Any], folder: Path, now: DictConfig, orig
     found = [key for key, value in foreign(config, folder).items() if OmegaConf.select(now, key) != value]
     if found:
         raise ConfigError(
-            f"the configuration of that run names code, or files outside of its folder ({', '.join(found)}). A run "
-            "folder may come from somebody else, so such values have to be given on the command line, too. If you "
-            f"trust them, add {shlex.join(confirmations(config, folder, origin))}."
+            f"the configuration of that run refers to code, or to files outside its folder ({', '.join(found)}). A run "
+            "folder may come from somebody else, so such values must be repeated on the command line. If you trust "
+            f"them, add {shlex.join(confirmations(config, folder, origin))}."
         )
 
 
 def check_links(folder: Path) -> None:
-    """Raises a ConfigError if a folder that is about to be written to holds links: they may lead to any file of the
-    user's."""
+    """Raises a ConfigError if a folder to which the run will write contains links, because they may lead to any file
+    of the user."""
     links = sorted(str(path) for path in folder.rglob("*") if path.is_symlink())
     if links:
         raise ConfigError(
-            f"{links[0]} is a link. A run folder may come from somebody else, and what a run writes through a link may "
-            "be any file of yours, so put the file or folder itself in its place. (The run folder itself may be a "
-            "link.)"
+            f"{links[0]} is a link. A run folder may come from somebody else, and writing through a link could overwrite "
+            "any of your files, so replace the link by the file or folder itself. (The run folder itself may be a link.)"
         )
 
 
 def check_resolved(config: Mapping[str, Any]) -> None:
-    """Raises a ConfigError if a saved configuration, which is resolved, would read the environment or call a resolver,
-    or holds values that `save_config` does not write, such as tuples, into which the other checks do not look."""
+    """Raises a ConfigError if a saved configuration, although it is resolved, would read the environment or call a
+    resolver, or if it contains values that `save_config` does not write, such as tuples, which the other checks would
+    not search."""
     odd = [key for key, value in _leaves(config) if not isinstance(value, str | int | float | None)]
     if odd:
-        raise ConfigError(f"the configuration of that run holds no plain value in {odd[0]}.")
+        raise ConfigError(f"the configuration of that run contains a value in {odd[0]} that is not a plain value.")
     read = [key for key, value in _leaves(config) if isinstance(value, str) and _RESOLVER.search(value)]
     if read:
         raise ConfigError(
-            f"the configuration of that run would read the environment, or call a resolver, in {', '.join(read)}, "
-            "which is not accepted from a run folder."
+            f"the configuration of that run would read the environment, or call a resolver, in {', '.join(read)}. "
+            "This is not accepted from a run folder: use the exported policy with policy=hub "
+            "policy.name=<run folder>/policy instead."
         )
 
 
 def confirmations(config: Mapping[str, Any], folder: Path, origin: Mapping[str, Any]) -> list[str]:
-    """Returns what to add to a command that resumes or evaluates a run: the option of each group that holds foreign
-    values, with all overrides in it (an evaluation starts afresh in a group that is named)."""
+    """Returns what to add to a command that resumes or evaluates a run: the option of each group with foreign values,
+    and all overrides in this group (because an evaluation drops the old settings of a group that is chosen again)."""
     wanted: dict[str, None] = {}
     for key, value in foreign(config, folder).items():
         group = key.partition(".")[0]
@@ -83,7 +84,7 @@ def confirmations(config: Mapping[str, Any], folder: Path, origin: Mapping[str, 
 
 
 def foreign(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Returns the keys with values that have to be given on the command line, too."""
+    """Returns the keys whose values must be repeated on the command line, with these values."""
     known = _targets_of_the_tree()
     found = {}
     for key, value in _leaves(config):
@@ -109,14 +110,14 @@ def check_old_overrides(overrides: Any) -> list[str]:
     for override in map(str, overrides):
         if _RESOLVER.search(override) or override.lstrip("+~").startswith("hydra"):
             raise ConfigError(
-                f"the overrides of that run hold {override!r}, which is not taken over from a run folder: evaluate "
+                f"the overrides of that run contain {override!r}, which is not accepted from a run folder: evaluate "
                 "its policy/ with policy=hub policy.name=<run folder>/policy instead."
             )
     return list(map(str, overrides))
 
 
 def escaped(value: Any) -> Any:
-    """Returns plain values such that OmegaConf interpolates nothing in them."""
+    """Escapes plain values, so that OmegaConf interpolates nothing in them."""
     if isinstance(value, Mapping):
         return {key: escaped(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -141,7 +142,7 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _targets_of_the_tree() -> set[str]:
-    """Returns every `_target_` in the config tree, and in the config folders that the command line names."""
+    """Returns every `_target_` in the config tree, and in the config folders given on the command line."""
     sources = [source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
     files = [path for source in sources for path in Path(source).rglob("*.yaml")]
     contents = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in files)

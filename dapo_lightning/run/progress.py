@@ -1,4 +1,4 @@
-"""Where a run stands, by its last checkpoint: the first look into a file that may be damaged or come from others."""
+"""Reads the progress of a run from its last checkpoint, which may be damaged or come from somebody else."""
 
 from __future__ import annotations
 
@@ -18,23 +18,22 @@ def read_history(checkpoint: Path, hyperparameters: Mapping[str, Any] | None = N
     """Returns the history in a checkpoint. Nothing but plain values and tensors is loaded.
 
     Args:
-        hyperparameters: of the run that is to go on; None: it does not go on.
+        hyperparameters: hyperparameters of the run to continue; None: the run is not continued.
 
     Raises:
-        ConfigError: for a file that is no checkpoint of this version, or not the one that its name and the
-            hyperparameters say.
+        ConfigError: if the file is not a checkpoint of this version, or does not match its name or the hyperparameters.
     """
     try:
         content = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
         history, before = content["history"], content["hyper_parameters"]
     except Exception as error:  # the unpickler raises errors of many kinds
         raise ConfigError(
-            f"{checkpoint}: is no checkpoint of this version. Only plain values and tensors are loaded, because "
+            f"{checkpoint}: is not a checkpoint of this version. Only plain values and tensors are loaded, because "
             f"anything else could run code ({str(error).partition(chr(10))[0]:.200})."
         ) from None
     if steps_done(checkpoint) != history["dapo_steps"]:
         raise ConfigError(
-            f"{checkpoint}: holds {history['dapo_steps']} DAPO steps, so it was renamed: name it as it was."
+            f"{checkpoint}: contains {history['dapo_steps']} DAPO steps, so it was renamed: restore its old name."
         )
     now = before if hyperparameters is None else hyperparameters
     changed = [key for key in before if key in now and before[key] != now[key] and key not in CHANGED_BY_RESUMING]
@@ -42,6 +41,6 @@ def read_history(checkpoint: Path, hyperparameters: Mapping[str, Any] | None = N
         changes = ", ".join(f"{key} was {before[key]} and is {now[key]}" for key in changed[:3])
         raise ConfigError(
             f"{checkpoint.parent.parent / 'config.yaml'} was changed after {checkpoint.name} was saved: {changes}. "
-            "Only num_steps and the trainer may be changed, on the command line."
+            "Undo the changes. Only num_steps and the trainer may be changed, and only on the command line."
         )
     return history

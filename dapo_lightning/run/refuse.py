@@ -21,7 +21,7 @@ PLUGINS = {"joblib": "study", "dapo_slurm": "slurm", "optuna": "optuna"}
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
-    """Parses overrides as Hydra does; raises a ConfigError that says what to quote in one that cannot be parsed."""
+    """Parses overrides as Hydra does; if an override cannot be parsed, raises a ConfigError that says what to quote."""
     parser, found = OverridesParser.create(), []
     for text in overrides:
         if text.endswith("=") and text.count("=") == 1:
@@ -31,14 +31,14 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         except HydraException:
             key, equals, value = text.partition("=")
             remedy = f"\"{key}='{value}'\"" if equals else f"{key}=<value>"
-            reason = "some characters have a meaning for Hydra, so quote it twice" if equals else "it has no value"
+            reason = "some characters have a special meaning for Hydra; quote it twice" if equals else "it has no value"
             raise ConfigError(f"{text}: cannot be read, because {reason}: {remedy}.") from None
     return found
 
 
 def launcher_as_written(arguments: Sequence[str]) -> list[str]:
-    """Returns arguments with the values of `hydra.launcher.*` quoted if Hydra could not read them, or would take their
-    commas for a sweep, which the launcher cannot have: `partition=a,b`, `exclude=node[1-4]`."""
+    """Returns arguments in which values of `hydra.launcher.*` are quoted if Hydra could not parse them, or would
+    interpret their commas as a sweep, which is impossible for a launcher: `partition=a,b`, `exclude=node[1-4]`."""
     return [_quoted(argument) if re.match(r"\+*hydra\.launcher\.", argument) else argument for argument in arguments]
 
 

@@ -15,7 +15,7 @@ POLL_SECONDS = 2.0
 
 
 def wait(jobs: Mapping[int, Any], overrides: Mapping[int, Sequence[str]]) -> dict[int, JobReturn]:
-    """Waits for all jobs and returns their results; a job that died returns its error."""
+    """Waits for all jobs and returns their results; the result of a job that failed is its error."""
     from tqdm import tqdm
 
     results: dict[int, JobReturn] = {}
@@ -36,8 +36,8 @@ def wait(jobs: Mapping[int, Any], overrides: Mapping[int, Sequence[str]]) -> dic
 
 
 def result_of(job: Any, overrides: Sequence[str]) -> JobReturn:
-    """Returns the result of an ended job; with several tasks, that of the first to fail, which is the cause: the others
-    lost a peer, or SLURM ended them."""
+    """Returns the result of an ended job. With several tasks, this is the result of the first task to fail, which is
+    the cause: the other tasks lost their connection to it, or were ended by SLURM."""
     try:
         failed = [task for task in map(job.task, range(job.num_tasks)) if task.exception() is not None]
         if failed:
@@ -50,6 +50,6 @@ def result_of(job: Any, overrides: Sequence[str]) -> JobReturn:
 
 
 def _end_time(task: Any) -> float:
-    """When a task wrote its error; infinity if it was killed before."""
+    """Returns the time when a task wrote its error; infinity if it was killed before."""
     result = task.paths.result_pickle
     return result.stat().st_mtime if result.exists() else math.inf

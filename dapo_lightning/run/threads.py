@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 
 def wait_passively() -> None:
-    """Lets OpenMP threads sleep while they wait, unless OMP_WAIT_POLICY is set. Call it before torch is imported.
+    """Makes OpenMP threads sleep while they wait, unless OMP_WAIT_POLICY is set. Call it before torch is imported.
 
     By default, waiting threads spin. If other programs use the same cores, a spinning thread takes time from the
     thread that it waits for: a training step on two shared cores took 1.2 s with spinning threads and 0.4 s with
@@ -19,8 +19,9 @@ def wait_passively() -> None:
 
 
 def bound_kernel_cache() -> None:
-    """Lets oneDNN, which computes bf16 on CPUs, keep 64 kernels, unless ONEDNN_PRIMITIVE_CACHE_CAPACITY is set; call it
-    before torch is imported. It makes one for each shape, and packed micro-batches hardly ever repeat a shape."""
+    """Limits the cache of oneDNN, which computes bf16 on CPUs, to 64 kernels, unless ONEDNN_PRIMITIVE_CACHE_CAPACITY is
+    set. oneDNN creates a kernel for each shape, and packed micro-batches hardly ever repeat a shape. Call this function
+    before torch is imported."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 

@@ -13,7 +13,7 @@ from dapo_lightning.utils.table import table
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit code: 1 if a run ended without a result, 2 if the folder holds no jobs or SLURM is silent."""
+    """Returns the exit code: 1 if a run ended without a result, 2 if there are no jobs or SLURM does not answer."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print(__doc__)
         return 0 if {"-h", "--help"} & {*arguments} else 2
@@ -43,7 +43,7 @@ def state_of(sweep: Path, job: SubmittedJob, active: Mapping[str, str]) -> str:
 
 
 def steps_of(sweep: Path, job: SubmittedJob) -> str:
-    """Returns how many DAPO steps the newest checkpoint holds, of how many."""
+    """Returns the number of DAPO steps in the newest checkpoint and in the whole run, as in `10/40`."""
     checkpoint = latest(sweep / job.run / "checkpoints")
     return f"{steps_done(checkpoint) if checkpoint else 0}/{job.num_steps}"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from dapo_lightning.slurm.job import ask
 
 FOLDER = "slurm"
-"""The folder in that of a sweep that holds the output of its jobs and their record."""
+"""The folder, inside that of a sweep, that contains the output of its jobs and their record."""
 
 ENDED = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 
@@ -24,7 +24,7 @@ class SubmittedJob:
         run: the folder of its run, relative to that of the sweep.
         job: SLURM's id, `<array>_<number>` for a job of an array.
         num_steps: DAPO steps of the run.
-        output: the file with what its first task prints.
+        output: the file with the output of its first task.
     """
 
     run: str

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 TIME_LIMIT = signal.SIGUSR1  # `sbatch --signal=USR1@<seconds>` sends it so many seconds before the time limit
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, TIME_LIMIT)  # SIGHUP: the terminal was closed, or the connection lost
 SPARE_SECONDS = 15.0
-GATHERING_SECONDS = 300.0  # that ranks have to find each other, beside five times what this one took to load
+GATHERING_SECONDS = 300.0  # for ranks to find each other, plus five times the time that this rank took to load
 
 
 class Stop(L.Callback):
@@ -56,8 +56,8 @@ class Stop(L.Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handles signals in the block. A SLURM job that reaches its time limit or is preempted is requeued after the
-        run has stopped, or just before the limit if the current step takes too long."""
+        """Handles signals within the context. A SLURM job that reaches its time limit or is preempted is requeued after
+        the run has stopped, or just before the limit if the current step takes too long."""
         self._first_checkpoint = latest(self.checkpoints)
         if slurm.in_job() and slurm.is_first_task():
             threading.Thread(target=self._watch_time, daemon=True).start()
@@ -81,7 +81,7 @@ class Stop(L.Callback):
                 signal.signal(number, handler)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Handles signals from now on: all ranks are there."""
+        """Starts handling signals, because all ranks have found each other."""
         self._is_set_up.set()
         self._install_handlers()
 
@@ -116,10 +116,12 @@ class Stop(L.Callback):
             self.received.append(TIME_LIMIT)
 
     def _watch_gathering(self) -> None:
-        """Runs in a thread: a rank that waits for others is deaf, and torch gives up only after half an hour."""
+        """Runs in a thread, because a rank that waits for others handles no signals, and torch waits half an hour."""
         seconds = GATHERING_SECONDS + 5 * (time.monotonic() - self._made_at)
         if not self._is_set_up.wait(seconds):
-            log.error("the other processes of this run did not appear within %.0f s; look for their errors", seconds)
+            log.error(
+                "the other processes of this run did not connect within %.0f s; see their error messages", seconds
+            )
             os._exit(1)
 
     def _watch_time(self) -> None:

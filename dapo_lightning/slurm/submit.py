@@ -21,7 +21,7 @@ STOP_IF_SETUP_FAILS = (
     'trap \'echo "error: a command of hydra.launcher.setup failed, so the run was not started: $BASH_COMMAND" >&2; '
     "exit 1' ERR"
 )
-# A task that fails ends the other tasks of its job; a task that succeeds does not, however long they take.
+# A task that fails ends the other tasks of its job. A task that succeeds does not, however long the others take.
 SRUN_ARGS = ("--kill-on-bad-exit=1", "--wait=0")
 NAMES = {"name": "job_name", "timeout_min": "time", "mem_gb": "mem", "tasks_per_node": "ntasks_per_node"}
 """Names of submitit's SlurmExecutor for options of the launcher."""
@@ -32,11 +32,11 @@ def submit(options: Mapping[str, Any], call: Callable[..., Any], arguments: Sequ
     most as many jobs as the cluster allows.
 
     Args:
-        options: those of the launcher, with None for the cluster's default.
+        options: options of the launcher; None means the cluster's default.
 
     Raises:
         RuntimeError: if SLURM is missing.
-        FailedJobError: submitit's, if sbatch refuses an array.
+        FailedJobError: if sbatch refuses an array (this is an error of submitit).
     """
     executor = _executor(options)
     size = max_array_size() or len(arguments)

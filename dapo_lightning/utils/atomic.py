@@ -12,9 +12,9 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, and renames it into place if the block ends without an error.
 
-    A kill, an error or a loss of power leaves the previous file as it was: the new file, and then its name, are flushed
-    to the disk. After an error the temporary file is removed, because the disk may be full. The folder must exist, so
-    that a run whose folder was removed ends instead of leaving half of one.
+    A kill, an error or a loss of power does not change the previous file, because the new file, and then its name, are
+    flushed to disk. After an error, the temporary file is removed, because the disk may be full. The folder is not
+    created, so that a run ends if its folder was removed.
     """
     partial = path.with_suffix(".partial")
     try:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 
 class DamagedCheckpointsError(ValueError):
-    """A run has checkpoints, but none of them is whole."""
+    """A run has checkpoints, but all of them are damaged."""
 
 
 def all_checkpoints(folder: Path) -> list[Path]:
-    """Returns the checkpoints in a folder, oldest first; other files and copies under other names are none."""
+    """Returns the checkpoints in a folder, oldest first. Other files, and copies with other names, are ignored."""
     found = folder.iterdir() if folder.is_dir() else ()
     return sorted((path for path in found if _steps(path) is not None and path.is_file()), key=steps_done)
 
@@ -25,11 +25,11 @@ def latest(folder: Path) -> Path | None:
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
-    """Returns the newest checkpoint whose checksums are right, or None if there are no checkpoints, and a phrase for
-    each newer one that is damaged.
+    """Returns the newest checkpoint whose checksums are correct (None if there are no checkpoints), and a phrase about
+    each newer one, which is damaged.
 
     Raises:
-        DamagedCheckpointsError: if there are checkpoints, but none is whole.
+        DamagedCheckpointsError: if there are checkpoints, but all of them are damaged.
     """
     damaged: list[str] = []
     for path in reversed(all_checkpoints(folder)):
@@ -45,8 +45,8 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """Returns what is wrong with a checkpoint file, or None if its content fits its checksums, which torch writes but
-    does not compare. Each state of a file is read once per process."""
+    """Returns what is wrong with a checkpoint file, or None if its content matches its checksums. torch writes them but
+    does not verify them. Each version of a file is read once per process."""
     state = checkpoint.stat()
     return _damage(checkpoint, state.st_size, state.st_mtime_ns)
 

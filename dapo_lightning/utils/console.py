@@ -1,4 +1,4 @@
-"""What a console shows that cannot show all characters."""
+"""Output on consoles that cannot show all characters."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 
 
 def show_all_characters() -> None:
-    """Lets stdout and stderr show "+-" for "±" and "?" for other characters that their encoding lacks, since a result
-    should not be lost to the last line that shows it."""
+    """Makes stdout and stderr show "+-" for "±" and "?" for other characters that their encoding lacks, so that
+    printing a result never fails."""
     codecs.register_error("readable", _readable)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -1,4 +1,4 @@
-"""A limit on the time of code that may never end."""
+"""A time limit for code that may not terminate."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from types import FrameType
 
 @contextmanager
 def cpu_limit(seconds: float) -> Iterator[None]:
-    """Ends Python code in the block after so many seconds of processor time; a busy or a halted machine takes none.
+    """Interrupts Python code in the context after this processor time, which does not count time spent waiting.
 
     Only the main thread can be interrupted; in other threads there is no limit.
 
     Raises:
-        TimeoutError: when the time is up.
+        TimeoutError: when the time limit is reached.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

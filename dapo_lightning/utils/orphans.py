@@ -11,10 +11,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_launcher() -> None:
-    """Lets a rank that Lightning has started die with the first rank, however that ends.
+    """Makes a rank that Lightning has started end together with the first rank, however the first rank ends.
 
-    Lightning watches from the first rank over the others only. While a rank waits for the first one to appear, neither
-    an error nor SIGTERM reaches it. (Linux only; elsewhere, nothing happens.)
+    Only the first rank watches the others in Lightning. While another rank waits for the first one, neither an error
+    nor SIGTERM ends it. (On systems other than Linux, this function does nothing.)
     """
     launcher = os.environ.get(_LAUNCHER)
     if int(os.environ.get("LOCAL_RANK", 0)) == 0 or launcher is None:

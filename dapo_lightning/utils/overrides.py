@@ -11,7 +11,7 @@ ORIGIN = ("choices", "overrides", "commits")
 (more than one if the run was continued with another version)."""
 
 FOLDERS = ("resume", "checkpoint", "run_folder", "hydra.run.dir", "hydra.sweep.dir")
-"""The keys that name a folder of results. Other paths belong to objects, which expand `~` themselves."""
+"""The keys whose values are folders of results. Other paths belong to objects, which expand `~` themselves."""
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
@@ -27,8 +27,8 @@ def override_key(override: str) -> str:
 
 
 def with_home(override: str) -> str:
-    """Returns `resume=/home/me/run` for `resume=~/run`. Shells do not do so behind an equals sign, and Hydra cannot
-    parse a tilde without quotes. One in quotes may be text, unless the key is that of a folder."""
+    """Returns `resume=/home/me/run` for `resume=~/run`. Shells do not expand a tilde after an equals sign, and Hydra
+    cannot parse it without quotes. A tilde in quotes may be text, so it is expanded only for keys in FOLDERS."""
     key, equals, value = override.partition("=")
     is_path = value.startswith("~/") or (override_key(override) in FOLDERS and value[1:].startswith("~/"))
     return f"{key}{equals}{value.replace('~', str(Path.home()), 1)}" if is_path else override

@@ -48,7 +48,7 @@ def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_used(original, fo
     with caplog.at_level(logging.WARNING):
         resume(folder)
     said = [record.message for record in caplog.records if "is damaged" in record.message]
-    assert len(said) == 1 and newest.name in said[0] and "goes on from" in said[0] and "000003" in said[0]
+    assert len(said) == 1 and newest.name in said[0] and "continues from" in said[0] and "000003" in said[0]
     assert_same_weights(original, folder)
     assert damage(newest) is None and len(all_checkpoints(folder / "checkpoints")) == 3
 
@@ -96,7 +96,7 @@ def test_a_configuration_that_is_cut_short(folder, share):
     path = folder / "config.yaml"
     text = path.read_text()
     path.write_text(text[: int(share * len(text))])
-    with pytest.raises(ConfigError, match=r"config\.yaml (is cut short|cannot be read)"):
+    with pytest.raises(ConfigError, match=r"config\.yaml (is truncated|cannot be read)"):
         load_resumed(config(f"resume={folder}"))
 
 
@@ -135,7 +135,7 @@ def test_weights_that_are_not_finite_are_not_loaded(folder):
 
 
 def test_a_checkpoint_that_could_not_be_loaded_is_not_saved(tmp_path):
-    with pytest.raises(NotSavedError, match=r"holds objects of pathlib\.PosixPath"):
+    with pytest.raises(NotSavedError, match=r"contains objects of pathlib\.PosixPath"):
         AtomicCheckpointIO().save_checkpoint({"path": tmp_path}, tmp_path / "step_000001.ckpt")
     assert not list(tmp_path.iterdir())
     with pytest.raises(NotSavedError, match=r"could not be saved: Parent directory .* does not exist\. Earlier"):

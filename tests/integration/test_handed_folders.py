@@ -100,7 +100,7 @@ def test_a_configuration_with_code(handed, monkeypatch, changes):
     else:
         edit(handed, **changes)
     said = ends_with(monkeypatch, *RESUME)
-    assert ("names code, or files outside" if changes else "cannot be read") in said and "\n" not in said
+    assert ("refers to code, or to files outside" if changes else "cannot be read") in said and "\n" not in said
     assert not Path("canary").exists()
 
 
@@ -151,9 +151,9 @@ def test_links_that_lead_to_files_of_the_user(handed, monkeypatch, name):
 
 
 OVERRIDES = {
-    "an object": ("+logger.x={_target_: dapo_lightning.slurm.job._run, _args_: [touch, canary]}", "names code"),
-    "a reward": ("reward=function", "names code"),
-    "a file": ("callbacks.completions.path=canary", "names code"),
+    "an object": ("+logger.x={_target_: dapo_lightning.slurm.job._run, _args_: [touch, canary]}", "refers to code"),
+    "a reward": ("reward=function", "refers to code"),
+    "a file": ("callbacks.completions.path=canary", "refers to code"),
     "the environment": ("run_folder=${oc.env:SECRET}", "is not taken over"),
     "Hydra": ("hydra.searchpath=[file:///tmp]", "is not taken over"),
 }
@@ -172,7 +172,7 @@ def test_overrides_with_code(handed, monkeypatch, override, says):
 def test_the_environment_is_not_written_out(handed, monkeypatch):
     monkeypatch.setenv("SECRET", "s3cret")
     edit(handed, reward__marker="${oc.env:SECRET}", reward__wrong=-2.0)
-    assert "reward.marker, which is not accepted" in ends_with(monkeypatch, *RESUME)
+    assert "reward.marker. This is not accepted" in ends_with(monkeypatch, *RESUME)
     texts = [path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file()]
     assert not any(b"s3cret" in text for text in texts)
 

@@ -75,6 +75,6 @@ def test_an_interruption_while_loading_is_one_line(tmp_path, monkeypatch, capfd)
 
 def test_errors_of_the_machine_are_one_sentence(tmp_path):
     assert "removed" in explanation(FileNotFoundError(2, "No such file"), tmp_path / "gone")
-    assert "Make room" in explanation(RuntimeError("I/O error: No space left on device (os error 28)"), tmp_path)
+    assert "Free some space" in explanation(RuntimeError("I/O error: No space left on device (os error 28)"), tmp_path)
     assert "another process" in explanation(RuntimeError("[gloo] Connection closed by peer [::1]:1"), tmp_path)
     assert explanation(RuntimeError("a bug"), tmp_path) is None
