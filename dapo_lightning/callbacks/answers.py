@@ -50,6 +50,6 @@ class AnswerWarnings(L.Callback):
         if trainer.is_global_zero and history.dapo_steps and not history.gradient_steps:
             log.warning(
                 "none of the %d DAPO steps had a gradient step, so the policy has not changed. "
-                "%d of %d groups had both correct and wrong completions; evaluation.jsonl shows how completions are graded.",
+                "%d of %d groups had both correct and wrong completions; see evaluation.jsonl for how they are graded.",
                 history.dapo_steps, history.groups_useful, history.groups_used_up,
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Async reward functions whose module holds what belongs to an event loop; each returns the length."""
+"""Async reward functions that use objects bound to an event loop; each returns the length of the completion."""
 
 import asyncio
 

@@ -83,7 +83,7 @@ def waits(completions, **_):
 
 
 def hides_and_hangs(completions, **_):
-    """In a session of its own, so that killing the group of the grader would not end it."""
+    """Starts a process in a new session, so that killing the process group of the grader does not end it."""
     subprocess.Popen(["setsid", "sleep", "77"], start_new_session=True)
     time.sleep(60)
 

@@ -1,4 +1,4 @@
-"""Run folders that a disk, a copy or an editor has damaged: what is whole is used, and what was passed over is said."""
+"""Run folders that a disk, a copy or an editor has damaged: intact parts are used, and damaged parts are reported."""
 
 import logging
 import shutil
@@ -80,7 +80,7 @@ def test_if_none_is_whole_it_is_said(folder):
 
 def test_a_renamed_checkpoint_is_not_believed(folder):
     latest(folder / "checkpoints").rename(folder / "checkpoints/step_000005.ckpt")
-    with pytest.raises(ConfigError, match="holds 4 DAPO steps, so it was renamed"):
+    with pytest.raises(ConfigError, match="contains 4 DAPO steps, so it was renamed"):
         resume(folder, "num_steps=6")
 
 

@@ -1,5 +1,5 @@
-"""Run folders that come from somebody else: whatever they hold, nothing in them runs, writes elsewhere or tells secrets
-unless the command names it, too."""
+"""Run folders that come from somebody else: their content cannot run code, write to other folders or reveal secrets,
+unless the command repeats it."""
 
 import shutil
 from pathlib import Path
@@ -25,7 +25,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def handed(original, tmp_path, monkeypatch):
-    """A copy, and a working folder that holds nothing else."""
+    """Returns a copy of the run in an otherwise empty working folder."""
     monkeypatch.chdir(tmp_path)
     return shutil.copytree(original, tmp_path / "handed")
 
@@ -154,8 +154,8 @@ OVERRIDES = {
     "an object": ("+logger.x={_target_: dapo_lightning.slurm.job._run, _args_: [touch, canary]}", "refers to code"),
     "a reward": ("reward=function", "refers to code"),
     "a file": ("callbacks.completions.path=canary", "refers to code"),
-    "the environment": ("run_folder=${oc.env:SECRET}", "is not taken over"),
-    "Hydra": ("hydra.searchpath=[file:///tmp]", "is not taken over"),
+    "the environment": ("run_folder=${oc.env:SECRET}", "is not accepted from a run folder"),
+    "Hydra": ("hydra.searchpath=[file:///tmp]", "is not accepted from a run folder"),
 }
 
 

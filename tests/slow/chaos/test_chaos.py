@@ -142,7 +142,7 @@ def test_graders_that_are_killed_are_replaced(tmp_path):
 
 
 def test_a_soak_does_not_eat_memory(tmp_path, capsys):
-    """What a step leaves behind is small: 500 steps with everything that keeps something."""
+    """Memory hardly grows during 500 steps with all options that keep data between steps."""
     folder, steps = tmp_path / "run", 500
     short = [o for o in RUN if not o.startswith(("num_steps", "evaluation.every", "callbacks"))]
     options = ["kl=k3", "sampling.surplus=carry", "trainer.precision=bf16-mixed", "correction=truncated"]

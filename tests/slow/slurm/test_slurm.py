@@ -136,7 +136,7 @@ def ask(folder):
 
 
 def test_a_sweep_without_waiting_can_be_asked_about(cluster, tmp_path):
-    """Python is behind words that enter a container, and the partition is whichever of two has room."""
+    """The command that starts Python enters a container first, and the job may run in either of two partitions."""
     container = tmp_path / "container"
     container.write_text(f'#!/bin/sh\necho "inside $1" >> {tmp_path}/entered\nshift\nexec "$@"\n')
     container.chmod(0o755)

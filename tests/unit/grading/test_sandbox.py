@@ -1,4 +1,4 @@
-"""What graders can see and reach: doors are tried from inside."""
+"""What graders can access: a reward function tries it from inside a grader."""
 
 import os
 import socket
@@ -43,19 +43,19 @@ def project(tmp_path, monkeypatch):
     assert (work / "run" / "config.yaml").read_text() == "seed: 0"
 
 
-def open_doors(*allow, but=()):
-    reward = Function(1, 9.0, 500, path="spies.open_doors", allow=[*allow, *PROBES])
-    doors = [door for door in spies.DOORS if door not in but]
+def open_routes(*allow, but=()):
+    reward = Function(1, 9.0, 500, path="spies.open_routes", allow=[*allow, *PROBES])
+    routes = [route for route in spies.ROUTES if route not in but]
     with closing(reward):
         reward.start()
-        grades = reward([Prompt("?", "", "test:0")] * len(doors), doors)
+        grades = reward([Prompt("?", "", "test:0")] * len(routes), routes)
     assert all(grade.failure is None for grade in grades)
-    return {door for door, grade in zip(doors, grades, strict=True) if grade.score}
+    return {route for route, grade in zip(routes, grades, strict=True) if grade.score}
 
 
 @needs_isolation
-def test_in_isolation_every_door_is_shut_but_those_that_rewards_need():
-    assert open_doors() == ALWAYS
+def test_in_isolation_every_route_is_closed_except_those_that_rewards_need():
+    assert open_routes() == ALWAYS
 
 
 @needs_isolation
@@ -69,8 +69,8 @@ def test_in_isolation_every_door_is_shut_but_those_that_rewards_need():
     ],
     ids=lambda value: str(sorted(value)),  # sets print in any order
 )
-def test_a_door_is_opened_by_its_name(allow, opened):
-    assert open_doors(*allow) == ALWAYS | opened
+def test_a_route_is_opened_by_its_name(allow, opened):
+    assert open_routes(*allow) == ALWAYS | opened
 
 
 @needs_isolation
@@ -97,8 +97,8 @@ def test_without_isolation_the_environment_is_clean_and_this_is_told_once(monkey
     monkeypatch.setattr(sandbox, "why_not", lambda: "no namespaces")
     pooled._say_why_not.cache_clear()
     harmless = {"write beside the code", "write code", "write site-packages", "write the root", "mount"}
-    assert open_doors(but=harmless) & {"token", "key", "environment of the sandbox"} == set()
-    open_doors(but=harmless)
+    assert open_routes(but=harmless) & {"token", "key", "environment of the sandbox"} == set()
+    open_routes(but=harmless)
     told = [record.message for record in caplog.records if "without isolation" in record.message]
     assert told == ["completions are graded without isolation from the network and from your files: no namespaces."]
 
@@ -108,7 +108,7 @@ import sys
 from dapo_lightning.grading import sandbox
 from dapo_lightning.grading.pool import GradingPool
 sandbox.why_not = lambda: "no namespaces"
-caller, options = "dapo_lightning.grading.function_caller.FunctionCaller", {"path": "spies.open_doors"}
+caller, options = "dapo_lightning.grading.function_caller.FunctionCaller", {"path": "spies.open_routes"}
 pool = GradingPool(caller, options, 1, 9.0, 500, sys.argv[1:])
 print(pool.submit([{"completions": ["memory of the parent"], "prompts": ["?"]}]).result()[0].value)
 pool.close()
