@@ -51,8 +51,9 @@ def check_links(folder: Path) -> None:
     links = sorted(str(path) for path in folder.rglob("*") if path.is_symlink())
     if links:
         raise ConfigError(
-            f"{links[0]} is a link. A run folder may come from somebody else, and writing through a link could overwrite "
-            "any of your files, so replace the link by the file or folder itself. (The run folder itself may be a link.)"
+            f"{links[0]} is a link. A run folder may come from somebody else, and writing through a link could "
+            "overwrite any of your files, so replace the link by the file or folder itself. (The run folder may be a "
+            "link.)"
         )
 
 

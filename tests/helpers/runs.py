@@ -75,8 +75,8 @@ def start(composed: DictConfig) -> None:
 
 
 def command(folder: Path, *overrides: str) -> subprocess.Popen:
-    """Starts `python train.py` in a new process. If it resumes a run with a reward of these tests, the reward is repeated
-    on the command line, as required."""
+    """Starts `python train.py` in a new process. If it resumes a run with a reward of these tests, the command repeats
+    the reward, as required."""
     for resumed in [override for override in overrides if override.startswith("resume=")]:
         overrides = (*overrides, *own_reward(Path(resumed.removeprefix("resume="))))
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/helpers'}", "OMP_NUM_THREADS": "1"}

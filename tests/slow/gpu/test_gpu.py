@@ -68,7 +68,7 @@ def test_shared_prompts_and_chunks_give_the_gradients_of_rows_on_their_own(model
 
 
 def test_a_row_of_20480_tokens_with_a_vocabulary_of_152000_adds_less_than_a_gigabyte():
-    """The limit does not include the gradient of the head's weights. Whole logits would take 12 bytes each, or 37 GB."""
+    """The limit excludes the gradient of the head's weights. Whole logits would take 12 bytes each, or 37 GB."""
     torch.manual_seed(0)
     config = Qwen3Config(**SIZES | {"vocab_size": 152_064, "max_position_embeddings": 32_768, "num_hidden_layers": 1})
     model = Qwen3ForCausalLM(config).eval().cuda()
