@@ -76,7 +76,7 @@ def _same_values(pairs: list[tuple[str, Node]], other: Node, is_exact: bool) -> 
 def _function(gold: str, name: str, value: Node) -> tuple[str, Node]:
     """Spells `f(t) = 2t` and `y = 2x` as the reference does, `f(x) = 2x`."""
     expected, found = _CALL.fullmatch(gold), _CALL.fullmatch(name)
-    if expected and found and expected[1] == found[1]:
+    if expected and found and expected[1] == found[1] and expected[2] not in names(value) - {found[2]}:
         return gold, renamed(value, found[2], expected[2])
     return (gold if "y" in (gold, name) and (expected or found) else name), value
 
@@ -205,6 +205,8 @@ def _same_formula(gold: Node, found: Node) -> bool:
     if not all(_is_region(node) or names(node) == variables != set() for node in (gold, found)):
         return False
     if is_met and len(variables) > 1:
+        return False
+    if any(node.op in _LISTS and not all(item.op == "chain" for item in node.args) for node in (gold, found)):
         return False
     for variable in sorted(variables) or ["x"]:
         others = variables - {variable}
