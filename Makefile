@@ -39,7 +39,7 @@ train-smollm2: $(SETUP) $(SMOLLM2)  ## teach it sums with DAPO (about an hour on
 	$(BIN)/python train.py recipe=smollm2_chain_sum
 
 test: $(SETUP) $(SMOLLM2)  ## run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 test-chaos: $(SETUP)  ## kill runs at random moments, damage their files, fill their disk, and more (about ten minutes)
 	$(BIN)/python -m pytest -m chaos tests/slow/chaos

@@ -60,9 +60,7 @@ def test_when_one_rank_dies_the_others_stop_and_the_run_can_be_resumed(tmp_path,
     os.kill(first.pid if victim == "first" else second, signal.SIGKILL)
     output, _ = first.communicate(timeout=60)  # ends when the last process that could write has ended
     assert first.returncode != 0
-    if victim == "first":
-        assert "Connection" in output, output
-    else:
+    if victim == "second":  # which dies with the first, without a word
         assert str(second) in output or "Connection" in output, output
     wait_for(lambda: not Path(f"/proc/{second}").exists(), seconds=60)
     finish(command(folder, f"resume={folder}", f"num_steps={steps_done(latest(folder / 'checkpoints')) + 1}"))

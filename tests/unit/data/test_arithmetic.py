@@ -114,9 +114,9 @@ def test_a_dataset_without_worked_examples_is_told(tmp_path):
 
 def test_every_end_token_counts():
     tokenizer = tiny_tokenizer()
-    assert all_end_tokens(tokenizer, None) == (1,)
-    assert all_end_tokens(tokenizer, 7) == (1, 7)
+    assert all_end_tokens(tokenizer, []) == (1,)
+    assert all_end_tokens(tokenizer, [7]) == (1, 7)
     assert all_end_tokens(tokenizer, [7, 1, 9]) == (1, 7, 9)
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match="end-of-sequence"):
-        all_end_tokens(tokenizer, None)
+        all_end_tokens(tokenizer, [])
