@@ -105,7 +105,10 @@ def load_function(path: str) -> Callable[..., Any]:
             f"reward.path={path}: the class needs arguments ({error}). Give the path of an instance or a function."
         ) from error
     except ValueError as error:
-        raise ValueError(f"reward.path={path}: {error}") from error
+        hint = ""
+        if isinstance(error.__cause__, KeyError | OSError):
+            hint = " Environment variables, files and the network are only there if reward.allow names them."
+        raise ValueError(f"reward.path={path}: {error}{hint}") from error
     if not callable(function):
         raise ValueError(f"reward.path={path}: is a {type(function).__name__}, not a function.")
     return function

@@ -53,7 +53,7 @@ class GradingPool:
         num_workers: int,
         seconds: float,
         megabytes: int,
-        allow: Sequence[str] = (),
+        allow: Sequence[str] | str | None = (),
     ) -> None:
         for name, number in (("num_workers", num_workers), ("megabytes", megabytes)):
             if not isinstance(number, int) or number < 1:

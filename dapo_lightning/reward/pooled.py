@@ -37,7 +37,7 @@ class PooledReward(Reward):
     num_workers: int
     seconds: float
     megabytes: int
-    allow: Sequence[str] = field(default=(), kw_only=True)
+    allow: Sequence[str] | str | None = field(default=(), kw_only=True)
     pool: GradingPool = field(init=False, repr=False)
     advice: ClassVar[str] = "Raise the limit that was exceeded."
     _works: bool = field(init=False, repr=False, default=False)

@@ -120,9 +120,10 @@ def run_job(config: DictConfig) -> float:
     folder = Path(config.run_folder)
     try:
         return execute(config)
-    except KeyboardInterrupt:  # before Lightning, which handles it, has begun
+    except KeyboardInterrupt:  # while Lightning, which handles it otherwise, is not at work
         remove_if_unused(folder)
-        print("interrupted before the first step", file=sys.stderr)
+        when = "" if latest(folder / "checkpoints") else " before the first step"
+        print(f"interrupted{when}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         sentence = explanation(error, folder)

@@ -9,18 +9,21 @@ from pathlib import Path
 
 import pytest
 import spies
+import yaml
 from runs import ROOT, wait_for
 
 from dapo_lightning.grading import sandbox
 from dapo_lightning.grading.permissions import Permissions
 from dapo_lightning.reward import pooled
 from dapo_lightning.reward.function import Function
+from dapo_lightning.run.targets import check_targets
 from dapo_lightning.types import Prompt
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces and /proc")
 needs_isolation = pytest.mark.skipif(sandbox.why_not() is not None, reason=str(sandbox.why_not()))
 
 PROBES = ("REAL_HOME", "PROBE_HOST", "PROBE_PORT")
+OPTION = yaml.safe_load((ROOT / "conf/reward/math.yaml").read_text())
 ALWAYS = {"private /tmp", "code", "sub-processes", "shared memory"}
 
 
@@ -162,6 +165,18 @@ def descendants(pid):
 def test_one_word_needs_no_list_and_null_allows_nothing():
     assert Permissions.of("network") == Permissions.of(["network"]) == Permissions(network=True)
     assert Permissions.of(None) == Permissions()
+    for allow in ("network", None, ["network"]):
+        check_targets({"reward": OPTION | {"allow": allow}})
+
+
+def test_an_import_that_needs_permission_says_so(monkeypatch):
+    Path("judge.py").write_text("import os\nKEY = os.environ['JUDGE_KEY']\ndef ask(completions): return [0.0]\n")
+    monkeypatch.setenv("JUDGE_KEY", "x")
+    needs_permission = pytest.raises(ValueError, match=r"'JUDGE_KEY'.* only there if reward\.allow names them")
+    with closing(Function(1, 9.0, 500, path="judge.ask")) as judge, needs_permission:
+        judge.start()
+    with closing(Function(1, 9.0, 500, path="judge.ask", allow="JUDGE_KEY")) as judge:
+        judge.start()
 
 
 def test_words_that_are_not_known_and_paths_that_do_not_exist_are_refused():

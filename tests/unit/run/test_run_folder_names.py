@@ -69,8 +69,21 @@ def test_an_interruption_while_loading_is_one_line(tmp_path, monkeypatch, capfd)
     monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}/run"])
     with pytest.raises(SystemExit) as end:
         cli.main()
-    assert end.value.code == 128 + signal.SIGINT and "Traceback" not in capfd.readouterr().err
+    assert end.value.code == 128 + signal.SIGINT and capfd.readouterr().err == "interrupted before the first step\n"
     assert not (tmp_path / "run").exists()
+
+
+def test_an_interruption_at_the_end_of_a_run_is_not_called_one_before_it(tmp_path, monkeypatch, capfd):
+    def interrupted(*_):
+        (tmp_path / "run/checkpoints").mkdir()
+        (tmp_path / "run/checkpoints/step_000001.ckpt").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "set_up", interrupted)
+    monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}/run"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capfd.readouterr().err == "interrupted\n"
 
 
 def test_errors_of_the_machine_are_one_sentence(tmp_path):
