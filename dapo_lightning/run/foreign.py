@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from dapo_lightning.run.errors import ConfigError
+from dapo_lightning.run.options import groups
 from dapo_lightning.utils.overrides import override_key
 
 _RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
@@ -109,7 +110,9 @@ def check_old_overrides(overrides: Any) -> list[str]:
         ConfigError: for one that would read the environment, call a resolver, or change Hydra itself.
     """
     for override in map(str, overrides):
-        if _RESOLVER.search(override) or override.lstrip("+~").startswith("hydra"):
+        group = override_key(override).partition("@")[0]
+        is_elsewhere = "/" in group or (group in groups() and ".." in override)  # not an option of the tree
+        if _RESOLVER.search(override) or override.lstrip("+~").startswith("hydra") or is_elsewhere:
             raise ConfigError(
                 f"the overrides of that run contain {override!r}, which is not accepted from a run folder: evaluate "
                 "its policy/ with policy=hub policy.name=<run folder>/policy instead."

@@ -37,11 +37,13 @@ def check_weights(checkpoint: Mapping[str, Any], module: nn.Module) -> None:
     the checkpoint.)
 
     Raises:
-        WeightsError: naming a weight that only one of them has, or that is not finite.
+        WeightsError: naming a weight that only one of them has or that has another shape, or one that is not finite.
     """
     state = checkpoint.get("state_dict")
     if state is not None:
-        different = without_frozen(module.state_dict(), module).keys() ^ state.keys()
+        trained = without_frozen(module.state_dict(), module)
+        ours, theirs = ({n: getattr(w, "shape", None) for n, w in weights.items()} for weights in (trained, state))
+        different = {name for name in ours | theirs if ours.get(name) != theirs.get(name)}
         if different:
             raise WeightsError(
                 f"the checkpoint holds other weights than this configuration of the policy trains (for example "

@@ -134,6 +134,19 @@ def test_weights_that_are_not_finite_are_not_loaded(folder):
         resume(folder, "num_steps=5")
 
 
+@pytest.mark.parametrize(
+    "other", [torch.zeros(3, 3), torch.zeros(1).expand(10**7, 10**7), "text"], ids=["other", "huge", "text"]
+)
+def test_weights_of_another_shape_are_not_loaded(folder, other):
+    """One of them would take 400 TB."""
+    path = latest(folder / "checkpoints")
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["model.lm_head.weight"] = other
+    torch.save(content, path)
+    with pytest.raises(WeightsError, match=r"holds other weights .* model\.lm_head\.weight"):
+        resume(folder, "num_steps=5")
+
+
 def test_a_checkpoint_that_could_not_be_loaded_is_not_saved(tmp_path):
     with pytest.raises(NotSavedError, match=r"contains objects of pathlib\.PosixPath"):
         AtomicCheckpointIO().save_checkpoint({"path": tmp_path}, tmp_path / "step_000001.ckpt")

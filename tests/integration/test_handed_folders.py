@@ -134,7 +134,7 @@ def test_overrides_that_refer_to_an_object_in_another_place(handed, monkeypatch)
     (handed / "evil.py").write_text("open('canary', 'w')\ndef f(completions): return [0.0] * len(completions)\n")
     evil = ", ".join(f"{key}: {value}" for key, value in EVIL.items())
     edit(handed, overrides=[*OWN, f"+plan.x={{{evil}}}", "reward=weighted", "reward.function=${plan.x}"])
-    assert "names code, or files outside of its folder (reward.function.path)" in ends_with(monkeypatch, *EVALUATE)
+    assert "refers to code, or to files outside its folder (reward.function.path)" in ends_with(monkeypatch, *EVALUATE)
     assert not Path("canary").exists()
 
 
@@ -155,6 +155,8 @@ OVERRIDES = {
     "a reward": ("reward=function", "refers to code"),
     "a file": ("callbacks.completions.path=canary", "refers to code"),
     "the environment": ("run_folder=${oc.env:SECRET}", "is not accepted from a run folder"),
+    "an option beside the tree": ("recipe=../../handed/evil", "is not accepted from a run folder"),
+    "a group beside the tree": ("+../handed=evil", "is not accepted from a run folder"),
     "Hydra": ("hydra.searchpath=[file:///tmp]", "is not accepted from a run folder"),
 }
 
