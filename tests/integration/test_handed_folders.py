@@ -110,7 +110,7 @@ def test_objects_that_only_other_types_of_yaml_hold(handed, monkeypatch):
     edit(handed, data="DATA")
     path = handed / "config.yaml"
     path.write_text(path.read_text().replace("DATA", f"{target} num_validation: 4, options: {options}}}"))
-    assert "no plain value in data.options.x.0" in ends_with(monkeypatch, *RESUME)
+    assert "data.options.x.0 that is not a plain value" in ends_with(monkeypatch, *RESUME)
     assert not Path("canary").exists()
 
 
