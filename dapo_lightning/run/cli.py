@@ -182,4 +182,5 @@ def _log_to_file(error: Exception) -> None:
     record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "%s", (error,), traceback)
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
+            handler.handleError = lambda record: None  # type: ignore[method-assign]  # the disk may be full
             handler.handle(record)
