@@ -159,7 +159,7 @@ def assert_frequencies(drawn, expected):
     usual = [outcome for outcome, p in expected.items() if p * number >= 5]
     observed = [drawn[outcome] for outcome in usual]
     probable = [expected[outcome] for outcome in usual]
-    assert len(usual) > 5
+    assert len(usual) > 2
     observed, probable = [*observed, number - sum(observed)], [*probable, 1 - sum(probable)]
     if probable[-1] * number < 5:  # too few to be counted on their own
         observed[-2:], probable[-2:] = [sum(observed[-2:])], [sum(probable[-2:])]
@@ -189,20 +189,6 @@ def test_adapters_are_served_merged():
 def test_bfloat16():
     model = built("tied, q/k norm")
     assert 1e-4 < gap(model, sample(Vllm(**ENGINE | {"dtype": "bfloat16"}), model), 1.0) < 1.0
-
-
-def leaving_out(lost):
-    def weights_but_one(model, all_weights=vllm_engine.served_weights):
-        return ((name, weight) for name, weight in all_weights(model) if name != lost)
-
-    return weights_but_one
-
-
-@pytest.mark.parametrize("lost", ["lm_head.weight", "model.layers.1.self_attn.q_norm.weight"])
-def test_a_weight_that_is_left_out_ends_the_run(lost, monkeypatch):
-    monkeypatch.setattr(vllm_engine, "served_weights", leaving_out(lost))
-    with pytest.raises(WeightsNotServedError, match=f"did not receive weights for {lost}"):
-        sample(Vllm(**ENGINE), built("tied, q/k norm"))
 
 
 def test_a_weight_with_other_values_ends_the_run_and_is_named(monkeypatch):
@@ -245,3 +231,20 @@ def test_two_ranks_serve_their_own_share(tmp_path):
     finish(command(folder, *SMALL, *VLLM_RUN, "trainer=ddp_cpu", "trainer.devices=2"))
     steps = [row for row in read_metrics(folder / "metrics.csv") if row["step"] > 0]
     assert len(steps) == 4 and all(row["sampling/logp_gap"] < 1e-3 for row in steps)
+
+
+# The last tests, because a hand-over that fails halfway leaves vLLM's reloading unusable in this process.
+
+
+def leaving_out(lost):
+    def weights_but_one(model, all_weights=vllm_engine.served_weights):
+        return ((name, weight) for name, weight in all_weights(model) if name != lost)
+
+    return weights_but_one
+
+
+@pytest.mark.parametrize("lost", ["lm_head.weight", "model.layers.1.self_attn.q_norm.weight"])
+def test_a_weight_that_is_left_out_ends_the_run(lost, monkeypatch):
+    monkeypatch.setattr(vllm_engine, "served_weights", leaving_out(lost))
+    with pytest.raises(WeightsNotServedError, match=f"did not receive weights for {lost}"):
+        sample(Vllm(**ENGINE), built("tied, q/k norm"))
