@@ -28,7 +28,7 @@ HANGS = "this completion hangs"
 
 
 class HangingGrader(MathGrader):
-    """Hangs when it is told to."""
+    """Grades like `MathGrader`, but never returns for one particular completion."""
 
     def __call__(self, item: tuple[str, str]) -> Any:
         """Grades, or never returns."""

@@ -52,7 +52,7 @@ def final_answer(completion: str, pattern: re.Pattern[str] | None = None, severa
 
     - a \boxed{} or \fbox{} whose braces balance and that is not empty; with `several`, boxes side by side are a list;
     - `Answer: ...`, `the answer is ...`, `<answer>...`, a heading `Final answer` with a line below, or `#### ...`, up
-      to the end of the line or of the clause, if it tells an answer: "the answer is correct" does not.
+      to the end of the line or of the clause, if it states an answer: "the answer is correct" does not.
     """
     if pattern is not None:
         answer = last_match(pattern, completion)

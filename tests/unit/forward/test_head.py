@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from small_models import COMPLETIONS, PROMPTS, SIZES
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
@@ -22,13 +23,6 @@ from dapo_lightning.forward.head import takes_tokens, try_head
 from dapo_lightning.forward.logprobs import completion_logps
 from dapo_lightning.forward.probe import try_shared_prompts
 
-SIZES = {
-    "vocab_size": 90, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128, "initializer_range": 0.5,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-PROMPTS = [(5, 6, 7, 8), (5, 6, 7, 8), (9, 10), (5, 6, 7, 8), (9, 10)]
-COMPLETIONS = [torch.arange(11, 11 + length) for length in (7, 1, 12, 5, 6)]
 SERVED = [
     (Qwen3ForCausalLM, Qwen3Config(**SIZES, tie_word_embeddings=True)),
     (Qwen3ForCausalLM, Qwen3Config(**SIZES, tie_word_embeddings=False)),

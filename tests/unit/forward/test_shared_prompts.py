@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import algorithm, make_group, mini_batch, tiny
+from small_models import COMPLETIONS, PROMPTS, SIZES
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -34,14 +35,6 @@ from dapo_lightning.rollout.decode import Decode
 from dapo_lightning.rollout.noise import uniform_noise
 from dapo_lightning.step.objective import surrogate_loss
 from dapo_lightning.types import Generation
-
-SIZES = {
-    "vocab_size": 90, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128, "initializer_range": 0.5,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-PROMPTS = [(5, 6, 7, 8), (5, 6, 7, 8), (9, 10), (5, 6, 7, 8), (9, 10)]
-COMPLETIONS = [torch.arange(11, 11 + length) for length in (7, 1, 12, 5, 6)]
 
 
 def qwen(**options):
