@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,10 @@ from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.foreign import escaped
 from dapo_lightning.run.options import CONF, groups, nearest, options, options_with
 from dapo_lightning.run.refuse import check_overrides
-from dapo_lightning.run.schema import Settings, check_finite, check_plain
+from dapo_lightning.run.schema import PLAIN, check_finite, check_plain
 from dapo_lightning.run.targets import check_entries, check_numbers, check_targets
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.utils.overrides import ORIGIN, leaves, override_key
-
-PLAIN = tuple(field.name for field in fields(Settings))
 
 
 def initialized() -> AbstractContextManager[None]:

@@ -6,7 +6,6 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ import yaml  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 
 from dapo_lightning.run.errors import ConfigError
-from dapo_lightning.run.schema import Settings
+from dapo_lightning.run.schema import PLAIN
 from dapo_lightning.utils.atomic import replacing
 from dapo_lightning.utils.checkpoints import newest_whole
 from dapo_lightning.utils.overrides import ORIGIN, leaves
 
-REQUIRED = (*(field.name for field in fields(Settings)), "trainer")
+REQUIRED = (*PLAIN, "trainer")
 
 
 @contextmanager

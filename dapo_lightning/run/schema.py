@@ -6,7 +6,7 @@ import collections.abc
 import math
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dapo_lightning.run.errors import ConfigError
@@ -78,6 +78,9 @@ class Settings:
     checkpoint: str | None
     resume: str | None
     run_folder: str
+
+
+PLAIN = tuple(field.name for field in fields(Settings))
 
 
 def check_plain(given: Mapping[str, Any], schema: type = Settings, path: str = "") -> None:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.options import groups, nearest
-from dapo_lightning.run.schema import check_value
+from dapo_lightning.run.schema import PLAIN, check_value
 
 _REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _OF_HYDRA = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
@@ -35,7 +35,7 @@ def check_numbers(config: Mapping[str, Any], defaults: DictConfig) -> None:
             expected = bool if isinstance(default, bool) else float if isinstance(default, int | float) else None
             if expected and value is not None and not (path == "trainer" and key == "devices"):  # 1 or "auto"
                 check_value(f"{path}.{key}", value, expected)
-                if expected is float and isinstance(value, int | float):
+                if expected is float and isinstance(value, int | float) and key not in PLAIN:  # has a bound already
                     _check_sign(f"{path}.{key}", value, default)
 
 

@@ -194,7 +194,7 @@ def test_it_is_refused_by_the_classes(command, says, monkeypatch):
         "trainer=ddp_cpu trainer.devices=4",
         "logger.csv=null callbacks.progress=null",
         "recipe=paper_32b experiment=grpo mode=plan +plan.memory_bytes=1e9",
-        "max_gradient_norm=inf evaluation.num_prompts=null overlong.cache_tokens=5",
+        "max_gradient_norm=inf evaluation.num_prompts=null overlong.cache_tokens=5 num_warmup_steps=0",
         "~experiment recipe=fast_dev_run",
     ],
 )
