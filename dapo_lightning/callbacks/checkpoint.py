@@ -13,6 +13,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
+from dapo_lightning.policy.digest import Digest, digest_of
 from dapo_lightning.rollout.finite import NotFiniteError
 from dapo_lightning.step.checkpoint import not_finite
 from dapo_lightning.utils.atomic import replacing
@@ -73,6 +74,11 @@ class AtomicCheckpoint(Checkpoint):
         self.folder, self.every, self.keep = Path(folder), every, keep
         self._last_saved = 0
         self._updating: int | None = None  # DAPO steps done when the latest update began
+        self._policy: Digest = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Takes the digest of the policy before its weights are sharded or trained."""
+        self._policy = self._policy or digest_of(pl_module.worker.policy, pl_module.algorithm.kl.needs_reference)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Saves before the next step rather than after the last one, so that the evaluation between them is
@@ -102,13 +108,15 @@ class AtomicCheckpoint(Checkpoint):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Sets Lightning's loop counters to the number of DAPO steps done, with no step or evaluation in progress. No
         batch is marked as the last one, so that `num_steps` can be raised. Lightning's own values depend on the hook
-        that saved: a second resume, or one after an interrupted evaluation, would skip batches."""
+        that saved: a second resume, or one after an interrupted evaluation, would skip batches. Adds the digest of the
+        policy."""
         loops, steps = checkpoint["loops"]["fit_loop"], pl_module.history.dapo_steps
         training, validation = loops["epoch_loop.batch_progress"], loops["epoch_loop.val_loop.batch_progress"]
         training["is_last_batch"] = False
         for scope in ("total", "current"):
             training[scope] = dict.fromkeys(training[scope], steps)
             validation[scope] = dict.fromkeys(validation[scope], 0)
+        checkpoint["policy"] = self._policy
 
     def state_dict(self) -> dict[str, Any]:
         return {"last_saved": self._last_saved}

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes  # an optional dependency, which also takes a second to import
 
 from dapo_lightning.callbacks.metrics_file import read_metrics
+from dapo_lightning.utils.atomic import replacing
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ def draw_curves(run_folder: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize="small")
-    figure.savefig(run_folder / "curves.png", dpi=100)
+    with replacing(run_folder / "curves.png") as partial:
+        figure.savefig(partial, dpi=100, format="png")
 
 
 def _shown(names: Iterable[str]) -> list[str]:

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
 from filelock import FileLock, Timeout
 
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.schema import PLAIN
+from dapo_lightning.utils import plain_yaml
 from dapo_lightning.utils.atomic import replacing
 from dapo_lightning.utils.checkpoints import newest_whole
 from dapo_lightning.utils.overrides import ORIGIN, leaves
@@ -50,9 +50,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     are adapted."""
     path = folder / "config.yaml"
     try:
-        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read ({str(error).partition(chr(10))[0]}).") from None
+        saved = plain_yaml.read(path)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}).") from None
     kinds: dict[str, type] = {"choices": dict, "overrides": list, "trainer": dict, "resume": type(None)}
     missing = [
         key
@@ -71,7 +71,7 @@ def save_config(config: Mapping[str, Any], folder: Path) -> None:
     written = origin | settings | {"resume": None}  # without the last key, the file is truncated
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "config.yaml") as partial:
-        partial.write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        partial.write_text(plain_yaml.written(written), encoding="utf-8")
 
 
 def checkpoint_in(folder: Path) -> Path:

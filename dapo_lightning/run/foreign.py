@@ -23,6 +23,7 @@ from dapo_lightning.run.options import groups
 from dapo_lightning.utils.overrides import override_key
 
 _RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
+MAX_REFERENCES = 16
 _NAMES_A_FILE = re.compile(r"path|dir|folder|file|checkpoints")
 
 
@@ -107,8 +108,14 @@ def check_old_overrides(overrides: Any) -> list[str]:
     """Returns the overrides of an old run if they can be composed again.
 
     Raises:
-        ConfigError: for one that would read the environment, call a resolver, or change Hydra itself.
+        ConfigError: for one that would read the environment, call a resolver, or change Hydra itself, or if they refer
+            to other keys so often that a short text could become one of gigabytes.
     """
+    if (count := sum(str(override).count("${") for override in overrides)) > MAX_REFERENCES:
+        raise ConfigError(
+            f"the overrides of that run refer to other keys {count} times, and at most {MAX_REFERENCES} references are "
+            "accepted from a run folder: evaluate its policy/ with policy=hub policy.name=<run folder>/policy instead."
+        )
     for override in map(str, overrides):
         group = override_key(override).partition("@")[0]
         is_elsewhere = "/" in group or (group in groups() and ".." in override)  # not an option of the tree

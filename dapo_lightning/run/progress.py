@@ -6,36 +6,62 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 
+from dapo_lightning.policy.digest import check_same, digest_of
 from dapo_lightning.run.errors import ConfigError
+from dapo_lightning.step.module import DAPOModule
+from dapo_lightning.step.result import History
 from dapo_lightning.utils.checkpoints import steps_done
 
 CHANGED_BY_RESUMING = ("num_steps",)
+_RESTORED: dict[str, Any] = {
+    "state_dict": {},
+    "hyper_parameters": {},
+    "history": History().state_dict() | {"seconds": {}},
+}
+"""What a checkpoint must hold to be evaluated, by example."""
 
 
-def read_history(checkpoint: Path, hyperparameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Returns the history in a checkpoint. Nothing but plain values and tensors is loaded.
+def read_checkpoint(checkpoint: Path, expected: Mapping[str, Any] = _RESTORED) -> dict[str, Any]:
+    """Returns the content of a checkpoint. Nothing but plain values and tensors is loaded.
 
     Args:
-        hyperparameters: hyperparameters of the run to continue; None: the run is not continued.
+        expected: what it must hold, by example.
 
     Raises:
-        ConfigError: if the file is not a checkpoint of this version, or does not match its name or the hyperparameters.
+        ConfigError: if the file is not a checkpoint of this version, or does not match its name.
     """
     try:
         content = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
-        history, before = content["history"], content["hyper_parameters"]
     except Exception as error:  # the unpickler raises errors of many kinds
         raise ConfigError(
             f"{checkpoint}: is not a checkpoint of this version. Only plain values and tensors are loaded, because "
             f"anything else could run code ({str(error).partition(chr(10))[0]:.200})."
         ) from None
-    if steps_done(checkpoint) != history["dapo_steps"]:
-        raise ConfigError(
-            f"{checkpoint}: contains {history['dapo_steps']} DAPO steps, so it was renamed: restore its old name."
-        )
-    now = before if hyperparameters is None else hyperparameters
+    if (missing := _missing(content, expected)) is not None:
+        raise ConfigError(f"{checkpoint}: is not a checkpoint of this version: {missing} is missing or damaged.")
+    if steps_done(checkpoint) != (steps := content["history"]["dapo_steps"]):
+        raise ConfigError(f"{checkpoint}: contains {steps} DAPO steps, so it was renamed: restore its old name.")
+    return content
+
+
+def read_history(checkpoint: Path, module: DAPOModule, trainer: L.Trainer) -> dict[str, Any]:
+    """Returns the history of a run that is about to be continued.
+
+    Raises:
+        ConfigError: see `read_checkpoint`; also if the settings have changed since the checkpoint was saved.
+        PolicyError: if the policy has changed since the run began.
+    """
+    of_training = {
+        "loops": {"fit_loop": trainer.fit_loop.state_dict()},
+        "optimizer_states": [{"state": {}, "param_groups": [{}]}],
+        "lr_schedulers": [{"lr_lambdas": []}],
+        "callbacks": {},
+    }
+    content = read_checkpoint(checkpoint, _RESTORED | of_training)
+    before, now = content["hyper_parameters"], module.hparams
     changed = [key for key in before if key in now and before[key] != now[key] and key not in CHANGED_BY_RESUMING]
     if changed:
         changes = ", ".join(f"{key} was {before[key]} and is {now[key]}" for key in changed[:3])
@@ -43,4 +69,23 @@ def read_history(checkpoint: Path, hyperparameters: Mapping[str, Any] | None = N
             f"{checkpoint.parent.parent / 'config.yaml'} was changed after {checkpoint.name} was saved: {changes}. "
             "Undo the changes. Only num_steps and the trainer may be changed, and only on the command line."
         )
-    return history
+    check_same(content.get("policy", {}), digest_of(module.worker.policy, module.algorithm.kl.needs_reference))
+    return content["history"]
+
+
+def _missing(given: Any, expected: Any, path: str = "") -> str | None:
+    """Returns the first key of an example that `given` lacks, or whose value is of another kind; None if there is
+    none. Lists may be longer than in the example."""
+    kind = int | float if isinstance(expected, int | float) else type(expected)
+    if not isinstance(given, kind):
+        return path or "everything"
+    for key, value in _items(expected).items():
+        name = f"{path}.{key}".lstrip(".")
+        missing = _missing(_items(given)[key], value, name) if key in _items(given) else name
+        if missing is not None:
+            return missing
+    return None
+
+
+def _items(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}

@@ -62,6 +62,11 @@ def check_overrides(overrides: Sequence[str], is_sweep: bool) -> DictConfig:
             )
         if override.key_or_group == "hydra/sweeper" and not is_sweep:
             raise ConfigError(f"{override.input_line} is for sweeps: add -m, or leave it out.")
+        if override.key_or_group.startswith("hydra.sweeper.params"):
+            raise ConfigError(
+                f"{override.input_line}: write the values to search as overrides, so that their keys are checked and "
+                "name the folders of the jobs, as in 'clip.upper=interval(1.05,2.0)' or seed=0,1,2."
+            )
         if override.key_or_group == "run_folder" and is_sweep:
             raise ConfigError("run_folder is one folder, but each job of a sweep needs its own: use hydra.sweep.dir=.")
     chosen = [override for override in parsed if override.key_or_group in groups() and override.package is None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from dapo_lightning.run.command import as_dict
 from dapo_lightning.run.curves import draw_curves
 from dapo_lightning.run.folder import read_config
 from dapo_lightning.run.objects import made
-from dapo_lightning.run.progress import read_history
+from dapo_lightning.run.progress import read_checkpoint, read_history
 from dapo_lightning.run.summary import as_text, evaluation_as_text, summarize, summarize_evaluation, write_summary
 from dapo_lightning.run.targets import check_targets
 from dapo_lightning.slurm.stop import Stop
@@ -33,15 +33,19 @@ def train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule,
     Raises:
         Stopped: if a signal ended the run; all completed steps are saved.
     """
-    stop = next((callback for callback in trainer.callbacks if isinstance(callback, Stop)), None)  # type: ignore[attr-defined]
-    with stop.listening() if stop else nullcontext():
+    with _listening(trainer):
         return _train(config, module, data, trainer)
+
+
+def _listening(trainer: L.Trainer, for_evaluation: bool = False) -> AbstractContextManager[None]:
+    stop = next((callback for callback in trainer.callbacks if isinstance(callback, Stop)), None)  # type: ignore[attr-defined]
+    return stop.listening(for_evaluation) if stop else nullcontext()
 
 
 def _train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
     folder = Path(config["run_folder"])
     checkpoint = newest_whole(folder / "checkpoints")[0] if config["resume"] else None
-    history = read_history(checkpoint, module.hparams) if checkpoint else {}
+    history = read_history(checkpoint, module, trainer) if checkpoint else {}
     if checkpoint is None:
         trainer.validate(module, data, verbose=False)
     if checkpoint is not None and steps_done(checkpoint) == config["num_steps"]:  # only the end of the run is missing
@@ -57,10 +61,10 @@ def _train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule
         if (bad := not_finite(weights or module.model.state_dict())) is not None:
             raise NotFiniteError(f"the weights are not finite ({bad}), so they were not saved. Lower optimizer.lr.")
         module.worker.policy.save(folder / "policy", weights)
-        summary = summarize(module.history, module.clock.seconds, data.counts, read_config(folder), folder)
-        write_summary(summary, folder / "summary.json")
         if (folder / "metrics.csv").exists():  # missing with logger.csv=null
             draw_curves(folder)
+        summary = summarize(module.history, module.clock.seconds, data.counts, read_config(folder), folder)
+        write_summary(summary, folder / "summary.json")  # last, because it marks the run as finished
         print(as_text(summary))
     return _avg_at_k(config, module)
 
@@ -71,10 +75,15 @@ def _lacks_evaluation(history: Mapping[str, Any], every: int) -> bool:
 
 
 def evaluate(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
-    """Evaluates, writes summary.json and evaluation.jsonl, and returns avg@k."""
+    """Evaluates, writes summary.json and evaluation.jsonl, and returns avg@k.
+
+    Raises:
+        Stopped: if a signal ended the evaluation.
+    """
     if config["checkpoint"]:
-        read_history(Path(config["checkpoint"]))
-    trainer.validate(module, data, ckpt_path=config["checkpoint"], verbose=False, weights_only=True)
+        read_checkpoint(Path(config["checkpoint"]))
+    with _listening(trainer, for_evaluation=True):
+        trainer.validate(module, data, ckpt_path=config["checkpoint"], verbose=False, weights_only=True)
     if trainer.is_global_zero:
         summary = summarize_evaluation(config, module.history.evaluation, data.counts)
         write_summary(summary, Path(config["run_folder"]) / "summary.json")

@@ -88,16 +88,17 @@ def _check_arguments(path: str, node: Mapping[str, Any], target: Callable[..., A
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # a class written in C
         return
-    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    rest = next((name for name, one in parameters.items() if one.kind is inspect.Parameter.VAR_KEYWORD), None)
     hints = _hints(target)
     for key, value in node.items():
         if key in _OF_HYDRA:
             continue
-        if key not in parameters:
-            if not takes_all:
+        if key not in parameters or key == rest:
+            if rest is None:
                 name, near = node["_target_"].rpartition(".")[2], nearest(key, list(parameters))
                 others = f", only {', '.join(parameters)}" if len(parameters) < 12 else ""
                 raise ConfigError(f"{path}.{key}={value}: {name} has no such argument{others}.{near}")
+            check_value(f"{path}.{key}", value, hints.get(rest, object))
         elif key in hints:
             check_value(f"{path}.{key}", value, hints[key])
     required = [name for name, one in parameters.items() if one.default is one.empty and one.kind not in _REST]

@@ -25,10 +25,13 @@ TIME_LIMIT = signal.SIGUSR1  # `sbatch --signal=USR1@<seconds>` sends it so many
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, TIME_LIMIT)  # SIGHUP: the terminal was closed, or the connection lost
 SPARE_SECONDS = 15.0
 GATHERING_SECONDS = 300.0  # for ranks to find each other, plus five times the time that this rank took to load
+_OF_TRAINING = ("no checkpoint was saved", "save more often (callbacks.checkpoint.every)")
+_OF_EVALUATION = ("the evaluation did not finish, and it saves no progress,", "lower evaluation.num_prompts")
 
 
 class Stop(L.Callback):
-    """Ends training before the next DAPO step once any rank has received SIGTERM, SIGHUP or SLURM's warning.
+    """Ends training before the next DAPO step, and an evaluation before its next batch, once any rank has received
+    SIGTERM, SIGHUP or SLURM's warning.
 
     It is active only within `listening`, where it replaces Lightning's signal handlers. Those would start a collective
     while each rank is at another point of its work, and would save a checkpoint in the middle of a step. Until the
@@ -42,7 +45,7 @@ class Stop(L.Callback):
     def __init__(self, checkpoints: str | Path):
         self.checkpoints = Path(checkpoints)
         self.received: list[signal.Signals] = []
-        self._is_listening = False
+        self._is_listening = self._is_evaluation = False
         self._first_checkpoint: Path | None = None  # the newest checkpoint at the start
         self._job_ends_at: float | None = None  # on the monotonic clock, as is the next value
         self._last_step_began: float | None = None
@@ -55,9 +58,14 @@ class Stop(L.Callback):
         self._made_at = time.monotonic()
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self, for_evaluation: bool = False) -> Iterator[None]:
         """Handles signals within the context. A SLURM job that reaches its time limit or is preempted is requeued after
-        the run has stopped, or just before the limit if the current step takes too long."""
+        the run has stopped, or just before the limit if the current step takes too long.
+
+        Args:
+            for_evaluation: whether the run is an evaluation, which saves no progress and starts again when requeued.
+        """
+        self._is_evaluation = for_evaluation
         self._first_checkpoint = latest(self.checkpoints)
         if slurm.in_job() and slurm.is_first_task():
             threading.Thread(target=self._watch_time, daemon=True).start()
@@ -100,6 +108,17 @@ class Stop(L.Callback):
             log.warning("stopped by %s after DAPO step %d", received.name, pl_module.history.dapo_steps)
             raise Stopped(received)
 
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Stops an evaluation, but not those of training. Each rank stops alone, because ranks may have different
+        numbers of batches. The warning before the time limit is ignored: stopping then would save nothing."""
+        asked = [number for number in self.received if number != TIME_LIMIT]
+        if self._is_evaluation and asked:
+            self._is_first_rank = trainer.is_global_zero
+            log.warning("stopped by %s during the evaluation", asked[0].name)
+            raise Stopped(asked[0])
+
     def _install_handlers(self) -> None:
         if self._is_listening:
             for number in self._numbers:
@@ -141,12 +160,12 @@ class Stop(L.Callback):
             return
         if latest(self.checkpoints) == self._first_checkpoint and not makes_room:
             log.error(
-                "not requeued: no checkpoint was saved within the time limit of this job. Raise it with "
-                "hydra.launcher.timeout_min or save more often (callbacks.checkpoint.every), and start the sweep again."
-            )
+                "not requeued: %s within the time limit of this job. Raise it with hydra.launcher.timeout_min or %s, "
+                "and start the sweep again.", *_OF_EVALUATION if self._is_evaluation else _OF_TRAINING,
+            )  # fmt: skip
             return
         if refusal := slurm.requeue():
             log.error("not requeued: %s. Start the sweep again: it continues where it stopped.", refusal)
             return
         self._is_requeued = True
-        log.warning("requeued: the run will continue from %s", latest(self.checkpoints))
+        log.warning("requeued: the run will continue from %s", latest(self.checkpoints) or "its beginning")

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd  # type: ignore[import-untyped]
-import yaml  # type: ignore[import-untyped]
+
+from dapo_lightning.utils import plain_yaml
 
 
 def read_mapping(path: Path, required: Mapping[str, type], anomalies: list[str]) -> dict[str, Any]:
     """Returns the content of a YAML or JSON file; empty if it is missing, damaged, or lacks a required key."""
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, yaml.CSafeLoader)
+        is_json = path.suffix == ".json"
+        content = json.loads(path.read_text(encoding="utf-8")) if is_json else plain_yaml.read(path)
     except FileNotFoundError:
         anomalies.append(f"no {path.name}")
-    except (ValueError, yaml.YAMLError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         anomalies.append(f"{path.name} cannot be read ({str(error).partition(chr(10))[0]})")
     else:
         # YAML that is cut between two lines is still valid, so the last keys are required, too

@@ -125,6 +125,40 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, caplog
     assert all(value.isfinite().all() for path in saved for value in torch.load(path)["state_dict"].values())
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"loops": {}}, "loops.fit_loop"),
+        ({"optimizer_states": []}, "optimizer_states.0"),
+        ({"lr_schedulers": [{}]}, "lr_schedulers.0.lr_lambdas"),
+        ({"history": {"dapo_steps": 4}}, "history.gradient_steps"),
+        ({"state_dict": None}, "state_dict"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_checkpoint_without_one_of_its_parts(folder, changes, named):
+    path = latest(folder / "checkpoints")
+    torch.save(torch.load(path, weights_only=True) | changes, path)
+    with pytest.raises(ConfigError, match=rf"not a checkpoint of this version: {named} is missing or damaged"):
+        resume(folder, "num_steps=5")
+
+
+def test_interrupted_while_the_curves_are_drawn(folder, monkeypatch):
+    """The summary marks a run as finished, so it is written last."""
+    for name in ("summary.json", "curves.png"):
+        (folder / name).unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("matplotlib.figure.Figure.savefig", interrupted)
+        resume(folder)
+    assert not {"summary.json", "curves.png", "curves.partial"} & {path.name for path in folder.iterdir()}
+    resume(folder)
+    assert (folder / "summary.json").is_file() and (folder / "curves.png").is_file()
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
 def test_weights_that_are_not_finite_are_not_loaded(folder):
     path = latest(folder / "checkpoints")
     content = torch.load(path, weights_only=True)

@@ -2,6 +2,7 @@
 unless the command repeats it."""
 
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -126,7 +127,8 @@ def test_nothing_is_interpolated_after_it_was_checked(handed, monkeypatch):
     assert not Path("canary").exists() and (handed / "${choices.up}canary").is_file()
     (handed / "evil.py").write_text("open('canary', 'w')\ndef f(completions): return [0.0] * len(completions)\n")
     edit(handed, choices__evil=EVIL, reward=WEIGHTED | {"a": "${choices.evil}"})
-    assert ends_with(monkeypatch, "resume=handed", "num_steps=3") == "1"  # a text is no reward
+    said = ends_with(monkeypatch, "resume=handed", "num_steps=3")
+    assert "reward.a=${choices.evil}: must be an object with a _target_." in said
     assert not Path("canary").exists()
 
 
@@ -136,6 +138,29 @@ def test_overrides_that_refer_to_an_object_in_another_place(handed, monkeypatch)
     edit(handed, overrides=[*OWN, f"+plan.x={{{evil}}}", "reward=weighted", "reward.function=${plan.x}"])
     assert "refers to code, or to files outside its folder (reward.function.path)" in ends_with(monkeypatch, *EVALUATE)
     assert not Path("canary").exists()
+
+
+def test_files_that_become_a_thousand_times_larger_in_memory(handed, monkeypatch):
+    path = handed / "config.yaml"
+    whole = path.read_text()
+    path.write_text(f"{whole}x0: &x0 [1, 1]\n" + "".join(f"x{n}: &x{n} [*x{n - 1}, *x{n - 1}]\n" for n in range(1, 40)))
+    for command in (RESUME, EVALUATE):
+        assert "has the alias *x0" in ends_with(monkeypatch, *command)
+    path.write_text(whole + "#" * 10**6)
+    assert "and no run writes more than 1,000,000" in ends_with(monkeypatch, *RESUME)
+    path.write_text(whole)
+    references = [f"policy.x{n}=${{policy.x{n - 1}}}${{policy.x{n - 1}}}" for n in range(1, 40)]
+    edit(handed, overrides=[*OWN, "+policy.x0=text", *(f"+{text}" for text in references)])
+    assert "refer to other keys 78 times" in ends_with(monkeypatch, *EVALUATE)
+    (checkpoint,) = (handed / "checkpoints").iterdir()
+    with zipfile.ZipFile(checkpoint) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(checkpoint, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    path.write_text(whole)
+    for command in (RESUME, EVALUATE):
+        assert "data.pkl is compressed, and runs never compress checkpoints" in ends_with(monkeypatch, *command)
 
 
 @pytest.mark.parametrize("name", ["completions.jsonl", "metrics.partial", "policy/config.json", ".lock", "tensorboard"])

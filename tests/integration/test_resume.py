@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,11 +10,13 @@ import time
 
 import pytest
 import torch
+from conftest import tiny
 from runs import ROOT, SMALL, assert_same_weights, command, config, finish, resume, run, wait_for
 
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO
 from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.data import DataError
+from dapo_lightning.policy import PolicyError
 from dapo_lightning.run.command import as_dict, load_resumed
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import save_config
@@ -126,6 +129,16 @@ def test_a_run_goes_on_only_with_the_prompts_that_it_began_with(tmp_path, change
     says = rf"resume: the (train|held-out) prompts have changed.*before: {then} prompts, .*now: {now} prompts"
     with pytest.raises(DataError, match=says):
         resume(folder, "num_steps=2")
+
+
+def test_a_run_goes_on_only_with_the_policy_that_it_began_with(straight, tmp_path):
+    base = shutil.copytree(straight / "policy", tmp_path / "base")
+    hub = ("policy=hub", f"policy.name={base}", "policy.chat=false", "kl=k3", "num_steps=1", "sampling=static")
+    folder = run(tmp_path / "run", *hub)
+    resume(folder, "num_steps=2")
+    tiny(seed=7).save(base)
+    with pytest.raises(PolicyError, match=r"resume: the .*weights of the policy have changed"):
+        resume(folder, "num_steps=3")
 
 
 @pytest.mark.parametrize(

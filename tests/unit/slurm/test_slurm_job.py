@@ -136,3 +136,46 @@ def test_a_launcher_without_a_sweep_is_refused(launcher):
     config(f"hydra/launcher={launcher}", "run_folder=x")
     with pytest.raises(ConfigError, match=rf"hydra/launcher={launcher} has no effect without -m.*Add -m"):
         check_launcher()
+
+
+SQUEUE = "#!/bin/sh\necho RUNNING\n"
+SCONTROL = '#!/bin/sh\necho "$@" >> {}\n'
+
+
+@pytest.fixture
+def in_job(monkeypatch, tmp_path):
+    """A running job of a SLURM that takes notes; returns their file."""
+    for name, text in {"squeue": SQUEUE, "scontrol": SCONTROL.format(tmp_path / "asked")}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for name, value in {"NTASKS": "1", "NNODES": "1", "JOB_ID": "7", "JOB_NAME": "evaluate"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    return tmp_path / "asked"
+
+
+def evaluating(stop, number, for_evaluation):
+    with stop.listening(for_evaluation):
+        stop.setup(Trainer(), None, "validate")
+        signal.raise_signal(number)
+        stop.on_validation_batch_start(Trainer(), None, None, 3)
+
+
+def test_a_preempted_evaluation_is_requeued(in_job, tmp_path, caplog):
+    with pytest.raises(Stopped) as stopped:
+        evaluating(Stop(tmp_path), signal.SIGTERM, for_evaluation=True)
+    assert stopped.value.code == 128 + signal.SIGTERM and in_job.read_text() == "requeue 7\n"
+    assert "continue from its beginning" in caplog.text
+
+
+def test_an_evaluation_uses_its_time_to_the_end(in_job, tmp_path, caplog):
+    stop = Stop(tmp_path)
+    evaluating(stop, signal.SIGUSR1, for_evaluation=True)
+    with stop.listening(for_evaluation=True):
+        stop._requeue()  # as just before the time limit
+    assert "it saves no progress" in caplog.text and not in_job.exists()
+
+
+def test_an_evaluation_of_training_is_not_stopped(in_job, tmp_path):
+    evaluating(Stop(tmp_path), signal.SIGTERM, for_evaluation=False)
+    assert not in_job.exists()
