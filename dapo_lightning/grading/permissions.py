@@ -32,12 +32,16 @@ class Permissions:
         network: they can access the network.
         variables: names of environment variables that they receive.
         paths: files and folders that they may read.
+        own_code: they may import modules of the current folder and of PYTHONPATH, not only installed packages.
+        isolation: they are isolated where possible.
     """
 
     everything: bool = False
     network: bool = False
     variables: tuple[str, ...] = ()
     paths: tuple[Path, ...] = ()
+    own_code: bool = True
+    isolation: bool = True
 
     @staticmethod
     def of(allow: Sequence[str] | str | None) -> Permissions:
@@ -63,13 +67,14 @@ class Permissions:
     @property
     def isolated(self) -> bool:
         """Whether children run in isolation."""
-        return not self.everything and sandbox.why_not() is None
+        return self.isolation and not self.everything and sandbox.why_not() is None
 
     def command(self, arguments: Sequence[str]) -> list[str]:
         """Returns the command that runs `arguments` with these permissions."""
         if not self.isolated:
             return list(arguments)
-        return sandbox.isolated(arguments, [*_python_code(), *self.paths], Path.cwd(), self.network)
+        visible = [*_python_code(self.own_code), *self.paths]
+        return sandbox.isolated(arguments, visible, Path.cwd() if self.own_code else None, self.network)
 
     def environment(self) -> dict[str, str]:
         """Returns the environment variables of children, except PYTHONPATH."""
@@ -94,9 +99,10 @@ def _is_path(word: str) -> bool:
     return "/" in word or word.startswith((".", "~"))
 
 
-def _python_code() -> Iterator[Path]:
-    """Yields everything that a child may import: the whole folders of the interpreter, but only modules and packages
-    from other folders on sys.path and from the current folder, because these may also contain data, logs and keys."""
+def _python_code(own: bool) -> Iterator[Path]:
+    """Yields everything that a child may import: the whole folders of the interpreter and this package, but, if `own`,
+    only modules and packages from other folders on sys.path and from the current folder, because these may also contain
+    data, logs and keys."""
     whole = {Path(path) for path in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
     executable = Path(sys.executable)
     while executable.is_symlink():  # each link must be visible, so that the next one is found
@@ -104,7 +110,8 @@ def _python_code() -> Iterator[Path]:
         whole.add(executable.parents[1])
     whole |= {Path(path) for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if path}
     yield from whole
-    for entry in {Path(path).absolute() for path in [*sys.path, ""]}:
+    yield Path(__file__).parents[1]
+    for entry in {Path(path).absolute() for path in [*sys.path, ""]} if own else ():
         if entry.is_file():
             yield entry
         elif entry.is_dir() and not any(entry.is_relative_to(path) for path in whole):

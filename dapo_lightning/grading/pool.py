@@ -40,7 +40,7 @@ class GradingPool:
             that has taken a tenth of its time limit gets a child for itself; at most four times `num_workers` items do.
         seconds: wall-clock time limit of an item of size 1.
         megabytes: by how much the address space of a child may grow after its grader is built (Linux only).
-        allow: what children may access; see `Permissions.of`.
+        allow: what children may access: permissions, or what `Permissions.of` reads.
 
     Raises:
         ValueError: naming the key, if a number is invalid.
@@ -53,7 +53,7 @@ class GradingPool:
         num_workers: int,
         seconds: float,
         megabytes: int,
-        allow: Sequence[str] | str | None = (),
+        allow: Sequence[str] | str | Permissions | None = (),
     ) -> None:
         for name, number in (("num_workers", num_workers), ("megabytes", megabytes)):
             if not isinstance(number, int) or number < 1:
@@ -61,7 +61,7 @@ class GradingPool:
         if not 0 < seconds < math.inf:
             raise ValueError(f"reward.seconds={seconds}: must be a positive number of seconds.")
         self._factory, self._hello = factory, protocol.frame((factory, dict(options), megabytes))
-        self.permissions = Permissions.of(allow)
+        self.permissions = allow if isinstance(allow, Permissions) else Permissions.of(allow)
         self._num_workers, self._seconds = num_workers, seconds
         self._lock = (
             threading.Lock()

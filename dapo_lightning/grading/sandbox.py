@@ -6,6 +6,7 @@ and an empty /tmp. It has its own user, process, IPC and network namespaces, and
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ _SETTINGS = ("alternatives", "group", "hosts", "ld.so.cache", "ld.so.conf", "ld.
              "nsswitch.conf", "passwd")  # fmt: skip
 _NETWORK = ("ca-certificates", "pki/ca-trust", "pki/tls/certs", "resolv.conf", "ssl/certs", "ssl/openssl.cnf")
 _KERNEL = ("sys", "sysrq-trigger", "irq", "bus", "acpi", "fs", "scsi")  # in /proc; root may write without capabilities
+_NOBODY = "65534"
 _TMP_BYTES = 2**28  # for each of /tmp and /dev/shm, which are kept in memory
 
 
@@ -35,6 +37,8 @@ def isolated(
     etc = [Path("/etc") / name for name in (*_SETTINGS, *(_NETWORK if network else ()))]
     command = [str(_program()), "--unshare-all", "--die-with-parent", "--cap-drop", "ALL"]
     command += ["--share-net"] if network else []
+    if os.getuid() == 0:  # who is root there could not create user namespaces of its own
+        command += ["--uid", _NOBODY, "--gid", _NOBODY]
     for mounted in ("/tmp", "/dev/shm"):
         command += ["--dev", "/dev"] if mounted.startswith("/dev") else []
         command += ["--size", str(_TMP_BYTES), "--perms", "1777", "--tmpfs", mounted]
