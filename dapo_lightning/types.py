@@ -144,6 +144,7 @@ class Grade:
             wrong.
         detail: what happened then, for people to read.
         parts: the scores that `score` is the weighted sum of, by name.
+        kind: what became of a program ("passed", or why it failed); None for rewards that run none.
     """
 
     score: float
@@ -153,6 +154,7 @@ class Grade:
     failure: str | None = None
     detail: str = ""
     parts: Mapping[str, float] = field(default_factory=dict)
+    kind: str | None = None
 
 
 @dataclass(frozen=True)

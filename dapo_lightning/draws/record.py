@@ -23,6 +23,7 @@ class GroupRecord:
     failures: tuple[str | None, ...]
     details: tuple[str, ...]
     parts: tuple[Mapping[str, float], ...]
+    kinds: tuple[str | None, ...]
     entropy_sum: float
     probability_sum: float
 
@@ -41,6 +42,7 @@ class GroupRecord:
             failures=tuple(grade.failure for grade in grades),
             details=tuple(grade.detail for grade in grades),
             parts=tuple(grade.parts for grade in grades),
+            kinds=tuple(grade.kind for grade in grades),
             entropy_sum=float(sum(t.entropies_T[t.loss_mask_T].sum() for t in trajectories)),
             probability_sum=float(sum(t.logps_T[t.loss_mask_T].exp().sum() for t in trajectories)),
         )

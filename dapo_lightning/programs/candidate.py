@@ -39,7 +39,8 @@ def _run(source: str, channel: socket.socket, is_script: bool) -> int:
     gc.enable()
     module = types.ModuleType("__main__" if is_script else "program")
     sys.modules[module.__name__] = module  # where dataclasses and pickle look for it
-    sys.stdin, sys.stdout = (open(number, mode, encoding="utf-8") for number, mode in ((0, "r"), (1, "w")))  # noqa: SIM115
+    sys.stdin = os.fdopen(0, "r", encoding="utf-8")
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8")
     sys.stderr = io.StringIO()
     try:
         exec(compile(source, "<program>", "exec", dont_inherit=True), module.__dict__)

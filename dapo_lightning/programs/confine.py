@@ -11,12 +11,13 @@ import ctypes
 import os
 import platform
 import resource
+import signal
 import struct
 from pathlib import Path
 
 _NEWNS, _NEWIPC, _NEWUSER, _NEWPID = 0x20000, 0x8000000, 0x10000000, 0x20000000  # unshare
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND = 1, 2, 4, 8, 32, 4096  # mount
-_PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 _TMP = b"size=16m,nr_inodes=1024,mode=1777"
 FILE_BYTES = 2**20  # the longest file, and the longest output
 
@@ -60,9 +61,14 @@ def enter_namespaces_of_a_program() -> None:
     os.chdir("/tmp")
 
 
-def limit_memory(pages: int, megabytes: int) -> None:
-    """Limits the address space of this process to `pages`, its size in a fresh interpreter, and `megabytes` more."""
-    size = pages * resource.getpagesize() + megabytes * 2**20
+def pages() -> int:
+    """The size of the address space of this process, in pages."""
+    return int(Path("/proc/self/statm").read_text().split()[0])
+
+
+def limit_memory(own_pages: int, megabytes: int) -> None:
+    """Limits the address space of this process to `own_pages`, its size at the beginning, and `megabytes` more."""
+    size = own_pages * resource.getpagesize() + megabytes * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
@@ -83,6 +89,7 @@ def confine(seconds: float) -> None:
         resource.setrlimit(kind, (limit, limit))
     header, nothing = struct.pack("=Ii", 0x20080522, 0), bytes(24)  # _LINUX_CAPABILITY_VERSION_3
     _call("capset", header, nothing)
+    _call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     program = _filter()
     buffer = ctypes.create_string_buffer(program, len(program))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
 
 from dapo_lightning.grading.final_answer import answer_pattern, last_match
 from dapo_lightning.programs import values
 from dapo_lightning.programs.extract import fenced_program
 from dapo_lightning.programs.outputs import COMPARISONS
+from dapo_lightning.programs.remote import RemoteServer
 from dapo_lightning.programs.server import Server
 from dapo_lightning.programs.tests import Tests
 
@@ -27,16 +27,17 @@ class ProgramGrader:
         every: whether all tests are run, even if one has failed.
         seconds: time limit of a completion, all tests together.
         megabytes: memory of a program.
-        isolated: whether bubblewrap isolates this process.
+        place: where programs run: "bubblewrap" (which isolates this process), "none", or the address of a server.
 
     Raises:
         ValueError: if `pattern` is unfit, or if programs cannot be confined here.
     """
 
     def __init__(
-        self, pattern: str | None, fenced: bool, compare: str, every: bool, seconds: float, megabytes: int, isolated: bool
+        self, pattern: str | None, fenced: bool, compare: str, every: bool, seconds: float, megabytes: int, place: str
     ) -> None:
-        self._server = Server(isolated, megabytes)  # first, because its memory is copied for every program
+        self._server: Server | RemoteServer  # first, because the memory of this process is copied for every program
+        self._server = RemoteServer(place, megabytes) if "://" in place else Server(place == "bubblewrap", megabytes)
         self._pattern, self._fenced, self._same = answer_pattern(pattern), fenced, COMPARISONS[compare]
         self._every, self._seconds = every, seconds
 

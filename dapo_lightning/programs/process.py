@@ -36,8 +36,8 @@ class Process:
 
     def __init__(self, source: str, stdin: str | None, seconds: float) -> None:
         self._output, given = os.memfd_create("output"), os.memfd_create("input")
-        with open(given, "wb", closefd=False) as file:
-            file.write((stdin or "").encode(errors="surrogatepass"))
+        with open(given, "wb", closefd=False) as text:
+            text.write((stdin or "").encode(errors="surrogatepass"))
         os.lseek(given, 0, os.SEEK_SET)
         self._channel, theirs = socket.socketpair()
         self._pid = os.fork()
@@ -46,6 +46,7 @@ class Process:
                 for number, file in enumerate((given, self._output, self._output, theirs.detach())):
                     os.dup2(file, number)
                 os.closerange(_CHANNEL + 1, 2**16)
+                os.setsid()  # or it could send signals to its group
                 os.environ.clear()
                 confine.confine(seconds)
                 candidate.run(source, socket.socket(fileno=_CHANNEL), is_script=stdin is not None)
@@ -90,7 +91,8 @@ class Process:
     def kill(self, grace: float = 0.0) -> None:
         """Ends the process, after waiting for its end for a while. The kernel ends what is in its namespace."""
         if self._pid:
-            if not grace or not _wait(self._pid, grace):
+            self._is_stopped = not _wait(self._pid, grace)
+            if self._is_stopped:
                 os.kill(self._pid, signal.SIGKILL)
             _, status = os.waitpid(self._pid, 0)
             self._status, self._pid = os.waitstatus_to_exitcode(status), 0
@@ -101,6 +103,8 @@ class Process:
             return "output", f"it has written {confine.FILE_BYTES} bytes"
         if self._status == -signal.SIGSYS:
             return "forbidden", "a system call that is not permitted"
+        if self._is_stopped:
+            return "exception", "it has disturbed the channel to its tests"
         if self._status == -signal.SIGKILL:
             return "memory", "killed by the system"
         if self._status < 0:

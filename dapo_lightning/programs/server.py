@@ -8,7 +8,6 @@ import socket
 import sys
 from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from dapo_lightning.programs import confine, tester, values
@@ -68,7 +67,7 @@ def _serve(connection: socket.socket, isolated: bool, megabytes: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = confine.pages()
     try:
         if isolated:
             confine.enter_namespaces()
@@ -98,7 +97,7 @@ def _test(connection: socket.socket, isolated: bool, pages: int, megabytes: int)
             confine.enter_namespaces_of_a_program()
         job = values.receive(connection, values.LARGE)
         confine.limit_memory(pages, megabytes)
-        verdict = tester.run(job, connection)
+        verdict = tester.run(job, lambda: values.receive(connection, values.LARGE))
         with suppress(values.Ended):
             values.send(connection, verdict, values.LARGE)
         os._exit(0)

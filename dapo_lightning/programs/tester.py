@@ -10,9 +10,8 @@ import ast
 import builtins
 import random
 import signal
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from dapo_lightning.programs import KINDS, candidate, values
@@ -30,20 +29,20 @@ class _Stop(BaseException):
     """Ends the tests after the first failure."""
 
 
-def run(job: Mapping[str, Any], tests_follow: socket.socket) -> dict[str, Any]:
+def run(job: Mapping[str, Any], receive_tests: Callable[[], Any]) -> dict[str, Any]:
     """Runs a program and returns the verdict.
 
     Args:
         job: "program"; "stdin", the input of a script, or None if tests follow; "seconds"; "every", whether to go on
             after a failed test.
-        tests_follow: where the tests are received, once the process of the program has been forked: "preamble",
-            "tests" and "entry_point".
+        receive_tests: is called once the process of the program has been forked, so that this process does not know
+            the tests before, and returns "preamble", "tests" and "entry_point".
 
     Returns:
         "failure" and "detail" (None and "" if there is no failure), and either "output" or "passed" and "total".
     """
     process = Process(job["program"], job["stdin"], job["seconds"])
-    tests = values.receive(tests_follow, values.LARGE) if job["stdin"] is None else None
+    tests = receive_tests() if job["stdin"] is None else None
     counts = {"passed": 0, "total": 1}
     try:
         with _deadline(job["seconds"]):
@@ -194,7 +193,7 @@ def _ask(
 
 def _number_of(value: Any) -> int:
     if isinstance(value, Remote):
-        process, number, name = value._Remote__ask  # type: ignore[attr-defined]
+        process, number, name = value._Remote__ask
         return _number_of(_ask(process, number, name)) if name else number
     raise TypeError(f"tests cannot pass a {type(value).__name__} to the program: only plain data")
 
@@ -222,9 +221,7 @@ def _exception(reply: Any) -> Exception:
     error: Exception = ProgramError(failed.detail)
     named = getattr(builtins, str(reply.get("raised")) if isinstance(reply, dict) else "", None)
     if isinstance(named, type) and issubclass(named, Exception):
-        try:
+        with suppress(TypeError):  # UnicodeError needs more arguments
             error = named(failed.detail.partition(": ")[2])
-        except TypeError:  # UnicodeError needs more arguments
-            pass
     setattr(error, _FAILURE, (kind, failed.detail[:_MAX_DETAIL]))
     return error

@@ -79,7 +79,7 @@ def send(connection: socket.socket, message: Any, limit: int = MAX_BYTES) -> Non
     if len(body) > limit:
         raise ValueError(f"the value has more than {limit} bytes")
     try:
-        connection.sendall(len(body).to_bytes(_LENGTH_BYTES) + body)
+        connection.sendall(len(body).to_bytes(_LENGTH_BYTES, "big") + body)
     except OSError as error:
         raise Ended from error
 
@@ -90,7 +90,7 @@ def receive(connection: socket.socket, limit: int = MAX_BYTES) -> Any:
     Raises:
         Ended: if there is none.
     """
-    length = int.from_bytes(_exactly(connection, _LENGTH_BYTES))
+    length = int.from_bytes(_exactly(connection, _LENGTH_BYTES), "big")
     if length > limit:
         raise Ended("a message that is too long")
     try:

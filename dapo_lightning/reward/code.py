@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from lightning.pytorch.utilities import rank_zero_only
 
 from dapo_lightning.grading import sandbox
 from dapo_lightning.grading.permissions import Permissions
@@ -14,6 +17,8 @@ from dapo_lightning.programs.tests import Tests
 from dapo_lightning.reward import PendingGrades
 from dapo_lightning.reward.pooled import PooledReward
 from dapo_lightning.types import Grade, Prompt
+
+log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 10.0  # for everything but the program
 
@@ -94,6 +99,12 @@ class Code(PooledReward):
             )
         super().start()
 
+    def _say_what_is_open(self) -> None:
+        if self.sandbox == "none":
+            _warn("reward.sandbox=none: the programs that the policy writes run with access to your files.")
+        else:
+            super()._say_what_is_open()
+
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuses rows whose tests cannot be used.
 
@@ -105,7 +116,8 @@ class Code(PooledReward):
 
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
         """Submits each completion as a separate item."""
-        items = [(self._tests(prompt), text) for prompt, text in zip(prompts, completions, strict=True)]
+        tests = {id(prompt): self._tests(prompt) for prompt in prompts}
+        items = [(tests[id(prompt)], text) for prompt, text in zip(prompts, completions, strict=True)]
         return self.grade(items, self._read, self.wrong)
 
     def _tests(self, prompt: Prompt) -> Tests:
@@ -125,3 +137,6 @@ class Code(PooledReward):
             kind=kind or "passed",
             detail=detail,
         )
+
+
+_warn = rank_zero_only(log.warning)

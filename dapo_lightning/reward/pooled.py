@@ -48,10 +48,13 @@ class PooledReward(Reward):
         try:
             self.pool.start()
             if not self.pool.permissions.isolated:
-                _say_why_not(sandbox.why_not() or "reward.allow contains everything")
+                self._say_what_is_open()
         except GradingError as error:
             reason = str(error).partition(": ")[2]  # what follows the name of the grader
             raise ValueError(reason if reason.startswith("reward") else f"reward: {error}") from None
+
+    def _say_what_is_open(self) -> None:
+        _say_why_not(sandbox.why_not() or "reward.allow contains everything")
 
     def close(self) -> None:
         """Ends the children."""

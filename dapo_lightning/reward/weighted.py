@@ -71,5 +71,6 @@ class Weighted(Reward):
             vote=judge.vote,
             failure=first.failure,
             detail=f"{name}: {first.detail}" if failed else "",
+            kind=judge.kind,
             parts={name: grade.score for name, grade in grades.items()},
         )

@@ -14,6 +14,7 @@ import torch
 from dapo_lightning.algorithm import OverlongOption
 from dapo_lightning.algorithm.overlong import NoOverlong
 from dapo_lightning.draws.record import GroupRecord
+from dapo_lightning.programs import KINDS
 
 
 def _all(records: Sequence[GroupRecord], name: str) -> list[Any]:
@@ -48,11 +49,13 @@ FAILURES = ("timeout", "memory", "crash", "error")
 
 
 def grading_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
-    """Counts the completions that could not be graded, by reason, and averages each part of a weighted reward."""
-    failures, parts = Counter(_all(records, "failures")), _all(records, "parts")
-    return {f"grading/{reason}": float(failures[reason]) for reason in FAILURES} | {
-        f"reward/{name}": fmean(part[name] for part in parts) for name in parts[0]
-    }
+    """Counts the completions that could not be graded, by reason, and programs, by what became of them; averages each
+    part of a weighted reward."""
+    failures, parts, kinds = Counter(_all(records, "failures")), _all(records, "parts"), Counter(_all(records, "kinds"))
+    counts = {f"grading/{reason}": float(failures[reason]) for reason in FAILURES}
+    if any(kinds):
+        counts |= {f"programs/{kind}": float(kinds[kind]) for kind in ("passed", *KINDS)}
+    return counts | {f"reward/{name}": fmean(part[name] for part in parts) for name in parts[0]}
 
 
 def evaluation_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:

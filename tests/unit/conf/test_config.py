@@ -187,7 +187,7 @@ def test_imports_run_one_way():
     """types -> algorithm -> rollout, reward, data -> policy -> draws -> step -> callbacks -> study, plan -> run"""
     levels = {
         "types": 0, "utils": 0, "grading": 0, "distributed": 0, "forward": 0,
-        "algorithm": 1, "rollout": 2, "reward": 2, "data": 2, "policy": 3, "draws": 4, "step": 5,
+        "algorithm": 1, "programs": 1, "rollout": 2, "reward": 2, "data": 2, "policy": 3, "draws": 4, "step": 5,
         "callbacks": 6, "slurm": 7, "plan": 8, "study": 8, "run": 9, "train": 10,
     }  # fmt: skip
     for path in [*(ROOT / "dapo_lightning").rglob("*.py"), ROOT / "train.py"]:
