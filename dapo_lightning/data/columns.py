@@ -24,13 +24,14 @@ class Columns:
     Args:
         prompt: column of text, or of chats: lists of messages with `role` and `content`, the last one from the user.
         answer: column of text, which is not changed, or of numbers. Whole numbers are written without a fraction
-            (3.0 becomes "3"), because a column of integers with missing values is stored as floats.
+            (3.0 becomes "3"), because a column of integers with missing values is stored as floats. None: the answer is
+            empty, and the reward uses other columns.
         answer_after: the answer is only the text after the last occurrence of this marker, without white space
             around it (GSM8K: "####").
     """
 
     prompt: str = "prompt"
-    answer: str = "answer"
+    answer: str | None = "answer"
     answer_after: str | None = None
 
     def read(self, row: Mapping[str, Any], source: str) -> Prompt:
@@ -48,8 +49,10 @@ class Columns:
                 text = _last_words(messages)
             else:
                 text = _text(value)
-        with _named(row, source, self.answer, "data.answer_column"):
-            answer = self._cut(_text(_find(row, self.answer)))
+        answer = ""
+        if self.answer is not None:
+            with _named(row, source, self.answer, "data.answer_column"):
+                answer = self._cut(_text(_find(row, self.answer)))
         used = {self.prompt} if self.answer_after else {self.prompt, self.answer}
         columns = {name: value for name, value in row.items() if name not in used}
         return Prompt(text=text, answer=answer, source=source, columns=columns, messages=messages)

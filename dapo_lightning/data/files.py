@@ -38,7 +38,7 @@ class Files:
     train_path: str | None
     validation_path: str
     prompt_column: str = "prompt"
-    answer_column: str = "answer"
+    answer_column: str | None = "answer"
     answer_after: str | None = None
 
     def train_prompts(self) -> Sequence[Prompt]:

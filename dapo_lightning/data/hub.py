@@ -51,7 +51,7 @@ class Hub:
     validation_name: str | None = None
     validation_split: str = "test"
     prompt_column: str = "prompt"
-    answer_column: str = "answer"
+    answer_column: str | None = "answer"
     answer_after: str | None = None
     unique: bool = False
 
@@ -71,7 +71,7 @@ class Hub:
         rows: Sequence[int] = range(len(dataset))
         if self.unique:
             columns.read(dataset[0], split.source(0))  # reports a missing column, which could not be compared
-            rows = _not_repeated(dataset, [self.prompt_column, self.answer_column])
+            rows = _not_repeated(dataset, [name for name in (self.prompt_column, self.answer_column) if name])
             if len(rows) < len(dataset):
                 dropped, where = len(dataset) - len(rows), f"{split.path}:{split.split}"
                 log.info(

@@ -11,7 +11,7 @@ from dapo_lightning.programs.extract import fenced_program
 from dapo_lightning.programs.outputs import COMPARISONS
 from dapo_lightning.programs.remote import RemoteServer
 from dapo_lightning.programs.server import Server
-from dapo_lightning.programs.tests import Tests
+from dapo_lightning.programs.tests import ProgramTests
 
 Verdict = tuple[str | None, str, int, int, str | None]
 """The kind of failure or None, a detail, how many tests have passed, how many there are, and the program."""
@@ -41,7 +41,7 @@ class ProgramGrader:
         self._pattern, self._fenced, self._same = answer_pattern(pattern), fenced, COMPARISONS[compare]
         self._every, self._seconds = every, seconds
 
-    def __call__(self, item: tuple[Tests, str]) -> Verdict:
+    def __call__(self, item: tuple[ProgramTests, str]) -> Verdict:
         """Returns the verdict on a completion."""
         tests, completion = item
         program = self._program(completion)
@@ -59,13 +59,13 @@ class ProgramGrader:
             return last_match(self._pattern, completion)
         return fenced_program(completion) if self._fenced else completion
 
-    def _run_tests(self, tests: Tests, source: str) -> tuple[str | None, str, int, int]:
+    def _run_tests(self, tests: ProgramTests, source: str) -> tuple[str | None, str, int, int]:
         job = {"program": source, "stdin": None, "seconds": self._seconds, "every": self._every}
         secret = {"preamble": tests.preamble, "tests": tests.tests, "entry_point": tests.entry_point}
         verdict = self._server.run(job, secret)
         return verdict["failure"], verdict["detail"], verdict["passed"], verdict["total"]
 
-    def _run_script(self, tests: Tests, source: str) -> tuple[str | None, str, int, int]:
+    def _run_script(self, tests: ProgramTests, source: str) -> tuple[str | None, str, int, int]:
         deadline, passed, first = time.monotonic() + self._seconds, 0, None
         for number, (given, expected) in enumerate(zip(tests.inputs, tests.outputs, strict=True), 1):
             seconds = max(deadline - time.monotonic(), 0.01)

@@ -158,16 +158,20 @@ class Remote:
         return iterator
 
     def __next__(self) -> Any:
-        process, number, _ = self.__ask
-        return _ask(process, number, "__next__", (), {})
+        return self._special("__next__")
 
     def __len__(self) -> int:
-        process, number, _ = self.__ask
-        return _ask(process, number, "__len__", (), {})
+        return self._special("__len__")
 
     def __getitem__(self, key: Any) -> Any:
+        return self._special("__getitem__", key)
+
+    def _special(self, name: str, *arguments: Any) -> Any:
         process, number, _ = self.__ask
-        return _ask(process, number, "__getitem__", (key,), {})
+        try:
+            return _ask(process, number, name, arguments, {})
+        except AttributeError as error:  # what Python raises if an object has no such method
+            raise TypeError(str(error)) from None
 
     def __bool__(self) -> bool:
         return True

@@ -14,7 +14,7 @@ _FORMS = (
 
 
 @dataclass(frozen=True)
-class Tests:
+class ProgramTests:
     """What a program has to pass: assertions, or inputs with their expected outputs.
 
     Args:
@@ -31,7 +31,7 @@ class Tests:
     outputs: tuple[str, ...] = ()
 
     @staticmethod
-    def of(columns: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Tests:
+    def of(columns: Mapping[str, Any], names: Mapping[str, str] | None = None) -> ProgramTests:
         """Reads the columns of a row.
 
         Args:
@@ -40,7 +40,7 @@ class Tests:
         Raises:
             ValueError: with the columns and the remedy.
         """
-        found = {name: columns.get((names or {}).get(name, name)) for name in Tests.__dataclass_fields__}
+        found = {name: columns.get((names or {}).get(name, name)) for name in ProgramTests.__dataclass_fields__}
         tests, entry_point = found["tests"], found["entry_point"]
         if isinstance(tests, Sequence) and not isinstance(tests, str):
             tests = "\n".join(map(str, tests))
@@ -50,7 +50,7 @@ class Tests:
                              f"a program needs {_FORMS}; the columns are {sorted(columns)}")  # fmt: skip
         if tests:
             _check(str(tests), entry_point)
-        return Tests(str(found["preamble"] or ""), str(tests or ""), entry_point or None, *runs)
+        return ProgramTests(str(found["preamble"] or ""), str(tests or ""), entry_point or None, *runs)
 
 
 def _texts(value: Any, name: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from dapo_lightning.grading import sandbox
 from dapo_lightning.grading.permissions import Permissions
 from dapo_lightning.grading.pool import GradingPool
 from dapo_lightning.programs.outputs import COMPARISONS
-from dapo_lightning.programs.tests import Tests
+from dapo_lightning.programs.tests import ProgramTests
 from dapo_lightning.reward import PendingGrades
 from dapo_lightning.reward.pooled import PooledReward
 from dapo_lightning.types import Grade, Prompt
@@ -25,7 +25,7 @@ _GRACE_SECONDS = 10.0  # for everything but the program
 
 @dataclass(eq=False)
 class Code(PooledReward):
-    """A completion is correct iff its program passes all tests of the row (see `Tests`).
+    """A completion is correct iff its program passes all tests of the row (see `ProgramTests`).
 
     Args:
         pattern: regular expression; the group of its last match is the program. None: the last fenced block.
@@ -57,11 +57,11 @@ class Code(PooledReward):
             raise ValueError(f"reward.compare={self.compare}: choose one of {', '.join(COMPARISONS)}.")
         if self.allow:
             raise ValueError("reward.allow does not apply to reward=code: programs cannot be given access to anything.")
-        unknown = set(self.columns) - set(Tests.__dataclass_fields__)
+        unknown = set(self.columns) - set(ProgramTests.__dataclass_fields__)
         if unknown:
             raise ValueError(
                 f"reward.columns: {', '.join(sorted(unknown))} is not known; name columns for some of "
-                f"{', '.join(Tests.__dataclass_fields__)}."
+                f"{', '.join(ProgramTests.__dataclass_fields__)}."
             )
         is_remote = self.sandbox.startswith(("http://", "https://"))
         if self.sandbox not in ("bubblewrap", "none") and not is_remote:
@@ -120,9 +120,9 @@ class Code(PooledReward):
         items = [(tests[id(prompt)], text) for prompt, text in zip(prompts, completions, strict=True)]
         return self.grade(items, self._read, self.wrong)
 
-    def _tests(self, prompt: Prompt) -> Tests:
+    def _tests(self, prompt: Prompt) -> ProgramTests:
         try:
-            return Tests.of(prompt.columns, self.columns)
+            return ProgramTests.of(prompt.columns, self.columns)
         except ValueError as error:
             raise ValueError(f"{prompt.source}: {error}. Fix the row, or name its columns in reward.columns.") from None
 

@@ -37,7 +37,7 @@ class Function(PooledReward):
     """
 
     path: str
-    answer_column: str = "answer"
+    answer_column: str | None = "answer"
     correct_above: float = 0.0
     failed: float = 0.0
     advice: ClassVar[str] = (
@@ -82,7 +82,7 @@ class Function(PooledReward):
             _warn_of(clashes)
             columns.pop("self", None)
         return {
-            self.answer_column: answers,
+            **({self.answer_column: answers} if self.answer_column else {}),
             **columns,
             "completions": list(completions),
             "prompts": [list(prompt.messages) or prompt.text for prompt in prompts],
