@@ -23,6 +23,7 @@ TECHNIQUES = tuple(field.name for field in fields(Algorithm))
 REQUIRED = {
     ("reward", "function"): ["reward.path=rewards.even_length"],
     ("data", "jsonl"): ["data.train_path=a", "data.validation_path=b"],
+    ("data", "code"): ["data.train_path=a", "data.validation_path=b"],
     ("data", "hub"): ["data.train_path=a", "data.validation_path=b"],
     ("data", "reasoning_gym"): ["data.task=chain_sum"],
     ("reward", "reasoning_gym"): ["data=reasoning_gym", "data.task=chain_sum"],
