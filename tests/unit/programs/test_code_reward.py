@@ -131,13 +131,15 @@ def test_without_isolation_programs_run_if_this_is_chosen_by_name(monkeypatch, c
 
 
 def test_a_remote_sandbox_gives_the_same_verdicts_and_is_sent_no_expected_outputs():
+    script = {"inputs": ["abc"], "outputs": ["cba"]}
     with fusion_server() as (address, requests), closing(Code(1, 3.0, 256, fenced=False, sandbox=address)) as reward:
         kinds = [grade.kind for grade in graded(reward, CHECK, ADDS, "def f(x): return 0", "import os\nos._exit(0)")]
-        kinds += [grade.kind for grade in graded(reward, {"inputs": ["770 7"], "outputs": ["777"]}, SUM, "print(4)")]
+        kinds += [grade.kind for grade in graded(reward, script, "print(input()[::-1])", "print(4)")]
     assert kinds == ["passed", "wrong", "exception", "passed", "wrong"]
     sent = [{name: base64.b64decode(text) for name, text in request["files"].items()} for request in requests]
     assert all(b"candidate(x)" in files["tests.json"] for files in sent[:3])
-    assert all(files["tests.json"] == b"null" and b"777" not in files["job.json"] for files in sent[3:])
+    assert [files["tests.json"] for files in sent[3:]] == [b"null"] * 2
+    assert all(b"cba" not in files["job.json"] for files in sent[3:])
     with closing(Code(1, 3.0, 256, fenced=False, sandbox="http://127.0.0.1:9")) as unreachable:
         (grade,) = graded(unreachable, CHECK, ADDS)
     assert grade.failure == "error" and "no verdict" in grade.detail
