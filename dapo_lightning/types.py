@@ -79,12 +79,15 @@ class Completion:
             sampled, but not the log-probs that are recorded).
         entropies_T: entropies of the same distributions, in nats.
         truncated: whether the token budget was used up before an end token.
+        written_T: False where the token belongs to a message that the policy read between two turns, bool; None if
+            there is only one turn. Log-probs and entropies of such tokens are 0.
     """
 
     tokens_T: Tensor
     logps_T: Tensor
     entropies_T: Tensor
     truncated: bool
+    written_T: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,12 @@ class Trajectory:
     old_logps_T: Tensor | None = None
 
     @staticmethod
-    def single_turn(completion: Completion, policy_step: int) -> Trajectory:
-        """Returns the trajectory of one completion, in which the policy wrote every token."""
-        written_T = torch.ones_like(completion.tokens_T, dtype=torch.bool)
+    def of(completion: Completion, policy_step: int) -> Trajectory:
+        """Returns the trajectory of a completion, whose loss mask is the tokens that the policy wrote."""
+        written_T = completion.written_T
         return Trajectory(
             completion.tokens_T,
-            written_T,
+            torch.ones_like(completion.tokens_T, dtype=torch.bool) if written_T is None else written_T,
             completion.logps_T,
             completion.entropies_T,
             completion.truncated,
@@ -129,6 +132,12 @@ class Trajectory:
     def num_tokens(self) -> int:
         """Number of tokens that the policy wrote."""
         return int(self.loss_mask_T.sum())
+
+    def turns(self) -> list[Tensor]:
+        """The tokens that the policy wrote, turn by turn: the stretches between messages of the environment."""
+        begins_T = torch.cat([self.loss_mask_T[:1], self.loss_mask_T[1:] & ~self.loss_mask_T[:-1]])
+        turn_T = begins_T.cumsum(0)
+        return [self.tokens_T[self.loss_mask_T & (turn_T == turn)] for turn in range(1, int(begins_T.sum()) + 1)]
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,13 @@ class Grade:
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt with its G graded trajectories. `number` is the number of the prompt (see `NumberedPrompt`)."""
+    """A prompt with its G graded trajectories. `number` is the number of the prompt (see `NumberedPrompt`).
+
+    Args:
+        texts: what the policy wrote, and what the environment replied between its turns.
+        turn_grades: for each trajectory, the grade of the answer in each of its turns, or nothing if turns are not
+            graded; empty if there can be only one turn.
+    """
 
     number: int
     prompt: Prompt
@@ -167,6 +182,7 @@ class Group:
     trajectories: tuple[Trajectory, ...]
     texts: tuple[str, ...]
     grades: tuple[Grade, ...]
+    turn_grades: tuple[tuple[Grade, ...], ...] = ()
 
     @property
     def num_correct(self) -> int:

@@ -183,6 +183,6 @@ def _counted(lengths: Sequence[int]) -> CountedTokens:
 
 def _group(num_correct: int, size: int) -> Group:
     token_T = torch.zeros(1)
-    trajectory = Trajectory.single_turn(Completion(token_T.long(), token_T, token_T, truncated=False), policy_step=0)
+    trajectory = Trajectory.of(Completion(token_T.long(), token_T, token_T, truncated=False), policy_step=0)
     grades = tuple(Grade(1.0 if i < num_correct else -1.0, correct=i < num_correct) for i in range(size))
     return Group(0, Prompt("", "", ""), (0,), (trajectory,) * size, ("",) * size, grades)

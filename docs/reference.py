@@ -57,7 +57,7 @@ def metrics() -> dict[str, MetricSource]:
         for name, function in _functions(ast.parse(path.read_text()), ""):
             for node in ast.walk(function):
                 for key in _string_keys(node):
-                    if name == "evaluation_metrics":
+                    if name.startswith("evaluation_"):
                         found[f"validation/{key}"] = MetricSource(module, name)
                     elif re.fullmatch(r"[a-z_]+/[\w@<>]+|" + "|".join(PLAIN_METRICS), key):
                         found.setdefault(key, MetricSource(module, name))

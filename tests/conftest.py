@@ -104,7 +104,7 @@ def make_group(
         number=number,
         prompt=Prompt(f"{number}+1=", str(number + 1), f"test:{number}"),
         prompt_tokens=tuple(range(5, 7 + number % 3)),
-        trajectories=tuple(Trajectory.single_turn(completion, policy_step=0) for completion in completions),
+        trajectories=tuple(Trajectory.of(completion, policy_step=0) for completion in completions),
         texts=tuple("x" for _ in scores),
         grades=tuple(Grade(score=score, correct=score > 0) for score in scores),
     )

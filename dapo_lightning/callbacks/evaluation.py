@@ -55,7 +55,14 @@ def _row(group: Group) -> dict[str, Any]:
                 "detail": grade.detail,
                 "num_tokens": trajectory.num_tokens,
                 "truncated": trajectory.truncated,
+                **({"turns": [{"answer": turn.answer, "correct": turn.correct} for turn in turns]} if turns else {}),
             }
-            for text, grade, trajectory in zip(group.texts, group.grades, group.trajectories, strict=True)
+            for text, grade, trajectory, turns in zip(
+                group.texts,
+                group.grades,
+                group.trajectories,
+                group.turn_grades or [()] * group.size,
+                strict=True,
+            )
         ],
     }

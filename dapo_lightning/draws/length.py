@@ -25,6 +25,7 @@ class LengthLimit:
         max_prompt_tokens: longer prompts are dropped and counted; None drops none.
         max_new_tokens: number of tokens in the longest completion.
         max_positions: number of positions of the policy; None if it states no limit.
+        max_message_tokens: number of tokens that an environment may write between the turns of a completion.
 
     Raises:
         DataError: if the longest prompt and the longest completion together exceed the positions of the policy.
@@ -33,15 +34,27 @@ class LengthLimit:
     max_prompt_tokens: int | None
     max_new_tokens: int
     max_positions: int | None = None
+    max_message_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.max_prompt_tokens is not None and self.max_prompt_tokens < 1:
             raise DataError(f"max_prompt_tokens={self.max_prompt_tokens}: must be at least 1, or null.")
-        if self.max_positions is not None and self.max_positions < self.max_new_tokens + (self.max_prompt_tokens or 1):
+        if self.max_positions is not None and self.max_positions < self.after_prompt + (self.max_prompt_tokens or 1):
             raise DataError(
-                f"max_prompt_tokens={self.max_prompt_tokens} and max_new_tokens={self.max_new_tokens} together exceed "
-                f"the {self.max_positions} positions of the policy: lower one of them."
+                f"max_prompt_tokens={self.max_prompt_tokens} and max_new_tokens={self.max_new_tokens}"
+                f"{self._messages()} together exceed the {self.max_positions} positions of the policy: lower one of "
+                "them."
             )
+
+    @property
+    def after_prompt(self) -> int:
+        """Number of tokens that may follow a prompt."""
+        return self.max_new_tokens + self.max_message_tokens
+
+    def _messages(self) -> str:
+        return (
+            f", and {self.max_message_tokens} tokens of messages (see environment)," if self.max_message_tokens else ""
+        )
 
     def filter(self, prompts: Sequence[Prompt], encode: Encode, split: str) -> tuple[list[Prompt], int]:
         """Returns the prompts that are short enough, and the tokens of the longest of them.
@@ -70,9 +83,9 @@ class LengthLimit:
 
     def _check_longest(self, prompts: Sequence[Prompt], lengths: Sequence[int]) -> None:
         length, index = max((length, index) for index, length in enumerate(lengths))
-        if self.max_positions is not None and length + self.max_new_tokens > self.max_positions:
+        if self.max_positions is not None and length + self.after_prompt > self.max_positions:
             raise DataError(
-                f"{prompts[index].source}: {length} tokens, and max_new_tokens={self.max_new_tokens} more, exceed the "
-                f"{self.max_positions} positions of the policy. Set max_prompt_tokens to drop such prompts, or lower "
-                "max_new_tokens."
+                f"{prompts[index].source}: {length} tokens, and max_new_tokens={self.max_new_tokens} more"
+                f"{self._messages() or ','} exceed the {self.max_positions} positions of the policy. Set "
+                "max_prompt_tokens to drop such prompts, or lower max_new_tokens."
             )

@@ -16,6 +16,7 @@ def plain(group: Group) -> dict[str, Any]:
     return kept | {
         "trajectories": [asdict(trajectory) for trajectory in group.trajectories],
         "grades": [asdict(grade) for grade in group.grades],
+        "turn_grades": [[asdict(grade) for grade in grades] for grades in group.turn_grades],
     }
 
 
@@ -25,5 +26,6 @@ def restored(state: Mapping[str, Any], stream: PromptStream) -> Group:
     parts = {
         "trajectories": tuple(Trajectory(**trajectory) for trajectory in state["trajectories"]),
         "grades": tuple(Grade(**grade) for grade in state["grades"]),
+        "turn_grades": tuple(tuple(Grade(**grade) for grade in grades) for grades in state["turn_grades"]),
     }
     return Group(**{**state, **parts, "prompt": numbered.prompt})

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dapo_lightning.types import Group
+from dapo_lightning.types import Grade, Group
 
 
 @dataclass(frozen=True)
 class GroupRecord:
     """The numbers of a group that metrics need, small enough to send to every rank. Tuples have one entry for each of
-    the G completions. Entropies (nats) and probabilities are summed over all tokens that the policy wrote."""
+    the G completions. Entropies (nats) and probabilities are summed over all tokens that the policy wrote.
+
+    `turn_...` has an entry for each turn of each completion. These tuples are empty if there can be only one turn;
+    correctness and votes of turns are also empty if turns are not graded.
+    """
 
     number: int
     source: str
@@ -26,6 +30,9 @@ class GroupRecord:
     kinds: tuple[str | None, ...]
     entropy_sum: float
     probability_sum: float
+    turn_correct: tuple[tuple[bool, ...], ...] = ()
+    turn_votes: tuple[tuple[str | None, ...], ...] = ()
+    turn_tokens: tuple[tuple[int, ...], ...] = ()
 
     @staticmethod
     def of(group: Group) -> GroupRecord:
@@ -36,7 +43,7 @@ class GroupRecord:
             source=group.prompt.source,
             scores=tuple(grade.score for grade in grades),
             correct=tuple(grade.correct for grade in grades),
-            votes=tuple(grade.answer if grade.vote is None else grade.vote for grade in grades),
+            votes=tuple(map(_vote, grades)),
             num_tokens=tuple(trajectory.num_tokens for trajectory in trajectories),
             truncated=tuple(trajectory.truncated for trajectory in trajectories),
             failures=tuple(grade.failure for grade in grades),
@@ -45,4 +52,11 @@ class GroupRecord:
             kinds=tuple(grade.kind for grade in grades),
             entropy_sum=float(sum(t.entropies_T[t.loss_mask_T].sum() for t in trajectories)),
             probability_sum=float(sum(t.logps_T[t.loss_mask_T].exp().sum() for t in trajectories)),
+            turn_correct=tuple(tuple(grade.correct for grade in turns) for turns in group.turn_grades),
+            turn_votes=tuple(tuple(map(_vote, turns)) for turns in group.turn_grades),
+            turn_tokens=tuple(tuple(map(len, t.turns())) for t in trajectories) if group.turn_grades else (),
         )
+
+
+def _vote(grade: Grade) -> str | None:
+    return grade.answer if grade.vote is None else grade.vote

@@ -1,17 +1,21 @@
-"""Prompts -> graded groups: encode, generate, decode, grade. Both training and evaluation use this."""
+"""Prompts -> graded groups: encode, generate, converse, decode, grade. Both training and evaluation use this."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from dapo_lightning.environment import Environment
+from dapo_lightning.environment.conversations import Conversations
+from dapo_lightning.environment.single_turn import SingleTurn
 from dapo_lightning.policy import Policy
-from dapo_lightning.reward import PendingGrades, Reward, RewardError
+from dapo_lightning.reward import Reward
 from dapo_lightning.rollout import Rollout
 from dapo_lightning.rollout.finite import check_finite
 from dapo_lightning.rollout.noise import uniform_noise
-from dapo_lightning.types import Completion, Generation, Group, NumberedPrompt, PendingGroup, Trajectory
+from dapo_lightning.rollout.turns import sampled_turns
+from dapo_lightning.types import Completion, Generation, Grade, Group, NumberedPrompt, PendingGroup, Trajectory
 from dapo_lightning.utils.clock import Clock
 
 
@@ -21,7 +25,9 @@ class RolloutWorker:
 
     Args:
         seed: keys the sampling noise, together with the stream and the number of each prompt.
-        clock: measures the time spent under "generate" and "grade".
+        clock: measures the time spent under "generate" and "grade". Grading on which the next turn of a conversation
+            depends counts as "generate".
+        environment: replies to the policy between its turns.
     """
 
     policy: Policy
@@ -29,6 +35,7 @@ class RolloutWorker:
     reward: Reward
     seed: int
     clock: Clock = field(default_factory=Clock)
+    environment: Environment = field(default_factory=SingleTurn)
 
     def __call__(
         self,
@@ -69,8 +76,17 @@ class RolloutWorker:
             tokens = [tuple(self.policy.codec.encode(numbered.prompt)) for numbered in prompts]
             numbers = [numbered.number for numbered in prompts]
             noise_PGT = uniform_noise(self.seed, stream, numbers, num_completions, generation.max_new_tokens)
-            model, end_tokens = self.policy.model, self.policy.codec.end_tokens
-            batches = iter(self.rollout(model, tokens, noise_PGT, generation, end_tokens))
+            model, codec = self.policy.model, self.policy.codec
+            conversations = Conversations(
+                self.environment,
+                codec,
+                self.reward,
+                [numbered.prompt for numbered in prompts],
+                num_completions,
+                generation.max_new_tokens,
+            )
+            partner = conversations if self.environment.num_turns > 1 else None
+            batches = sampled_turns(self.rollout, model, tokens, noise_PGT, generation, codec.end_tokens, partner)
         num_done = 0
         while True:
             with self.clock("generate"):
@@ -78,24 +94,17 @@ class RolloutWorker:
                 if batch is None:
                     break
                 part = slice(num_done, num_done + len(batch))
-                num_done += len(batch)
                 _check(batch, prompts[part], num_completions)
-                for completions, numbered in zip(batch, prompts[part], strict=True):
+                submitted: list[PendingGroup] = []
+                for row, (completions, numbered) in enumerate(zip(batch, prompts[part], strict=True), start=num_done):
                     check_finite(completions, model, numbered.prompt.source)
-                submitted = [
-                    self._submit(numbered, ids, [Trajectory.single_turn(c, policy_step) for c in completions])
-                    for numbered, ids, completions in zip(prompts[part], tokens[part], batch, strict=True)
-                ]
+                    trajectories = tuple(Trajectory.of(completion, policy_step) for completion in completions)
+                    texts, grades = conversations.submit(row, trajectories)
+                    submitted.append(partial(self._group, numbered, tokens[row], trajectories, texts, grades))
+                num_done += len(batch)
             yield submitted
         if num_done < len(prompts):
             raise ValueError(f"the rollout returned no completions for {prompts[num_done].prompt.source}.")
-
-    def _submit(
-        self, numbered: NumberedPrompt, prompt_tokens: tuple[int, ...], trajectories: Sequence[Trajectory]
-    ) -> PendingGroup:
-        texts = tuple(self.policy.codec.decode(trajectory.tokens_T) for trajectory in trajectories)
-        grades = self.reward.submit([numbered.prompt] * len(texts), texts)
-        return partial(self._group, numbered, prompt_tokens, tuple(trajectories), texts, grades)
 
     def _group(
         self,
@@ -103,16 +112,21 @@ class RolloutWorker:
         prompt_tokens: tuple[int, ...],
         trajectories: tuple[Trajectory, ...],
         texts: tuple[str, ...],
-        pending: PendingGrades,
+        pending: Callable[[], list[tuple[Grade, ...]]],
     ) -> Group:
         with self.clock("grade"):
-            grades = tuple(pending())
-        if len(grades) != len(texts):
-            raise RewardError(
-                f"{type(self.reward).__name__} on {numbered.prompt.source}: "
-                f"{len(grades)} grades for {len(texts)} completions."
-            )
-        return Group(numbered.number, numbered.prompt, prompt_tokens, trajectories, texts, grades)
+            found = pending()
+        environment = self.environment
+        turn_grades = tuple(grades if environment.grades_turns else () for grades in found)
+        return Group(
+            numbered.number,
+            numbered.prompt,
+            prompt_tokens,
+            trajectories,
+            texts,
+            tuple(map(environment.final, found)),
+            turn_grades if environment.num_turns > 1 else (),
+        )
 
 
 def _check(batch: Sequence[Sequence[Completion]], prompts: Sequence[NumberedPrompt], num_completions: int) -> None:

@@ -71,6 +71,31 @@ class Chat:
                 f"{reason}. Fix the row or remove it, or change policy.system_prompt or policy.template_kwargs."
             ) from None
 
+    def encode_reply(self, message: str, tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
+        """Returns the token ids of everything between a turn of the assistant and its next one: what closes the turn,
+        a message of the user, and the beginning of the assistant's reply.
+
+        They are those of an example chat, so that they depend on the message only, and nothing that the policy wrote is
+        rendered again. (A template that would remove parts of earlier turns, such as thoughts, does not see them.)
+
+        Raises:
+            DataError: if the chat template raises an exception.
+        """
+        said = "So far, I believe that it is 42."
+        example = [
+            *self.messages(Prompt("What is it?", "", "")),
+            {"role": "assistant", "content": said},
+            {"role": "user", "content": message},
+        ]
+        try:
+            text = self._apply(tokenizer, example, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # as above
+            raise DataError(
+                "environment: the policy's chat template refuses a second message of the user "
+                f"({type(error).__name__}: {error}). Use environment=single_turn, or another chat template."
+            ) from None
+        return tokenizer(text.partition(said)[2], add_special_tokens=False)["input_ids"]
+
     def closing_token(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         """Returns the token that ends a turn of the assistant in the chat template, such as `<|im_end|>` for Qwen; None
         if there is no such token, or if the template raises an exception for the example chat."""

@@ -67,6 +67,24 @@ class Codec:
         """Returns the token ids of the text without special tokens around it."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def encode_reply(self, message: str, last: int) -> tuple[int, ...]:
+        """Returns the token ids between two turns of the policy, in which it reads a message.
+
+        With a chat template, they include what closes the turn before and opens the next one. Without one, they are
+        those of the text alone.
+
+        Args:
+            last: the last token of the turn before. If it is the token that closes turns, it is not repeated.
+
+        Raises:
+            DataError: if the chat template refuses a second message of the user.
+        """
+        if self.chat is None:
+            return self.encode_text(message)
+        tokens = tuple(self.chat.encode_reply(message, self.tokenizer))
+        closing = tokens[:3]  # a template may write white space first
+        return tokens[closing.index(last) + 1 :] if last in closing else tokens
+
     def decode(self, tokens: Tensor) -> str:
         """Converts token ids to text. Spaces are not changed. The end token is removed, and special tokens are
         removed unless `keep_special_tokens` is set."""

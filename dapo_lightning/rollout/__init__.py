@@ -23,11 +23,37 @@ class Memory(Enum):
     """An engine's own weights and cache, in a reserved share of the accelerator's memory."""
 
 
+class Partner(Protocol):
+    """The other side of the conversations in which completions of several turns are sampled.
+
+    `max_turn_tokens`: how many tokens the policy may write in one turn.
+    `max_message_tokens`: how many tokens a message may have.
+    `max_messages`: how many messages a conversation may have.
+    """
+
+    max_turn_tokens: int
+    max_message_tokens: int
+    max_messages: int
+
+    def reply(self, rows: Sequence[int], turns: Sequence[Tensor]) -> list[tuple[int, ...] | None]:
+        """Takes turns that the policy has just ended with an end token, and returns for each the tokens of the message
+        that the policy reads next, at least one, or None if the conversation is over.
+
+        Args:
+            rows: the row of each turn; row p * G + g is completion g of prompt p.
+            turns: the tokens of each turn, [T], including the end token.
+        """
+        ...
+
+
 class Rollout(Protocol):
     """Samples G completions for each of P prompts with the current weights of the model.
 
     `exact_logps`: whether log-probs recorded in float32 equal those of a forward pass of the model, up to rounding.
     `memory`: optional, the kind of memory it needs; a plan assumes `Memory.GENERATE` if it is missing.
+    `converses`: optional, whether `__call__` takes a `Partner` as a sixth argument and samples all turns of its
+        conversations. Other rollouts are called again for each turn, with the conversation so far as the prompt
+        (`rollout.turns`).
     """
 
     exact_logps: ClassVar[bool]

@@ -95,11 +95,18 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     optimizer = made(settings["optimizer"])
     optimizer([torch.nn.Parameter(torch.zeros(1))])  # a wrong option is reported before the policy is loaded
     codec = source.codec()
-    longest = max(config.max_new_tokens, config.evaluation.max_new_tokens)
+    environment = made(settings["environment"])
+    environment.start(codec)
+    limit = LengthLimit(
+        config.max_prompt_tokens,
+        max(config.max_new_tokens, config.evaluation.max_new_tokens),
+        codec.max_positions,
+        max_message_tokens=(environment.num_turns - 1) * environment.max_message_tokens,
+    )
     data = made(settings["datamodule"])(
         dataset=dataset,
         encode=codec.encode,
-        length_limit=LengthLimit(config.max_prompt_tokens, longest, codec.max_positions),
+        length_limit=limit,
         num_steps=config.num_steps if config.mode == "train" else 0,  # a resumed run may be given more
     )
     reward = made(settings["reward"])
@@ -107,11 +114,11 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     rank_zero_only(reward.check)(data.prompts)
     clock = Clock()
     with clock("load"):
-        policy = source.load(codec, dataset, Path("outputs/warm_start"), reach=data.longest_prompt + longest)
+        policy = source.load(codec, dataset, Path("outputs/warm_start"), reach=data.longest_prompt + limit.after_prompt)
     if (bad := not_finite(policy.model.state_dict())) is not None:
         raise ConfigError(f"policy: its weights are not finite ({bad}), so it cannot be used. Choose another policy.")
     module = made(settings["module"])(
-        worker=RolloutWorker(policy, rollout, reward, config.seed, clock),
+        worker=RolloutWorker(policy, rollout, reward, config.seed, clock, environment),
         algorithm=algorithm,
         optimizer=optimizer,
         generation=generation,

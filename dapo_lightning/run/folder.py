@@ -18,7 +18,7 @@ from dapo_lightning.utils.atomic import replacing
 from dapo_lightning.utils.checkpoints import newest_whole
 from dapo_lightning.utils.overrides import ORIGIN, leaves
 
-REQUIRED = (*PLAIN, "trainer")
+REQUIRED = (*PLAIN, "environment", "trainer")
 
 
 @contextmanager
@@ -126,7 +126,7 @@ _TEXTS = ("policy.name", "policy.dtype", "trainer.precision", "data.train_path",
 def hyperparameters(config: Mapping[str, Any], techniques: Sequence[str]) -> dict[str, Any]:
     """Returns what distinguishes runs in a comparison: the chosen options, the numbers of the algorithm, and the model,
     data and precision."""
-    groups = ("experiment", "recipe", "policy", "data", "reward", "rollout", "optimizer", *techniques)
+    groups = ("experiment", "recipe", "policy", "data", "reward", "environment", "rollout", "optimizer", *techniques)
     chosen = {group: option for group, option in config["choices"].items() if group in groups}
     of_algorithm = {name: config[name] for name in config if name in (*techniques, *_NUMBERS, "optimizer")}
     of_algorithm |= {name: value for name, value in config.items() if name.startswith("num_")}

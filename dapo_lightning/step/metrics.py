@@ -15,6 +15,7 @@ from dapo_lightning.algorithm import OverlongOption
 from dapo_lightning.algorithm.overlong import NoOverlong
 from dapo_lightning.draws.record import GroupRecord
 from dapo_lightning.programs import KINDS
+from dapo_lightning.step import turns
 
 
 def _all(records: Sequence[GroupRecord], name: str) -> list[Any]:
@@ -61,16 +62,16 @@ def grading_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
 def evaluation_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
     """avg@n, pass@k and maj@n over prompts with n completions each, and metrics of the completions.
 
+    If completions have several graded turns, `turn_k/...` are the same accuracies after at most k turns, and
+    `corrected` and `spoilt` the shares of completions whose first answer was wrong and whose last one is right, or the
+    other way round.
+
     `..._ci95` is the half-width of the 95 % confidence interval of a mean over prompts. It covers the choice of prompts
     and the sampling of completions, and is left out for a single prompt. maj@n is left out if the reward reports no
     final answers to vote on.
     """
-    n = len(records[0].correct)
-    of_prompts = {f"avg@{n}": [fmean(record.correct) for record in records]}
-    for k in [k for k in (2**i for i in range(1, n.bit_length())) if k < n] + [n]:
-        of_prompts[f"pass@{k}"] = [pass_at_k(n, sum(record.correct), k) for record in records]
-    if any(vote is not None for vote in _all(records, "votes")):
-        of_prompts[f"maj@{n}"] = [majority_correct(record.votes, record.correct) for record in records]
+    of_prompts = evaluation_accuracies([record.correct for record in records], [record.votes for record in records])
+    of_prompts |= turns.evaluation_of_turns(records, evaluation_accuracies)
     completions = completion_metrics(records)
     intervals = {f"{name}_ci95": half_width_95(values) for name, values in of_prompts.items() if len(values) > 1}
     return {
@@ -82,7 +83,21 @@ def evaluation_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
         "all_correct": fmean(all(record.correct) for record in records),
         "all_wrong": fmean(not any(record.correct) for record in records),
         "not_graded": fmean(failure is not None for failure in _all(records, "failures")),
+        **({"turns": turns.mean_number(records)} if records[0].turn_tokens else {}),
     }
+
+
+def evaluation_accuracies(
+    correct: Sequence[Sequence[bool]], votes: Sequence[Sequence[str | None]]
+) -> dict[str, list[float]]:
+    """The accuracies of each prompt, given which of its n completions are correct and what they vote for."""
+    n = len(correct[0])
+    found = {f"avg@{n}": [fmean(one) for one in correct]}
+    for k in [k for k in (2**i for i in range(1, n.bit_length())) if k < n] + [n]:
+        found[f"pass@{k}"] = [pass_at_k(n, sum(one), k) for one in correct]
+    if any(vote is not None for one in votes for vote in one):
+        found[f"maj@{n}"] = [majority_correct(*pair) for pair in zip(votes, correct, strict=True)]
+    return found
 
 
 def half_width_95(values: Sequence[float]) -> float:

@@ -9,6 +9,7 @@ from dapo_lightning.draws.fill import Batch
 from dapo_lightning.step.metrics import completion_metrics, grading_metrics
 from dapo_lightning.step.objective import summed
 from dapo_lightning.step.result import Update
+from dapo_lightning.step.turns import turn_metrics
 from dapo_lightning.utils.memory import peak_memory_mb
 
 REASONS = ("useful", "all_correct", "all_wrong")
@@ -34,7 +35,7 @@ def step_metrics(
     used, num_trained = batch.used, len(batch.groups)
     tokens_generated = sum(sum(record.num_tokens) for record in batch.records)
     tokens_trained = float(sum(update.num_tokens for update in updates if update.is_taken))
-    metrics = completion_metrics(used, overlong) | grading_metrics(used)
+    metrics = completion_metrics(used, overlong) | grading_metrics(used) | turn_metrics(used)
     metrics |= {f"groups/{reason}": batch.reasons.get(reason, 0) / len(used) for reason in REASONS}
     metrics |= {
         "groups/kept": num_trained / len(used),

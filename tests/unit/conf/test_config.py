@@ -66,7 +66,9 @@ def test_the_config_tree_mirrors_the_code(group):
         assert target.startswith("dapo_lightning.algorithm."), path
 
 
-@pytest.mark.parametrize(("group", "option"), [o for o in OPTIONS if o[0] in ("rollout", "reward", "data", "policy")])
+@pytest.mark.parametrize(
+    ("group", "option"), [o for o in OPTIONS if o[0] in ("rollout", "reward", "data", "policy", "environment")]
+)
 def test_the_config_tree_mirrors_the_other_rooms(group, option):
     composed = config(f"{group}={option}", "run_folder=x", *REQUIRED.get((group, option), []))
     assert composed[group]._target_.startswith(f"dapo_lightning.{group}.")
@@ -185,11 +187,12 @@ def test_bad_values_are_one_sentence_and_no_traceback(overrides, says, tmp_path,
 
 
 def test_imports_run_one_way():
-    """types -> algorithm -> rollout, reward, data -> policy -> draws -> step -> callbacks -> study, plan -> run"""
+    """types -> algorithm -> rollout, reward, data -> policy -> environment -> draws -> step -> callbacks -> study, plan
+    -> run"""
     levels = {
         "types": 0, "utils": 0, "grading": 0, "distributed": 0, "forward": 0,
-        "algorithm": 1, "programs": 1, "rollout": 2, "reward": 2, "data": 2, "policy": 3, "draws": 4, "step": 5,
-        "callbacks": 6, "slurm": 7, "plan": 8, "study": 8, "run": 9, "train": 10,
+        "algorithm": 1, "programs": 1, "rollout": 2, "reward": 2, "data": 2, "policy": 3, "environment": 4, "draws": 5,
+        "step": 6, "callbacks": 7, "slurm": 8, "plan": 9, "study": 9, "run": 10, "train": 11,
     }  # fmt: skip
     for path in [*(ROOT / "dapo_lightning").rglob("*.py"), ROOT / "train.py"]:
         room = _room(path)

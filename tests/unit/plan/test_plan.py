@@ -76,7 +76,7 @@ def rows(micro_batch):
     for row in range(int(micro_batch.num_rows)):
         tokens = torch.arange(micro_batch.new_tokens) + 3 + row
         zeros = torch.zeros(len(tokens))
-        trajectory = Trajectory.single_turn(Completion(tokens, zeros, zeros, False), policy_step=0)
+        trajectory = Trajectory.of(Completion(tokens, zeros, zeros, False), policy_step=0)
         trajectory = replace(trajectory, old_logps_T=zeros - 3)
         made.append(Row(prompt, trajectory, torch.ones(1), torch.full((1,), 0.01)))
     return made
