@@ -83,6 +83,15 @@ FOLDERS = {
         "reward__path": "os.system",
     },
     "a reward that may do everything": {"reward__allow": ["everything"]},
+    "programs that are not isolated": {
+        "reward": {
+            "_target_": "dapo_lightning.reward.code.Code",
+            "num_workers": 1,
+            "seconds": 2.0,
+            "megabytes": 128,
+            "sandbox": "none",
+        },
+    },
     "arguments of vLLM": {
         "rollout": {"_target_": "dapo_lightning.rollout.vllm.Vllm", "engine_args": {"worker_cls": "handed.evil.X"}},
     },
