@@ -51,7 +51,7 @@ def _row(group: Group) -> dict[str, Any]:
                 "correct": grade.correct,
                 "score": grade.score,
                 "failure": grade.failure,
-                **({"program": grade.kind, "detail": grade.detail} if grade.kind else {}),
+                **({"program": grade.kind} if grade.kind else {}),
                 "detail": grade.detail,
                 "num_tokens": trajectory.num_tokens,
                 "truncated": trajectory.truncated,

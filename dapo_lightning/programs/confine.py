@@ -100,14 +100,14 @@ def confine(seconds: float) -> None:
 # Numbers of system calls: those that start processes, and those that no program needs.
 _ARCHITECTURES = {
     "x86_64": (0xC000003E, 56, (57, 58, 59, 322, 41, 101, 165, 166, 155, 161, 428, 429, 430, 442, 272, 308, 321, 298,
-                                248, 249, 250, 323, 425, 319, 447, 310, 311, 246, 175, 313, 304, 135)),
+                                248, 249, 250, 323, 425, 319, 447, 310, 311, 246, 175, 313, 304, 135, 29, 68, 64)),
     "aarch64": (0xC00000B7, 220, (221, 281, 198, 117, 40, 39, 41, 51, 428, 429, 430, 442, 97, 268, 280, 241,
-                                  217, 218, 219, 282, 425, 279, 447, 270, 271, 104, 105, 273, 265, 92)),
+                                  217, 218, 219, 282, 425, 279, 447, 270, 271, 104, 105, 273, 265, 92, 194, 186, 190)),
 }  # fmt: skip
 # fork, vfork (x86_64), execve, execveat, socket, ptrace, mount, umount2, pivot_root, chroot, open_tree, move_mount,
 # fsopen, mount_setattr, unshare, setns, bpf, perf_event_open, add_key, request_key, keyctl, userfaultfd,
 # io_uring_setup, memfd_create, memfd_secret, process_vm_readv, process_vm_writev, kexec_load, init_module,
-# finit_module, open_by_handle_at, personality
+# finit_module, open_by_handle_at, personality, shmget, msgget, semget (their memory is not limited otherwise)
 _CLONE3 = 435
 _CLONE_THREAD = 0x10000
 _ALLOW, _KILL, _NO_SUCH_CALL = 0x7FFF0000, 0x80000000, 0x00050000 | 38

@@ -51,6 +51,8 @@ WRONG = {
     "output": ("while True:\n    print('x' * 10**6)", "output"),
     "output in a function": ("def f(x):\n    while True:\n        print('x' * 10**6)", "output"),
     "output by number": ("import os\nwhile True:\n    os.write(1, b'x' * 10**6)", "output"),
+    "shared memory of System V": ("import ctypes\nctypes.CDLL(None).shmget(0, 10**9, 0o1600)\n" + RIGHT, "forbidden"),
+    "message queue": ("import ctypes\nctypes.CDLL(None).msgget(0, 0o1600)\n" + RIGHT, "forbidden"),
     "long file": ("open('/tmp/x', 'wb').write(b'x' * 10**8)\n" + RIGHT, "output"),
     "many files": ("for n in range(10**6):\n    open(f'/tmp/{n}', 'w').close()", "exception"),
     "full disk": ("for n in range(99):\n    open(f'/tmp/{n}', 'wb').write(b'x' * 10**6)\n" + RIGHT, "exception"),

@@ -18,7 +18,7 @@ from dapo_lightning.step.metrics import (
     majority_correct,
     pass_at_k,
 )
-from dapo_lightning.types import Prompt
+from dapo_lightning.types import Grade, Prompt
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(4, 1, 2), (5, 2, 3), (6, 0, 2), (6, 6, 1), (8, 5, 4)])
@@ -75,6 +75,12 @@ def test_not_graded_are_those_that_grading_failed_on_not_wrong_answers():
     assert evaluation_metrics(records)["not_graded"] == 0.2
     counted = {"timeout": 1.0, "memory": 0.0, "crash": 0.0, "error": 0.0}
     assert grading_metrics(records) == {f"grading/{reason}": count for reason, count in counted.items()}
+
+
+def test_programs_are_counted_by_what_became_of_them():
+    kinds = ["passed", "wrong", "wrong", None]
+    counted = grading_metrics([record_of([Grade(0.0, correct=False, kind=kind) for kind in kinds])])
+    assert (counted["programs/passed"], counted["programs/wrong"], counted["programs/timeout"]) == (1.0, 2.0, 0.0)
 
 
 def test_means_are_over_completions_and_over_tokens():
