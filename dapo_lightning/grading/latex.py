@@ -9,19 +9,10 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Node(NamedTuple):
-    r"""A number (one Fraction), a name (one str), an operation, or a structure.
-
-    Structures: "," "and" "or" (lists), "bracket" (its two signs, then the items), "set", "builder" (name, condition),
-    "chain" (sides and relation signs in turn), "matrix" (rows, each a list).
-    """
-
-    op: str
-    args: tuple[Any, ...] = ()
-
+from dapo_lightning.grading.tokens import Tokens
+from dapo_lightning.grading.tree import Node, depth, number
 
 RELATIONS = {"=": "=", "<": "<", ">": ">", "\\leq": "<=", "\\geq": ">=", "\\neq": "!=", "\\in": "in",
              "\\approx": "~", "\\equiv": "="}  # fmt: skip
@@ -38,15 +29,9 @@ _ACCENTS = {"\\overline", "\\bar", "\\hat", "\\vec", "\\tilde", "\\overrightarro
 _FUNCTIONS = {"ln", "log", "exp", "lg"} | {
     f"{arc}{name}{h}" for arc in ("", "arc") for name in "sin cos tan csc sec cot".split() for h in ("", "h")
 }
+_OF_SEVERAL = {"gcd", "lcm", "max", "min"}
 _VERTICES = re.compile(r" ?(?:\{ ?)?([A-Z]{1,3})(?![A-Za-z])(?: ?\})?")
 _MAX_DEPTH = 100
-_TOKEN = re.compile(r"\s*(\\(?:[A-Za-z]+|.)|\d+|.|$)", re.DOTALL)
-_NUMBER = re.compile(r"\d{1,3}(?:[ ,]\d{3})+(?![\d,])(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+")
-_EXPONENT = re.compile(r"[eE]([+-]?\d{1,4})(?!\d)")
-_REPEATED = re.compile(
-    r"(\d*)\.(\d*)\\(?:overline|bar|dot) ?(?:\{(\d+)\}|(\d))|(\d*)\.(\d*?)(?:(\d)\7{2,}|(\d{2,}?)\8+)\.\.\."
-)
-_MIXED = re.compile(r" (\d+) ?/ ?(\d+)")
 _GROUP = re.compile(r"\s*\{([^{}]*)\}")
 _WORDED = re.compile(r"\\(?:text|begin|end|mathbb)\{[^{}]*\}")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")
@@ -64,48 +49,20 @@ def parsed(text: str) -> Node | None:
     try:
         reader = _Reader(text)
         tree = reader.listing()
-        return tree if reader.peek() == "" and _depth(tree) <= _MAX_DEPTH else None
+        return tree if reader.peek() == "" and depth(tree) <= _MAX_DEPTH else None
     except (ValueError, RecursionError, ZeroDivisionError):
         return None
 
 
-def _depth(node: Any) -> int:
-    return 1 + max(map(_depth, node.args), default=0) if isinstance(node, Node) else 0
-
-
-def number(digits: str) -> Node:
-    return Node("number", (Fraction(digits),))
-
-
-class _Reader:
-    def __init__(self, text: str) -> None:
-        self._text, self._at = text, 0
-        self._inside = ""  # the sign that opened the innermost bracket
-        self._index = ""  # of the innermost sum
-
-    def peek(self) -> str:
-        token = _TOKEN.match(self._text, self._at)
-        return token[1] if token else ""
-
-    def _take(self, expected: str | None = None) -> str:
-        token = _TOKEN.match(self._text, self._at)
-        if token is None or token[1] == "" or (expected is not None and token[1] != expected):
-            raise ValueError(f"no {expected} at {self._at}")
-        self._at = token.end()
-        return token[1]
-
-    def _match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        found = pattern.match(self._text, self._at)
-        if found:
-            self._at = found.end()
-        return found
+class _Reader(Tokens):
+    _index = ""  # of the innermost sum
 
     def listing(self) -> Node:
         """Items between separators; the item itself if there is but one."""
         items, kinds = [self._chain()], {","}
         while self.peek() in _SEPARATORS:
             while self.peek() in _SEPARATORS:  # `, and` is one separator
-                kinds.add(_SEPARATORS[self._take()])
+                kinds.add(_SEPARATORS[self.take()])
             if self.peek() in _ENDS:
                 break
             items.append(self._chain())
@@ -115,21 +72,21 @@ class _Reader:
     def _chain(self) -> Node:
         sides: list[Any] = [Node("blank") if self.peek() in RELATIONS else self._union()]
         while (sign := self.peek()) in RELATIONS:
-            self._take()
+            self.take()
             sides += [RELATIONS[sign], self._union()]
         return Node("chain", tuple(sides)) if len(sides) > 1 else sides[0]
 
     def _union(self) -> Node:
         left = self._sum()
         while (sign := self.peek()) in _SETS:
-            self._take()
+            self.take()
             left = Node({"\\cup": "cup", "\\cap": "cap"}.get(sign, "setminus"), (left, self._sum()))
         return left
 
     def _sum(self) -> Node:
-        terms = [self._term("+" if self.peek() not in ("+", "-", "\\pm", "\\mp") else self._take())]
+        terms = [self._term("+" if self.peek() not in ("+", "-", "\\pm", "\\mp") else self.take())]
         while self.peek() in ("+", "-", "\\pm", "\\mp"):
-            terms.append(self._term(self._take()))
+            terms.append(self._term(self.take()))
         return Node("+", tuple(terms)) if len(terms) > 1 else terms[0]
 
     def _term(self, sign: str) -> Node:
@@ -140,8 +97,8 @@ class _Reader:
         left = self._power()
         while True:
             token = self.peek()
-            if token in _TIMES and not is_argument and not (token == ":" and self._inside == "\\{"):
-                self._take()
+            if token in _TIMES and not is_argument and not (token == ":" and self.inside == "\\{"):
+                self.take()
                 if token == ":" and left.op == "ratio":
                     left = Node("ratio", (*left.args, self._power()))
                     continue
@@ -158,23 +115,23 @@ class _Reader:
         """In t/RC, unlike in 1/2x or a/b c, both letters divide."""
         divisor = self._power()
         is_letter = divisor.op == "name"
-        while is_letter and self._text[self._at : self._at + 1].isalpha():
+        while is_letter and self.text[self.at : self.at + 1].isalpha():
             divisor = Node("*", (divisor, self._power()))
         return divisor
 
     def _starts_factor(self, token: str) -> bool:
         if token in ("|", "'"):
-            return token == "|" and self._inside not in ("|", "\\{")
+            return token == "|" and self.inside not in ("|", "\\{")
         return not (token in _ENDS or token in RELATIONS or token in _SEPARATORS or token in _SETS or token in _TIMES
                     or token in ("+", "-", "\\pm", "\\mp", "^", "_", "!", "°", "%"))  # fmt: skip
 
     def _power(self) -> Node:
         if self.peek() in ("+", "-"):
-            sign = self._take()
+            sign = self.take()
             return self._power() if sign == "+" else Node("neg", (self._power(),))
         base, is_raised = self._atom(), False
         while (sign := self.peek()) in ("^", "_", "!", "°"):
-            self._take()
+            self.take()
             if sign == "!":
                 base = Node("factorial", (base,))
             elif sign == "°":
@@ -188,8 +145,8 @@ class _Reader:
         return base
 
     def _lowered(self, base: Node) -> Node:
-        group = self._match(_GROUP)
-        index = group[1].replace(" ", "") if group else self._take()
+        group = self.match(_GROUP)
+        index = group[1].replace(" ", "") if group else self.take()
         if base.op == "^" and base.args[0].op == "name":
             return Node("^", (self._named(f"{base.args[0].args[0]}_{index}"), base.args[1]))
         if base.op == "name":
@@ -200,31 +157,30 @@ class _Reader:
 
     def _exponent(self) -> Node:
         if self.peek() == "-":
-            self._take()
+            self.take()
             return Node("neg", (self._exponent(),))
         return self._atom() if self.peek().isdigit() else self._argument()  # x^10, though TeX reads x^{1}0
 
     def _argument(self) -> Node:
         """What TeX takes as an argument: a group, a command with its own arguments, or one character."""
         if self.peek().isdigit():
-            self._at = _TOKEN.match(self._text, self._at).start(1) + 1  # type: ignore[union-attr]
-            return number(self._text[self._at - 1])
-        return self._named(self._take()) if self.peek().isalpha() else self._atom()
+            return number(self.take_digit())
+        return self._named(self.take()) if self.peek().isalpha() else self._atom()
 
     def _within(self, opening: str, closings: tuple[str, ...]) -> tuple[Node, str]:
-        outside, self._inside = self._inside, opening
+        outside, self.inside = self.inside, opening
         content = self.listing()
-        self._inside = outside
+        self.inside = outside
         if self.peek() not in closings:
             raise ValueError("a bracket stays open")
-        return content, self._take()
+        return content, self.take()
 
     def _atom(self) -> Node:
         token = self.peek()
         if token.isdigit() or token == ".":
-            return self._number()
-        start = self._at
-        self._take()
+            return self._mixed(self.number())
+        start = self.at
+        self.take()
         if token == "{":
             return self._group()
         if token in ("(", "[", "\\langle"):
@@ -247,15 +203,18 @@ class _Reader:
             return self._named(token)
         if name in _FUNCTIONS:
             return self._function(name)
+        if name in _OF_SEVERAL and self.peek() == "(":
+            arguments = self._atom()
+            return Node(name, arguments.args[2:] if arguments.op == "bracket" else (arguments,))
         if name in ("frac", "binom"):
             return Node("/" if name == "frac" else "binomial", (self._argument(), self._argument()))
         if name == "sqrt":
-            root = self._within("[", ("]",))[0] if self.peek() == "[" and self._take() else number("2")
+            root = self._within("[", ("]",))[0] if self.peek() == "[" and self.take() else number("2")
             return Node("^", (self._argument(), Node("/", (number("1"), root))))
         if name in ("sum", "prod"):
             return self._sum_or_product(name)
         if name in ("angle", "triangle"):
-            vertices = self._match(_VERTICES)
+            vertices = self.match(_VERTICES)
             return self._named(f"{token} {min(vertices[1], vertices[1][::-1])}") if vertices else self._atom()
         if name in ("text", "mathbb") or token in _ACCENTS:
             return self._worded(name)
@@ -263,32 +222,14 @@ class _Reader:
             return self._environment()
         raise ValueError(f"unknown token at {start}")
 
-    def _number(self) -> Node:
-        self._at = _TOKEN.match(self._text, self._at).start(1)  # type: ignore[union-attr]
-        if again := self._match(_REPEATED):  # 0.1\overline{6} = (16 - 1) / (100 - 10)
-            whole, before = again[1] or again[5] or "", again[2] or again[6] or ""
-            period = again[3] or again[4] or again[7] or again[8]
-            value = Fraction(int(whole + before + period) - int(whole + before or "0"))
-            return Node("number", (value / (10 ** len(before + period) - 10 ** len(before)),))
-        digits = self._match(_NUMBER)
-        if digits is None:
-            raise ValueError("a full stop")
-        plain = digits[0].replace(" ", "").replace(",", "")
-        if "," in digits[0] and self._inside in ("(", "[", "\\{"):  # (1,234) is a pair
-            self._at -= len(digits[0]) - digits[0].index(",")
-            plain = digits[0].partition(",")[0]
-        if exponent := self._match(_EXPONENT):
-            plain += "e" + exponent[1]
-        whole = number(plain)
-        if plain.isdigit():
-            if mixed := self._match(_MIXED):
-                return Node("number", (whole.args[0] + Fraction(int(mixed[1]), int(mixed[2])),))
-            if self.peek() == "\\frac":
-                start = self._at
-                part = self._atom()
-                if all(side.op == "number" for side in part.args):
-                    return Node("+", (whole, part))
-                self._at = start
+    def _mixed(self, whole: Node) -> Node:
+        r"""Adds the fraction in 1\frac{1}{2}."""
+        if whole.args[0].denominator == 1 and self.peek() == "\\frac":
+            start = self.at
+            part = self._atom()
+            if all(side.op == "number" for side in part.args):
+                return Node("+", (whole, part))
+            self.at = start
         return whole
 
     def _group(self) -> Node:
@@ -300,7 +241,7 @@ class _Reader:
 
     def _set(self) -> Node:
         if self.peek() == "\\}":
-            self._take()
+            self.take()
             return Node("emptyset")
         content, closing = self._within("\\{", ("\\}", "|", "\\mid", ":"))
         if closing == "\\}":
@@ -312,26 +253,26 @@ class _Reader:
         return Node("builder", (element, condition))
 
     def _named(self, name: str) -> Node:
-        if name in _ALWAYS_FUNCTIONS and self._match(_INVERSE):
+        if name in _ALWAYS_FUNCTIONS and self.match(_INVERSE):
             return self._named(name + "^-1")
         if self.peek() == "'":
-            return self._named(name + self._take())
+            return self._named(name + self.take())
         leaf = Node(name) if name in ("i", "e") and name != self._index else Node("name", (name,))
-        start, call = self._at, self._match(_CALL)
+        start, call = self.at, self.match(_CALL)
         is_function = call and call[1] != name and (name[0] in _ALWAYS_FUNCTIONS or _SIMPLE.fullmatch(call[1]))
         if call and is_function and "," not in call[1]:
             return Node("name", (f"{name}({call[1].replace(' ', '')})",))
-        self._at = start
+        self.at = start
         return self._atom() if call and "," in call[1] and name.isupper() else leaf  # A(1,2) is a point
 
     def _function(self, name: str) -> Node:
         base = number("10") if name in ("log", "lg") else Node("e")
         if name == "log" and self.peek() == "_":
-            self._take()
+            self.take()
             base = self._exponent()
         exponent = None
         if self.peek() == "^":
-            self._take()
+            self.take()
             exponent = self._exponent()
         argument = self._atom() if self.peek() == "(" else self._product(is_argument=True)
         if exponent == Node("neg", (number("1"),)):
@@ -344,7 +285,7 @@ class _Reader:
         ends, outside = {}, self._index
         self._index = "i"
         for _ in range(2):
-            sign = self._take()
+            sign = self.take()
             ends[sign] = self._argument()
         index = ends["_"] if "_" in ends else Node("blank")
         if index.op != "chain" or len(index.args) != 3 or "^" not in ends:
@@ -354,27 +295,27 @@ class _Reader:
         return Node(name, (index.args[0], index.args[2], ends["^"], body))
 
     def _worded(self, command: str) -> Node:
-        group = self._match(_GROUP)
-        word = group[1].strip() if group else self._take()
+        group = self.match(_GROUP)
+        word = group[1].strip() if group else self.take()
         if command == "text" and re.fullmatch(r"[A-Za-z]|\d+", word):
             return number(word) if word.isdigit() else self._named(word)
         return Node("name", (word if command == "text" else f"\\{command} {word}",))
 
     def _environment(self) -> Node:
-        kind = self._match(_GROUP)
+        kind = self.match(_GROUP)
         if kind is None:
             raise ValueError("no name")
         rows, cells = [], []
         while True:
             cells.append(self._cell())
-            token = self._take()
+            token = self.take()
             if token != "&":
                 rows.append(Node("row", tuple(cells)))
                 cells = []
             if token == "\\\\" and self.peek() == "\\end":
-                token = self._take()
+                token = self.take()
             if token == "\\end":
-                self._match(_GROUP)
+                self.match(_GROUP)
                 break
         if kind[1] in ("cases", "aligned", "gathered"):
             return Node("and", tuple(cell for row in rows for cell in row.args))
@@ -383,7 +324,7 @@ class _Reader:
         return Node("matrix", tuple(rows))
 
     def _cell(self) -> Node:
-        outside, self._inside = self._inside, "("
+        outside, self.inside = self.inside, "("
         cell = self._chain()
-        self._inside = outside
+        self.inside = outside
         return cell

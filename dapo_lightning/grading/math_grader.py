@@ -11,12 +11,14 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from dapo_lightning.grading.comparison import renamed, same, vote
+from dapo_lightning.grading.comparison import same
 from dapo_lightning.grading.final_answer import answer_pattern, bare, final_answer
-from dapo_lightning.grading.latex import Node, parsed
+from dapo_lightning.grading.latex import parsed
+from dapo_lightning.grading.points import exceeds_one
 from dapo_lightning.grading.quantities import Unit, in_words, measured
+from dapo_lightning.grading.shapes import vote
 from dapo_lightning.grading.spelling import simplified
-from dapo_lightning.grading.values import exceeds_one
+from dapo_lightning.grading.tree import Node, renamed
 
 _MAX_CHARACTERS = 500  # a longer answer is right only if it is the reference, character for character
 
@@ -97,8 +99,9 @@ _FAMILY = re.compile(r"\\\{ ?([a-z]) ?(?:\||:|\\mid) ?(\1 ?=.*)\\\}", re.DOTALL)
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d) *(?:([ap])\.? ?m\b\.?)?", re.IGNORECASE)
 _ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{3})", re.IGNORECASE)
 _VARIABLE = re.compile(r"(?:\\text\{[^{}]*\}|[^A-Za-z\\]|\\[A-Za-z]+)*+[A-Za-z]")
+_CALLED_C = re.compile(r"(?<![A-Za-z\\])C ?\( ?(\d+) ?, ?(\d+) ?\)")
 _DEGREES = (("degree", 1),)
-_SAID = re.compile(r"[a-z -]+\(([\d.,]+)\)", re.IGNORECASE)  # twelve (12)
+_SAID = re.compile(r"[a-z][a-z -]+\(([\d.,]+)\)", re.IGNORECASE)  # twelve (12)
 _MEANINGS = [
     (re.compile(words, re.IGNORECASE), meaning)
     for words, meaning in (
@@ -126,6 +129,8 @@ def _compare(gold: str, found: str) -> tuple[bool, str]:
         return equal, "string"
     gold, found = (_FAMILY.sub(r"\2", text) for text in (gold, found))
     parameter, other_parameter = _PARAMETER.search(gold), _PARAMETER.search(found)
+    if "(" not in gold:  # otherwise C(10,3) may be a point
+        found = _CALLED_C.sub(r"\\binom{\1}{\2}", found)
     gold, found = _unmarked(gold), _unmarked(found)
     gold, found = _congruent(gold, found)
     (left, unit), (right, other) = _tree(gold), _tree(found, letters=not _VARIABLE.match(gold))

@@ -34,6 +34,10 @@ def _base(found: re.Match[str]) -> str:
     return f"_{{{found[2] or in_words(found[1]) or found[1]}}}"
 
 
+def _interval(found: re.Match[str]) -> str:
+    return f"{'[' if found[1] == '[' else '('}{found[2]}{']' if found[3] == ']' else ')'}"
+
+
 _SPELLINGS = [
     (re.compile(pattern), latex)
     for pattern, latex in (
@@ -82,6 +86,7 @@ _SPELLINGS = [
         (r"_\{ ?(?:\\text\{([a-z]+)\}|\((\d+)\)) ?\}", _base),
         (r"(?<![A-Za-z\\])(?:inf|infinity|infty)(?![A-Za-z])", r"\\infty "),
         (rf"\\text\{{ ?({_FUNCTIONS}) ?\}}|(?<![A-Za-z\\])({_FUNCTIONS}|pi|sqrt)(?![A-Za-z])", r"\\\1\2 "),
+        (r"(?<![\d)}\]])([\[\]])([^\[\]]+[,;][^\[\]]+)([\[\]])(?=$|[ .,}]|\\cup)", _interval),  # ]2,3]
         (r"(?<=[)\]}])\s*(?:U|union)\s*(?=[(\[{\\])", r"\\cup "),
         (
             r"\\text\{[Aa]ll real\D*?(?:except|but|other than)(?: for)?\s*\}\s*(\S+)",
@@ -93,6 +98,7 @@ _SPELLINGS = [
             lambda word: r"\lor " if word[1] == "or" else r"\land ",
         ),
         (r"\\[cl]?dots|…", "..."),
+        (r"\\text\{ ?(gcd|lcm|max|min) ?\}|(?<![A-Za-z\\])(gcd|lcm|max|min)(?= ?\()", r"\\\1\2"),
         (r"\\text\{\s*([,;]?)\s*\}", r"\1"),
         (r"\\frac\{(\\text\{[^{}]*)\}\}\{\\text\{([^{}]*\})\}", r"\1/\2"),
         (r"(?<=\\mathbb\{R\}) ?- ?(?=\\\{)", r"\\setminus "),

@@ -1,51 +1,24 @@
-"""Values of trees, and whether two trees have the same: rational numbers exactly, all else to 200 digits.
-
-Expressions with variables are compared at fixed points, and sets of real numbers where membership can change and
-between; so nothing is ever simplified or solved, and the time of a comparison depends little on what is compared.
-"""
+"""The value of an expression at a point. Nothing is ever expanded, simplified or solved."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache
-from itertools import pairwise
 from typing import Any
-from zlib import crc32
 
 from mpmath.ctx_mp import MPContext
 
-from dapo_lightning.grading.latex import Node
+from dapo_lightning.grading.tree import Node, has, names
 
-_MP = MPContext()  # not the one that other code may have set
-_MP.dps = 220
-_TINY = _MP.mpf(10) ** -200
-_ZERO = _MP.mpf(10) ** -80  # at a root that was found numerically
+MP = MPContext()  # not the one that other code may have set
+MP.dps = 220
+TINY = MP.mpf(10) ** -200
 _MAX_BITS = 200_000  # of an exact number
 _MAX_TERMS = 500  # of a sum
-_MAX_ROOTS = 20
-_MAX_CHANGES = 60
-_FAR = [Fraction(20 * 3**n, 2**n) for n in range(1, 30)]
-_GRID = [*(-x for x in reversed(_FAR)), *(Fraction(2 * n + 1, 7) for n in range(-70, 70)), *_FAR]
-_PROBES = [*map(Fraction, range(-6, 7)), Fraction(1, 2), Fraction(-7, 2), Fraction(-1000), Fraction(1000), _MP.sqrt(2)]
+_MAX_TERMS_OF_SERIES = 750
 
 Point = dict[str, Any]
-
-
-@lru_cache(4096)
-def names(node: Node) -> frozenset[str]:
-    """The free variables of a tree."""
-    if node.op == "name":
-        return frozenset(node.args)
-    found = frozenset(name for part in node.args if isinstance(part, Node) for name in names(part))
-    return found - names(node.args[0]) if node.op in ("sum", "prod", "builder") else found
-
-
-def has(node: Any, *ops: str) -> bool:
-    """Whether one of these operations occurs in a tree."""
-    return isinstance(node, Node) and (node.op in ops or any(has(part, *ops) for part in node.args))
 
 
 def value(node: Node, point: Point, is_real: bool = True) -> Any:
@@ -64,13 +37,13 @@ def value(node: Node, point: Point, is_real: bool = True) -> Any:
         return _sum_or_product(node, point, is_real)
     if op == "function":
         return _function(args[0], value(args[1], point, is_real), is_real)
-    if op not in _OPERATIONS:
+    if op not in _OPERATIONS or (op in ("gcd", "lcm") and names(node)):  # at a few points, too many of them are equal
         raise ValueError(f"{op} has no value")
     return _OPERATIONS[op](is_real, *(value(part, point, is_real) for part in args))
 
 
-def _mpf(x: Any) -> Any:
-    return _MP.mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x
+def mpf(x: Any) -> Any:
+    return MP.mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x
 
 
 def _both(operation: Callable[[Any, Any], Any]) -> Callable[..., Any]:
@@ -79,7 +52,7 @@ def _both(operation: Callable[[Any, Any], Any]) -> Callable[..., Any]:
             if isinstance(first, Fraction) and isinstance(other, Fraction):
                 first = _bounded(operation(first, other))
             else:
-                first = operation(_mpf(first), _mpf(other))
+                first = operation(mpf(first), mpf(other))
         return first
 
     return apply
@@ -90,7 +63,7 @@ def _bounded(x: Fraction) -> Any:
     bits = max(x.numerator.bit_length(), x.denominator.bit_length())
     if bits > _MAX_BITS:
         raise OverflowError("too many digits")
-    return x if bits < 4000 or x.denominator == 1 else _mpf(x)
+    return x if bits < 4000 or x.denominator == 1 else mpf(x)
 
 
 def _power(is_real: bool, base: Any, exponent: Any) -> Any:
@@ -101,10 +74,10 @@ def _power(is_real: bool, base: Any, exponent: Any) -> Any:
         if bits > _MAX_BITS and base not in (0, 1, -1):
             raise OverflowError("too many digits")
         return _bounded(Fraction(base ** int(exponent)))
-    x, y = _mpf(base), _mpf(exponent)
-    if base != 0 and abs(_MP.log(x) * y) > 10**6:
+    x, y = mpf(base), mpf(exponent)
+    if base != 0 and abs(MP.log(x) * y) > 10**6:
         raise OverflowError("too large")
-    if is_real and not _is_complex(x) and x < 0:
+    if is_real and not is_complex(x) and x < 0:
         if not isinstance(exponent, Fraction) or exponent.denominator % 2 == 0:
             raise ValueError("an even root of a negative number")
         return (-1) ** exponent.numerator * (-x) ** y  # the real root
@@ -112,19 +85,19 @@ def _power(is_real: bool, base: Any, exponent: Any) -> Any:
 
 
 def _log(is_real: bool, x: Any, base: Any) -> Any:
-    if x == 0 or (is_real and not _is_complex(x) and x < 0):
+    if x == 0 or (is_real and not is_complex(x) and x < 0):
         raise ValueError("a logarithm of no positive number")
-    return _MP.log(_mpf(x)) / _MP.log(_mpf(base))
+    return MP.log(mpf(x)) / MP.log(mpf(base))
 
 
 def _factorial(_: bool, x: Any) -> Any:
     if isinstance(x, Fraction) and x.denominator == 1 and 0 <= x <= 10_000:
         return Fraction(math.factorial(int(x)))
-    if _is_complex(x) or x <= 0:
+    if is_complex(x) or x <= 0:
         raise ValueError("no factorial")
     if x > 10_000:
         raise OverflowError("too large a factorial")
-    return _MP.gamma(_mpf(x) + 1)
+    return MP.gamma(mpf(x) + 1)
 
 
 def _binomial(is_real: bool, n: Any, k: Any) -> Any:
@@ -132,21 +105,21 @@ def _binomial(is_real: bool, n: Any, k: Any) -> Any:
         if n > 20_000:
             raise OverflowError("too large a binomial coefficient")
         return Fraction(math.comb(int(n), int(k)))
-    return _MP.binomial(_mpf(n), _mpf(k))
+    return MP.binomial(mpf(n), mpf(k))
 
 
 def _function(name: str, x: Any, is_real: bool) -> Any:
     short = name.replace("arc", "a")
-    x = _mpf(x)
+    x = mpf(x)
     if abs(x) > 10**6:
         raise OverflowError("too large an argument")
     if is_real and short in ("asin", "acos") and abs(x) > 1:
         raise ValueError("not the sine of a real angle")
-    return getattr(_MP, short)(x)
+    return getattr(MP, short)(x)
 
 
-def _is_complex(x: Any) -> bool:
-    return isinstance(x, _MP.mpc) and bool(x.imag)
+def is_complex(x: Any) -> bool:
+    return isinstance(x, MP.mpc) and bool(x.imag)
 
 
 def _sum_or_product(node: Node, point: Point, is_real: bool) -> Any:
@@ -154,6 +127,8 @@ def _sum_or_product(node: Node, point: Point, is_real: bool) -> Any:
     if has(term, "sum", "prod"):
         raise OverflowError("too many terms")
     start, end = (value(bound, point, is_real) for bound in (low, high))
+    if end == MP.inf and node.op == "sum" and isinstance(start, Fraction) and start.denominator == 1:
+        return _series(start, lambda n: value(term, {**point, index.args[0]: n}, is_real))
     if (
         not isinstance(start, Fraction)
         or not isinstance(end, Fraction)
@@ -169,8 +144,32 @@ def _sum_or_product(node: Node, point: Point, is_real: bool) -> Any:
     return total
 
 
+def _series(start: Fraction, term: Callable[[Fraction], Any]) -> Any:
+    """Adds the terms of an infinite sum that shrink about as fast as 2^-n or faster, to 200 digits. Other sums have no
+    value here: at this precision, a sum such as that of 1/n^2 takes too long."""
+    total, sizes = MP.mpf(0), list[Any]()
+    for n in range(_MAX_TERMS_OF_SERIES):
+        x = mpf(term(start + n))
+        total += x
+        sizes.append(abs(x))
+        if n >= 40 and max(sizes[-20:]) > max(sizes[-40:-20]) / 1000:
+            break
+        if n >= 40 and max(sizes[-20:]) < TINY / 1000:
+            return total
+    raise ValueError("a sum that converges slowly, or not at all")
+
+
 def _rounded(name: str) -> Callable[..., Any]:
-    return lambda _, x: Fraction(int(getattr(_MP, name)(_mpf(x))))
+    return lambda _, x: Fraction(int(getattr(MP, name)(mpf(x))))
+
+
+def _of_integers(function: Callable[..., int]) -> Callable[..., Any]:
+    def apply(_: bool, *xs: Any) -> Any:
+        if not all(isinstance(x, Fraction) and x.denominator == 1 for x in xs):
+            raise ValueError("not a whole number")
+        return _bounded(Fraction(function(*map(int, xs))))
+
+    return apply
 
 
 _OPERATIONS: dict[str, Callable[..., Any]] = {
@@ -183,206 +182,16 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "log": _log,
     "factorial": _factorial,
     "binomial": _binomial,
-    "degree": lambda _, x: _mpf(x) * _MP.pi / 180,
+    "degree": lambda _, x: mpf(x) * MP.pi / 180,
     "floor": _rounded("floor"),
     "ceil": _rounded("ceil"),
-    "pi": lambda _: +_MP.pi,
-    "e": lambda _: +_MP.e,
-    "i": lambda _: _MP.j,
-    "infty": lambda _: _MP.inf,
+    "pi": lambda _: +MP.pi,
+    "e": lambda _: +MP.e,
+    "i": lambda _: MP.j,
+    "infty": lambda _: MP.inf,
+    "gcd": _of_integers(math.gcd),
+    "lcm": _of_integers(math.lcm),
+    "max": lambda _, *xs: max(xs, key=mpf),
+    "min": lambda _, *xs: min(xs, key=mpf),
 }
-_FAILURES = (ValueError, ZeroDivisionError, KeyError, TypeError)
-
-
-def close(x: Any, y: Any) -> bool:
-    """Whether two numbers are the same, to 200 digits unless they are rational."""
-    if isinstance(x, Fraction) and isinstance(y, Fraction):
-        return x == y
-    x, y = _mpf(x), _mpf(y)
-    if x == y or not (_MP.isfinite(x) and _MP.isfinite(y)):
-        return bool(x == y)
-    return bool(abs(x - y) <= _TINY * max(abs(x), abs(y), 1 if min(abs(x), abs(y)) < _TINY else 0))
-
-
-def points(variables: frozenset[str]) -> Iterator[Point]:
-    """Fixed points: around 1, negative, whole, and larger ones; equal names have equal values."""
-    ranges = [(0, 1, 64), (1, 2, 64), (-2, 2, 64), (2, 6, 1), (3, 9, 1), (3, 5, 32)]
-    for turn, (low, width, grain) in enumerate(ranges if variables else ranges[:1]):
-        yield {
-            name: low + Fraction(crc32(f"{turn}{name}".encode()) % (width * grain) or 1, grain) for name in variables
-        }
-
-
-def same_value(first: Node, second: Node) -> bool:
-    """Whether two expressions have the same value wherever both have one."""
-    variables = names(first) | names(second)
-    for is_real in (True, False):
-        known = list(_values((first, second), points(variables), is_real))
-        if known:
-            return all(close(x, y) for x, y in known)
-    return False
-
-
-def exceeds_one(node: Node) -> bool:
-    """Whether this is a number of at least 1."""
-    return any(not _is_complex(x) and x >= 1 for (x,) in _values((node,), iter([{}]), True))
-
-
-def number_or_none(node: Node) -> str | None:
-    """Writes the value at one point, to 100 digits unless it is rational; None if there is none."""
-    try:
-        x = value(node, next(points(names(node))), is_real=False)
-    except (*_FAILURES, OverflowError):
-        return None
-    if isinstance(x, Fraction):
-        return f"{x.numerator:x}/{x.denominator:x}" if x.denominator > 1 else f"{x.numerator:x}"
-    return str(_MP.nstr(_MP.chop(x, _TINY), 100))
-
-
-def _values(nodes: tuple[Node, ...], where: Iterator[Point], is_real: bool) -> Iterator[list[Any]]:
-    for point in where:
-        try:
-            yield [value(node, point, is_real) for node in nodes]
-        except _FAILURES:
-            continue
-
-
-def ratio(first: Node, second: Node) -> Any:
-    """The constant by which two expressions differ as factors; None if there is none, or it is 0."""
-    known = [(x, y) for x, y in _values((first, second), points(names(first) | names(second)), True) if x and y]
-    if len(known) < 2 or not names(first):
-        return None
-    (x, y), *others = known
-    return _mpf(x) / _mpf(y) if all(close(_mpf(x) * _mpf(v), _mpf(u) * _mpf(y)) for u, v in others) else None
-
-
-def difference(left: Node, right: Node) -> Node:
-    return Node("+", (left, Node("neg", (right,))))
-
-
-_SIGNS: dict[str, Callable[[Any], bool]] = {
-    "<": lambda d: d < 0,
-    ">": lambda d: d > 0,
-    "<=": lambda d: d <= 0,
-    ">=": lambda d: d >= 0,
-    "=": lambda d: d == 0,
-    "!=": lambda d: d != 0,
-}
-
-
-def links(chain: Node) -> list[tuple[Node, str, Node]]:
-    """The relations (left, sign, right) of a chain."""
-    sides, signs = chain.args[::2], chain.args[1::2]
-    return list(zip(sides[:-1], signs, sides[1:], strict=True))
-
-
-def holds(formula: Node, x: Any, variable: str) -> bool:
-    """Whether relations hold where `variable` is x, or a set contains the number x."""
-    op, args = formula
-    if op in ("or", "cup"):
-        return any(holds(part, x, variable) for part in args)
-    if op in (",", "and", "cap"):
-        return all(holds(part, x, variable) for part in args)
-    if op == "setminus":
-        return holds(args[0], x, variable) and not holds(args[1], x, variable)
-    if op == "builder":
-        return holds(args[1], x, args[0].args[0])
-    try:
-        if op == "chain":
-            return all(_related(*link, x, variable) for link in links(formula))
-        if op == "bracket":
-            above, below = (_gap(x, value(args[2], {})), _gap(value(args[3], {}), x))
-            return (above > 0 or (above == 0 and args[0] == "[")) and (below > 0 or (below == 0 and args[1] == "]"))
-        if op == "set":
-            return any(_gap(x, value(item, {})) == 0 for item in args)
-        if op == "name" and args[0] in _NUMBER_SETS:
-            return _NUMBER_SETS[args[0]](x)
-    except _FAILURES:
-        return False
-    if op == "emptyset":
-        return False
-    raise TypeError("not a formula")
-
-
-_NUMBER_SETS: dict[str, Callable[[Any], bool]] = {
-    "\\mathbb R": lambda x: True,
-    "\\mathbb Q": lambda x: isinstance(x, Fraction),
-    "\\mathbb Z": lambda x: isinstance(x, Fraction) and x.denominator == 1,
-    "\\mathbb N": lambda x: isinstance(x, Fraction) and x.denominator == 1 and x > 0,
-}
-
-
-def _related(left: Node, sign: str, right: Node, x: Any, variable: str) -> bool:
-    point = {variable: x}
-    if sign == "in":
-        return holds(right, value(left, point), variable)
-    return _SIGNS[sign](_gap(value(left, point), value(right, point)))
-
-
-def _gap(x: Any, y: Any) -> Any:
-    if isinstance(x, Fraction) and isinstance(y, Fraction):
-        return x - y
-    gap = _mpf(x) - _mpf(y)
-    return 0 if abs(gap) < _ZERO else gap
-
-
-def same_set(first: Node, second: Node, variable: str) -> tuple[bool, bool]:
-    """Compares two formulas in `variable`, or sets of real numbers.
-
-    Returns:
-        (whether both hold for the same numbers, whether they hold for any).
-    """
-    changes = sorted({c for f in (first, second) for c in _changes(f, variable)}, key=_mpf)
-    if len(changes) > _MAX_CHANGES:
-        raise OverflowError("too many bounds")
-    where = [*changes, *((_mpf(a) + _mpf(b)) / 2 for a, b in pairwise(changes)), *_PROBES]
-    if changes:
-        where += [changes[0] - 1, changes[-1] + 1]
-    verdicts = [[holds(f, x, variable) for f in (first, second)] for x in where]
-    return all(a == b for a, b in verdicts), any(a and b for a, b in verdicts)
-
-
-def _changes(formula: Node, variable: str) -> Iterator[Any]:
-    """The finite numbers at which the truth of a formula can change."""
-    op, args = formula
-    if op == "chain":
-        for left, sign, right in links(formula):
-            yield from _changes(right, variable) if sign == "in" else _roots(difference(left, right), variable)
-    elif op in ("bracket", "set"):
-        ends = (value(end, {}) for end in (args[2:] if op == "bracket" else args))
-        yield from (x for x in ends if isinstance(x, Fraction) or _MP.isfinite(x))
-    elif op == "builder":
-        yield from _changes(args[1], args[0].args[0])
-    elif op in (",", "and", "or", "cup", "cap", "setminus"):
-        for part in args:
-            yield from _changes(part, variable)
-
-
-def _roots(gap: Node, variable: str) -> Iterator[Any]:
-    def at(x: Any) -> Any:
-        try:
-            return value(gap, {variable: x})
-        except (*_FAILURES, OverflowError):
-            return None
-
-    if has(gap, "sum", "prod"):
-        raise OverflowError("too many terms")
-    first, second, third = (at(Fraction(n)) for n in range(3))
-    if all(isinstance(y, Fraction) for y in (first, second, third)) and third - second == second - first:
-        if first != second:  # a straight line
-            yield -first / (second - first)
-        return
-    values, found = [(x, at(x)) for x in _GRID], 0
-    for (a, y), (b, z) in pairwise(values):
-        if y == 0 and (found := found + 1) < _MAX_ROOTS:
-            yield a
-        if y is None or z is None or _is_complex(y) or _is_complex(z) or not (y < 0 < z or z < 0 < y):
-            continue
-        if (found := found + 1) > _MAX_ROOTS:
-            return
-        middle = a - y * (b - a) / (z - y) if isinstance(y, Fraction) and isinstance(z, Fraction) else None
-        if middle is not None and at(middle) == 0:
-            yield middle
-        else:
-            with suppress(*_FAILURES):
-                yield _MP.findroot(lambda x: _mpf(at(x)), (_mpf(a), _mpf(b)), solver="anderson", verify=False)
+FAILURES = (ValueError, ZeroDivisionError, KeyError, TypeError)

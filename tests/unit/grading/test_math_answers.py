@@ -29,12 +29,18 @@ FALSE_POSITIVES = {(r"\pi+10^{-300}", r"Hence $\boxed{\pi}$.")}
 
 
 PARTS = (
+    ".assignments",
     ".comparison",
     ".final_answer",
     ".latex",
     ".math_grader",
+    ".points",
     ".quantities",
+    ".regions",
+    ".shapes",
     ".spelling",
+    ".tokens",
+    ".tree",
     ".values",
 )  # modules of the grader
 
