@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+
+from dapo_lightning.forward.ways import set_ways, ways_of
 
 CHUNK_LOGITS = 2**25  # logits computed at a time; about 0.6 GB with gradients
 
@@ -28,22 +31,17 @@ def token_statistics(logits_NV: Tensor, ids_N: Tensor, temperature: float, with_
 
 
 def try_head(model: PreTrainedModel) -> None:
-    """Records on the LM head whether the model returns the output of the head unchanged. Models that scale or cap their
-    logits do not, so the logits of all their tokens are computed at once."""
-    head, given = model.get_output_embeddings(), torch.zeros(1, 1, 1)
+    """Finds out whether the model returns the output of its LM head unchanged, and stores this with the model's other
+    ways. Models that scale or cap their logits do not, so the logits of all their tokens are computed at once."""
+    head, given, is_last = model.get_output_embeddings(), torch.zeros(1, 1, 1), False
 
     def instead(hidden: Tensor) -> Tensor:
         return given if hidden.shape[:-1] == (1, 1) else hidden
 
-    head._is_last = False
     tokens = torch.zeros(1, 2, dtype=torch.long, device=model.device)
     with torch.no_grad(), _replaced(head, instead), suppress(Exception):  # models fail in unforeseen ways
-        head._is_last = model(input_ids=tokens, logits_to_keep=1, use_cache=False).logits is given
-
-
-def takes_tokens(model: PreTrainedModel) -> bool:
-    """Whether `head_of_tokens` can be used with the model."""
-    return getattr(model.get_output_embeddings(), "_is_last", False)
+        is_last = model(input_ids=tokens, logits_to_keep=1, use_cache=False).logits is given
+    set_ways(model, replace(ways_of(model), head_is_last=is_last))
 
 
 @contextmanager
@@ -51,7 +49,7 @@ def head_of_tokens(
     model: PreTrainedModel, mask: Tensor | None, ids_N: Tensor, temperature: float, with_entropies: bool
 ) -> Iterator[None]:
     """Within the context, the model returns `token_statistics` as its logits, [1, N, 1 or 2], for the N tokens that
-    `mask` selects (None: for all)."""
+    `mask` selects (None: for all). This needs a model whose head is last (`Ways.head_is_last`)."""
     head = model.get_output_embeddings()
     logits_of = head.forward
 

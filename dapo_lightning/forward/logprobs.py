@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dapo_lightning.forward.head import head_of_tokens, takes_tokens, token_statistics
+from dapo_lightning.forward.head import head_of_tokens, token_statistics
 from dapo_lightning.forward.layout import is_switched, layout_inputs
 from dapo_lightning.forward.packed_layout import PackedLayout
+from dapo_lightning.forward.ways import ways_of
 
 
 def left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -66,7 +67,7 @@ def completion_logps(
     packed = is_switched(model)
     inputs, ids_N = (_packed if packed else _padded)(prompts, completions, mask_BT)
     wanted = None if packed else mask_BT
-    if takes_tokens(model):
+    if ways_of(model).head_is_last:
         with head_of_tokens(model, wanted, ids_N, temperature, with_entropies):
             found = model(**inputs).logits[0]
     else:

@@ -1,7 +1,7 @@
 """How a model must be run so that sampling, the update and a plain forward pass give the same log-probs.
 
-`dapo_lightning.policy.trial` finds this out when a policy is loaded. Whether prompts are shared is not part of it, but
-depends on the model's attention (`dapo_lightning.forward.layout`).
+`dapo_lightning.policy.trial` and `dapo_lightning.forward.head` find this out when a policy is loaded. Whether prompts
+are shared is not part of it, but depends on the model's attention (`dapo_lightning.forward.layout`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ class Ways:
             with equally long prompts run together.
         continues: whether decoding may continue from the model's own cache. Otherwise, all tokens are read again for
             each new token, so the cost of decoding grows with the number of tokens.
+        head_is_last: whether the model returns the output of its LM head unchanged, so that the head may return
+            something other than logits (`dapo_lightning.forward.head`).
     """
 
     pads_prompts: bool = True
     continues: bool = True
+    head_is_last: bool = False
 
 
 def ways_of(model: nn.Module) -> Ways:

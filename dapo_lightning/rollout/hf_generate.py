@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from dapo_lightning.forward.logprobs import left_pad
-from dapo_lightning.forward.ways import Ways, ways_of
+from dapo_lightning.forward.ways import ways_of
 from dapo_lightning.rollout import Memory
 from dapo_lightning.rollout.sample import sample_tokens
 from dapo_lightning.types import Completion, Generation
@@ -40,7 +40,8 @@ class HFGenerate:
             ValueError: for models whose prompts must not be padded, or whose cache cannot be continued, because
                 `generate` does both.
         """
-        if ways_of(model) != Ways():
+        ways = ways_of(model)
+        if not (ways.pads_prompts and ways.continues):
             raise ValueError(
                 f"rollout=transformers: the log-probs of {type(model).__name__} would differ from those of a forward "
                 "pass, because `generate` pads its prompts and continues its cache. Use rollout=decode."

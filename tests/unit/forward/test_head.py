@@ -19,9 +19,10 @@ from transformers import (
 )
 
 from dapo_lightning.forward import head
-from dapo_lightning.forward.head import takes_tokens, try_head
+from dapo_lightning.forward.head import try_head
 from dapo_lightning.forward.logprobs import completion_logps
 from dapo_lightning.forward.probe import try_shared_prompts
+from dapo_lightning.forward.ways import ways_of
 
 SERVED = [
     (Qwen3ForCausalLM, Qwen3Config(**SIZES, tie_word_embeddings=True)),
@@ -53,7 +54,7 @@ def test_chunks_give_the_values_and_gradients_of_whole_logits(kind, config, shar
     assert not shared or try_shared_prompts(model)
     expected = results(model, temperature)
     try_head(model)
-    assert takes_tokens(model) and takes_tokens(copy.deepcopy(model))
+    assert ways_of(model).head_is_last and ways_of(copy.deepcopy(model)).head_is_last
     for chunk in (10**9, 4 * 90):  # one chunk, and eight
         monkeypatch.setattr(head, "CHUNK_LOGITS", chunk)
         for found, known in zip(results(model, temperature), expected, strict=True):
@@ -83,6 +84,6 @@ def test_a_model_that_changes_logits_behind_its_head_computes_them_whole(kind, c
     model = built(kind, config)
     expected = results(model, 0.7)
     try_head(model)
-    assert not takes_tokens(model)
+    assert not ways_of(model).head_is_last
     for found, known in zip(results(model, 0.7), expected, strict=True):
         assert torch.equal(found, known)
