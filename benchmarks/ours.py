@@ -18,13 +18,7 @@ import torch
 from benchmarks.cases import CASES, Case
 from benchmarks.floor import Work
 from dapo_lightning.algorithm import Algorithm
-from dapo_lightning.algorithm.advantage import GroupNormalized
-from dapo_lightning.algorithm.clip import Clip
-from dapo_lightning.algorithm.correction import NoCorrection
-from dapo_lightning.algorithm.kl import NoKL
-from dapo_lightning.algorithm.loss import TokenLevel
 from dapo_lightning.algorithm.overlong import NoOverlong
-from dapo_lightning.algorithm.ratio import TokenRatio
 from dapo_lightning.algorithm.sampling import Static
 from dapo_lightning.draws.datamodule import PromptDataModule
 from dapo_lightning.draws.length import LengthLimit
@@ -33,6 +27,7 @@ from dapo_lightning.policy.hub import HubPolicy
 from dapo_lightning.reward import PendingGrades, Reward
 from dapo_lightning.rollout.decode import Decode
 from dapo_lightning.step.module import DAPOModule
+from dapo_lightning.step.schedule import scheduled
 from dapo_lightning.types import Generation, Grade, Prompt
 
 
@@ -97,9 +92,7 @@ def main() -> None:
     codec = source.codec()
     if not case.natural:
         codec = replace(codec, end_tokens=(-1,))  # nothing ends a completion
-    algorithm = Algorithm(
-        TokenRatio(), Clip(0.8, 1.28), TokenLevel(), NoOverlong(), Static(), GroupNormalized(), NoKL(), NoCorrection()
-    )
+    algorithm = replace(Algorithm.dapo(2, 1), overlong=NoOverlong(), sampling=Static())
     generation = Generation(case.max_new_tokens)
     data = PromptDataModule(
         Questions(case), codec.encode, LengthLimit(None, case.max_new_tokens, codec.max_positions),
@@ -115,7 +108,7 @@ def main() -> None:
         num_gradient_steps=1,
         micro_batch_tokens=arguments.micro_batch_tokens or case.micro_batch_tokens,
         max_gradient_norm=1.0,
-        num_warmup_steps=1,
+        schedule=partial(scheduled, num_warmup_steps=1),
         num_evaluation_completions=1,
         logps_are_exact=arguments.precision == "32-true",
     )

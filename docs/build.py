@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from docs.figures import draw_figures
-from docs.pages import DOCS, ROOT, expanded
+from docs.pages import DOCS, ROOT, expanded, technique_pages
 from docs.reference import api_pages, reference_pages
 
 SITE = ROOT / "outputs" / "docs"
@@ -37,7 +37,9 @@ def build() -> int:
     shutil.rmtree(SITE, ignore_errors=True)
     write_sources(SITE / "pages")
     api = ", ".join(f'"{name}"' for name in api_pages())
+    techniques = ", ".join(f'"{name}"' for name in technique_pages())
     settings = (DOCS / "zensical.toml").read_text().replace('"API" = []', f'"API" = [{api}]')
+    settings = settings.replace('"Techniques" = []', f'"Techniques" = [{techniques}]')
     (SITE / "zensical.toml").write_text(settings)
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict", "--config-file", "zensical.toml"]
     code = subprocess.run(command, cwd=SITE).returncode

@@ -2,7 +2,8 @@
 
 A code block whose only line is `include: <path>` or `include: <path>::<name>` is replaced by that file, or by that
 function, class or method, so that a page never holds a copy of the code. A block of language `markdown` is inserted as
-text. Formulas ($...$, $$...$$) become MathML, which browsers display without any script.
+text. A folder of `conf/` becomes a table of its options. Formulas ($...$, $$...$$) become MathML, which browsers display
+without any script.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import ast
 import re
 import textwrap
 from pathlib import Path
+
+from dapo_lightning.algorithm import Algorithm
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -61,6 +64,8 @@ def _names(node: ast.stmt) -> list[str]:
 
 def _included(page: Path, language: str, path: str, name: str | None) -> str:
     file = ROOT / path
+    if file.is_dir():
+        return _table_of_options(file)
     if not file.is_file():
         raise ValueError(f"{page.relative_to(ROOT)} includes {path}, which does not exist.")
     if language == "markdown":
@@ -69,6 +74,26 @@ def _included(page: Path, language: str, path: str, name: str | None) -> str:
         return f'```{language} title="{path}"\n{file.read_text().rstrip()}\n```'
     source, first = source_of(file, name)
     return f'```{language} title="{path}" linenums="{first}"\n{source}\n```'
+
+
+def _table_of_options(folder: Path) -> str:
+    """Each option of a group with the first comment of its file, and a link to its page if it has one."""
+    rows = ["| option | |", "|---|---|"]
+    for file in sorted(folder.glob("*.yaml")):
+        name, comment = f"`{folder.name}={file.stem}`", file.read_text().partition("\n")[0].lstrip("# ")
+        page = f"{folder.name}/{file.stem}.md"
+        has_page = (DOCS / "learn" / "techniques" / page).exists()
+        rows.append(f"| [{name}]({page}) | {comment} |" if has_page else f"| {name} | {comment} |")
+    return "\n".join(rows)
+
+
+def technique_pages() -> list[str]:
+    """The pages of the techniques in the order of the navigation: each group, followed by its options."""
+    folder = DOCS / "learn" / "techniques"
+    groups = [group for group in Algorithm.__dataclass_fields__ if (folder / f"{group}.md").exists()]
+    groups += sorted({page.stem for page in folder.glob("*.md")} - set(groups))
+    pages = [page for group in groups for page in (folder / f"{group}.md", *sorted((folder / group).glob("*.md")))]
+    return [str(page.relative_to(DOCS)) for page in pages]
 
 
 def _moved(text: str, page: Path) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from dapo_lightning.algorithm.tokens import CountedTokens, PerToken, Tokens
+from dapo_lightning.algorithm.entropy import NoEntropy
+from dapo_lightning.algorithm.rejection import NoRejection
+from dapo_lightning.algorithm.tokens import AllTokens, CountedTokens, PerToken, Tokens
 from dapo_lightning.types import Group, Verdict
 
 
@@ -100,9 +102,36 @@ class CorrectionOption(Protocol):
         ...
 
 
+class RejectionOption(Protocol):
+    """Exclusion of tokens on which sampler and policy differ too much. See `rejection.py`."""
+
+    @property
+    def reweights(self) -> bool: ...
+
+    def __call__(self, tokens: Tokens) -> PerToken:
+        """1 for tokens that are kept and 0 for the others: a factor for the objective, without a gradient."""
+        ...
+
+
+class EntropyOption(Protocol):
+    """What is done about the entropy of the policy. See `entropy.py`."""
+
+    def __call__(self, objective_BT: Tensor, tokens: Tokens) -> PerToken:
+        """The objective of each token, without the KL penalty -> the objective that is maximised instead."""
+        ...
+
+
 @dataclass(frozen=True)
 class Algorithm:
-    """One option for each technique. An experiment is a choice of these."""
+    """One option for each technique. An experiment is a choice of these.
+
+    Besides the method of its group, an option may have
+
+        marks(tokens: AllTokens) -> Mapping[str, Tensor]: values [N] that need the whole mini-batch; the option finds
+            them in `Tokens.marks`. They cost one more forward pass.
+        adapted(metrics: Mapping[str, float]) -> the option for the next DAPO step, given the metrics of this one. Its
+            numbers are saved in checkpoints.
+    """
 
     ratio: RatioOption
     clip: ClipOption
@@ -112,6 +141,8 @@ class Algorithm:
     advantage: AdvantageOption
     kl: KLOption
     correction: CorrectionOption
+    rejection: RejectionOption = field(default_factory=NoRejection)
+    entropy: EntropyOption = field(default_factory=NoEntropy)
 
     @staticmethod
     def dapo(max_tokens: int, cache_tokens: int) -> Algorithm:
@@ -136,6 +167,36 @@ class Algorithm:
         )
 
     @property
+    def options(self) -> dict[str, Any]:
+        """The options by the names of their groups."""
+        return {group.name: getattr(self, group.name) for group in fields(self)}
+
+    @property
     def needs_entropies(self) -> bool:
         """Whether an option of the objective needs the entropies of the policy that is being trained."""
-        return any(getattr(o, "needs_entropies", False) for o in (self.ratio, self.clip, self.kl, self.correction))
+        return any(getattr(option, "needs_entropies", False) for option in self.options.values())
+
+    def marks(self, tokens: AllTokens) -> dict[str, Tensor]:
+        """What the options mark on the tokens of a mini-batch, by name, [N] each."""
+        marking = (option for option in self.options.values() if hasattr(option, "marks"))
+        return {name: marks_N for option in marking for name, marks_N in option.marks(tokens).items()}
+
+    @property
+    def has_marks(self) -> bool:
+        """Whether an option needs to see the whole mini-batch."""
+        return any(hasattr(option, "marks") for option in self.options.values())
+
+    def adapted(self, metrics: Mapping[str, float]) -> Algorithm:
+        """The algorithm for the next DAPO step, given the metrics of this one."""
+        return replace(self, **{group: option.adapted(metrics) for group, option in self._adaptive().items()})
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """The numbers of the options that adapt themselves, for checkpoints."""
+        return {group: asdict(option) for group, option in self._adaptive().items()}
+
+    def loaded(self, state: Mapping[str, Mapping[str, Any]]) -> Algorithm:
+        """The algorithm with the numbers of a checkpoint."""
+        return replace(self, **{group: replace(o, **state[group]) for group, o in self._adaptive().items()})
+
+    def _adaptive(self) -> dict[str, Any]:
+        return {group: option for group, option in self.options.items() if hasattr(option, "adapted")}

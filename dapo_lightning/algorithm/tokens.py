@@ -25,7 +25,8 @@ class Tokens:
         reference_logps_BT: log-probs under the reference copy, 0 where the mask is False; None unless the KL option has
             `needs_reference = True`.
         entropies_BT: entropies of the policy that is being trained, in nats; None unless an option of the objective
-            (ratio, clip, kl, correction) has `needs_entropies = True`.
+            (ratio, clip, kl, correction, rejection, entropy) has `needs_entropies = True`.
+        marks: what the `marks` of options have found out about each token from the whole mini-batch, [B, T] by name.
     """
 
     logps_BT: Tensor
@@ -35,6 +36,27 @@ class Tokens:
     mask_BT: Tensor
     reference_logps_BT: Tensor | None = None
     entropies_BT: Tensor | None = None
+    marks: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AllTokens:
+    """The N tokens in the loss of a whole mini-batch, on all ranks, before its first backward pass, without gradients.
+    Their order depends neither on micro-batches nor on ranks.
+
+    Args:
+        ids_N: the tokens.
+        logps_N: log-probs under the policy that is about to be trained.
+        old_logps_N: log-probs under the policy that sampled.
+        entropies_N: entropies of the policy that is about to be trained, in nats.
+        advantages_N: advantages.
+    """
+
+    ids_N: Tensor
+    logps_N: Tensor
+    old_logps_N: Tensor
+    entropies_N: Tensor
+    advantages_N: Tensor
 
 
 @dataclass(frozen=True)

@@ -91,9 +91,10 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     in_float32 = config.trainer.precision == "32-true" and source.dtype == "float32"
     logps_are_exact = in_float32 and rollout.exact_logps
     if config.mode == "train":
-        check_logps(config.top_p, logps_are_exact, rollout.exact_logps, algorithm.correction.reweights)
-    optimizer = made(settings["optimizer"])
-    optimizer([torch.nn.Parameter(torch.zeros(1))])  # a wrong option is reported before the policy is loaded
+        reweighting = [group for group, option in algorithm.options.items() if getattr(option, "reweights", False)]
+        check_logps(config.top_p, logps_are_exact, rollout.exact_logps, reweighting)
+    optimizer, schedule = made(settings["optimizer"]), made(settings["schedule"])
+    schedule(optimizer([torch.nn.Parameter(torch.zeros(1))]))  # a wrong option is reported before the policy is loaded
     codec = source.codec()
     environment = made(settings["environment"])
     environment.start(codec)
@@ -121,6 +122,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
         worker=RolloutWorker(policy, rollout, reward, config.seed, clock, environment),
         algorithm=algorithm,
         optimizer=optimizer,
+        schedule=schedule,
         generation=generation,
         evaluation=evaluation,
         logps_are_exact=logps_are_exact,

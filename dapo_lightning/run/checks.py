@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dapo_lightning.run.errors import ConfigError
@@ -31,18 +31,19 @@ def check(config: Mapping[str, Any]) -> None:
         )
 
 
-def check_logps(top_p: float, are_old_logps: bool, rollout_is_exact: bool, reweights: bool) -> None:
-    """Raises a ConfigError if the log-probs that the rollout records do not suit the correction or top_p.
+def check_logps(top_p: float, are_old_logps: bool, rollout_is_exact: bool, reweighting: Sequence[str]) -> None:
+    """Raises a ConfigError if the log-probs that the rollout records do not suit the options or top_p.
 
     Args:
         are_old_logps: whether they serve as old log-probs, which depends on precision, weights and rollout.
-        reweights: whether the correction weights tokens by the difference between recorded and old log-probs.
+        reweighting: groups whose options weight tokens by the difference between recorded and old log-probs.
     """
-    if reweights and are_old_logps:
+    if are_old_logps and reweighting:
         raise ConfigError(
-            "correction has nothing to correct with trainer.precision=32-true, float32 weights and this rollout: the "
-            "log-probs recorded while sampling are the old log-probs, so every weight is 1. Leave it out; it is meant "
-            "for policy.dtype=bfloat16, trainer.precision=bf16-mixed or rollout=vllm, where the two differ."
+            f"{reweighting[0]} has nothing to correct with trainer.precision=32-true, float32 weights and this "
+            "rollout: the log-probs recorded while sampling are the old log-probs, so every weight is 1. Leave it out; "
+            "it is meant for policy.dtype=bfloat16, trainer.precision=bf16-mixed or rollout=vllm, where the two "
+            "differ."
         )
     if top_p < 1 and not rollout_is_exact:
         raise ConfigError(

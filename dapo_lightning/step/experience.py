@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -25,6 +25,8 @@ class Row:
         advantages: [1], one for all tokens, or [T].
         weights: [1] or [T]; they include the denominator, which is counted over the whole mini-batch and all ranks.
         reference_logps_T: log-probs under the reference copy; None until they are known.
+        place: place in the mini-batch, counted over all ranks.
+        marks: what options have found out about each token from the whole mini-batch, [T] by name.
     """
 
     prompt_tokens: tuple[int, ...]
@@ -32,6 +34,8 @@ class Row:
     advantages: Tensor = field(default_factory=lambda: torch.zeros(1))
     weights: Tensor = field(default_factory=lambda: torch.zeros(1))
     reference_logps_T: Tensor | None = None
+    place: int = 0
+    marks: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:
@@ -109,8 +113,16 @@ def _mini_batch(
     mask_BT = right_pad([t.loss_mask_T for t in trajectories], in_loss_B.device) & in_loss_B[:, None]
     weights = algorithm.loss.weights(CountedTokens(mask_BT, torch.tensor([p for p, _ in places]), trajectories))
     rows = tuple(
-        Row(groups[p].prompt_tokens, trajectory, _first(advantages_PGX[p, g], trajectory), _first(weight, trajectory))
-        for (p, g), trajectory, weight, mask_T in zip(places, trajectories, weights, mask_BT, strict=True)
+        Row(
+            groups[p].prompt_tokens,
+            trajectory,
+            _first(advantages_PGX[p, g], trajectory),
+            _first(weight, trajectory),
+            place=place,
+        )
+        for place, ((p, g), trajectory, weight, mask_T) in enumerate(
+            zip(places, trajectories, weights, mask_BT, strict=True)
+        )
         if ranks.owns(p) and mask_T.any()  # rows outside the loss need not be computed
     )
     return MiniBatch(rows, int(mask_BT.sum()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from lightning.pytorch.strategies import Strategy
@@ -21,6 +22,7 @@ from dapo_lightning.forward.micro_batches import micro_batches, packed_micro_bat
 from dapo_lightning.forward.ways import ways_of
 from dapo_lightning.policy import Policy, Reference
 from dapo_lightning.step.experience import Row, placeholder
+from dapo_lightning.step.marks import with_marks
 from dapo_lightning.types import Group, Trajectory
 
 
@@ -91,10 +93,12 @@ class PolicyHost:
         return replace(batch, groups=tuple(map(known, batch.groups)), surplus=surplus)
 
     @torch.no_grad()
-    def with_reference_logps(self, rows: Sequence[Row]) -> list[Row]:
-        """Adds the log-probs of the reference to the rows, if there is a reference."""
+    def prepared(self, rows: Sequence[Row], algorithm: Algorithm, ranks: Ranks) -> list[Row]:
+        """Adds to the rows of a mini-batch what is known before its first backward pass: the log-probs of the reference
+        if there is one, and the marks of options that look at the whole mini-batch (see `marks.py`)."""
+        rows = with_marks(rows, algorithm, partial(self._statistics, self.policy.model), ranks)
         if not self._reference:
-            return list(rows)
+            return rows
         with self._reference() as reference:
             logps = self._logps(reference, rows)
         return [replace(row, reference_logps_T=logps_T) for row, logps_T in zip(rows, logps, strict=True)]
@@ -123,12 +127,19 @@ class PolicyHost:
 
     def _logps(self, model: PreTrainedModel, rows: Sequence[Row]) -> list[Tensor]:
         """Log-probs of each row's tokens, [T], in the order of the rows, on the CPU."""
-        found: dict[int, Tensor] = {}
+        return [logps_T for (logps_T,) in self._statistics(model, rows, with_entropies=False)]
+
+    def _statistics(
+        self, model: PreTrainedModel, rows: Sequence[Row], with_entropies: bool = True
+    ) -> list[tuple[Tensor, ...]]:
+        """The same with entropies."""
+        found: dict[int, tuple[Tensor, ...]] = {}
         for part in self.micro_batches(rows, model):
             prompts, written = [row.prompt_tokens for row in part], [row.trajectory.tokens_T for row in part]
-            logps_BT, _ = completion_logps(model, prompts, written, self.temperature)
-            for row, logps_T in zip(part, logps_BT.cpu(), strict=True):
-                found[id(row)] = logps_T[: len(row.trajectory.tokens_T)].clone()
+            columns = completion_logps(model, prompts, written, self.temperature, with_entropies)
+            values = [values_BT.cpu() for values_BT in columns if values_BT is not None]
+            for b, row in enumerate(part):
+                found[id(row)] = tuple(values_BT[b, : len(row.trajectory.tokens_T)].clone() for values_BT in values)
         return [found[id(row)] for row in rows]
 
 

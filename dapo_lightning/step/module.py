@@ -28,6 +28,7 @@ from dapo_lightning.step.host import PolicyHost
 from dapo_lightning.step.objective import summed, surrogate_loss
 from dapo_lightning.step.reporter import step_metrics
 from dapo_lightning.step.result import History, StepResult, Update
+from dapo_lightning.step.schedule import scheduled
 from dapo_lightning.types import Generation, Group, NumberedPrompt, PendingGroup
 
 PROGRESS_BAR = ("reward/mean", "accuracy", "entropy", "length/mean")
@@ -47,7 +48,7 @@ class DAPOModule(L.LightningModule):
         num_gradient_steps: mini-batches per rollout.
         micro_batch_tokens: largest number of tokens in a forward pass; it affects memory, but not the result.
         max_gradient_norm: gradients with a larger norm are scaled down to it.
-        num_warmup_steps: DAPO steps over which the learning rate rises linearly to its final value.
+        schedule: optimizer -> the schedule of its learning rate, in DAPO steps.
         logps_are_exact: see `PolicyHost`.
     """
 
@@ -63,7 +64,7 @@ class DAPOModule(L.LightningModule):
         num_gradient_steps: int = 4,
         micro_batch_tokens: int = 4096,
         max_gradient_norm: float = 1.0,
-        num_warmup_steps: int = 10,
+        schedule: Callable[[Optimizer], LRScheduler] = scheduled,
         logps_are_exact: bool = False,
     ):
         super().__init__()
@@ -75,7 +76,7 @@ class DAPOModule(L.LightningModule):
         self.generation, self.num_completions = generation, num_completions
         self.evaluation, self.num_evaluation_completions = evaluation or generation, num_evaluation_completions
         self.num_gradient_steps, self.max_gradient_norm = num_gradient_steps, max_gradient_norm
-        self._optimizer, self._num_warmup_steps = optimizer, num_warmup_steps
+        self._optimizer, self._schedule = optimizer, schedule
         self.history = History()
         self._evaluation = Evaluation()
 
@@ -104,7 +105,7 @@ class DAPOModule(L.LightningModule):
         not finite or no token is in the loss."""
         if mini_batch.num_tokens == 0:  # all rows are masked, no group was kept, or a reward is not finite
             return Update(is_taken=False, problem=mini_batch.problem)
-        parts = self.host.micro_batches(self.host.with_reference_logps(mini_batch.rows))
+        parts = self.host.micro_batches(self.host.prepared(mini_batch.rows, self.algorithm, ranks))
         loss, metrics = 0.0, list[dict[str, Reduced]]()
         for number, rows in enumerate(parts, start=1):
             with self.host.backward(self.trainer.strategy.model, is_last=number == len(parts)):
@@ -126,9 +127,8 @@ class DAPOModule(L.LightningModule):
     def _finish(self, draws: PromptDraws, batch: Batch, updates: tuple[Update, ...]) -> StepResult:
         """Adds the step to the history and logs its metrics."""
         guard.check(batch, updates, self.history)
-        scheduler = cast(LRScheduler, self.lr_schedulers())
-        learning_rate = float(scheduler.get_last_lr()[0])
-        scheduler.step()
+        learning_rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        cast(LRScheduler, self.lr_schedulers()).step()
         self.history, draws.state = self.history.after(batch, updates), batch.next_state  # from here on, it counts
         history = self.history
         metrics = step_metrics(batch, updates, self.algorithm.overlong, self.clock.lap(), learning_rate)
@@ -137,6 +137,7 @@ class DAPOModule(L.LightningModule):
             logger.log_metrics(metrics, history.dapo_steps)
         for name, value in metrics.items():
             self.log(name, value, prog_bar=name in PROGRESS_BAR, logger=False, rank_zero_only=True)
+        self.algorithm = self.algorithm.adapted(metrics)
         return StepResult(history.dapo_steps, batch, updates, metrics)
 
     def on_validation_epoch_start(self) -> None:
@@ -168,16 +169,15 @@ class DAPOModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(weight for weight in self.model.parameters() if weight.requires_grad)
-        num_steps = max(1, self._num_warmup_steps)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / num_steps))
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return {"optimizer": optimizer, "lr_scheduler": self._schedule(optimizer)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = without_frozen(checkpoint["state_dict"], self)
         checkpoint["history"] = self.history.state_dict() | {"seconds": dict(self.clock.seconds)}
+        checkpoint["algorithm"] = self.algorithm.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_weights(checkpoint, self)
         state = dict(checkpoint["history"])
         self.clock.load(state.pop("seconds"))
-        self.history = self.history.loaded(state)
+        self.history, self.algorithm = self.history.loaded(state), self.algorithm.loaded(checkpoint["algorithm"])

@@ -17,12 +17,15 @@ from dapo_lightning.step.experience import Row
 
 
 def objective(tokens: Tokens, algorithm: Algorithm) -> PerToken:
-    """Returns the objective to maximise for each token: correction * clip(ratio, advantage) - KL penalty."""
+    """Returns the objective to maximise for each token: entropy(correction * rejection * clip(ratio, advantage)) - KL
+    penalty."""
     ratio_BT = algorithm.ratio(tokens)
     surrogate = algorithm.clip(ratio_BT, tokens)
-    correction = algorithm.correction(tokens)
+    correction, rejection = algorithm.correction(tokens), algorithm.rejection(tokens)
+    policy = algorithm.entropy(surrogate.values_BT * correction.values_BT * rejection.values_BT, tokens)
     penalty = algorithm.kl(tokens)
     gap_BT = (tokens.logps_BT - tokens.sampled_logps_BT).detach()
+    log_weight_BT = log_ratio(tokens.logps_BT, tokens.sampled_logps_BT).detach()
     metrics: dict[str, Metric] = {
         "ratio/mean": Mean(ratio_BT.detach()),
         "ratio/max": Max(ratio_BT.detach()),
@@ -30,12 +33,12 @@ def objective(tokens: Tokens, algorithm: Algorithm) -> PerToken:
         "sampling/logp_gap": Mean(gap_BT.abs()),
         "sampling/logp_gap_max": Max(gap_BT.abs()),
         "sampling/kl": Mean(k3(tokens.logps_BT, tokens.sampled_logps_BT).detach()),
-        "sampling/effective_size": EffectiveSize(log_ratio(tokens.logps_BT, tokens.sampled_logps_BT).detach()),
+        "sampling/effective_size": EffectiveSize(log_weight_BT),
+        "sampling/chi_square": Mean((2 * log_weight_BT).expm1()),
     }
-    return PerToken(
-        surrogate.values_BT * correction.values_BT - penalty.values_BT,
-        {**metrics, **surrogate.metrics, **correction.metrics, **penalty.metrics},
-    )
+    for part in (surrogate, correction, rejection, policy, penalty):
+        metrics |= part.metrics
+    return PerToken(policy.values_BT - penalty.values_BT, metrics)
 
 
 def surrogate_loss(
@@ -89,4 +92,5 @@ def _tokens(model: PreTrainedModel, rows: Sequence[Row], temperature: float, wit
         mask_BT=mask_BT,
         reference_logps_BT=None if all(r is None for r in references) else masked(references, "reference log-probs"),
         entropies_BT=entropies_BT,
+        marks={name: masked([row.marks[name] for row in rows], name) for name in rows[0].marks},
     )

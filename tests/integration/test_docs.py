@@ -18,9 +18,10 @@ from runs import ROOT
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.algorithm.advantage import GroupNormalized
 from dapo_lightning.algorithm.overlong import Punish
+from dapo_lightning.run.options import groups
 from dapo_lightning.run.refuse import check_overrides
 from docs.figures import draw_figures
-from docs.pages import DOCS, expanded, source_of
+from docs.pages import DOCS, expanded, source_of, technique_pages
 from docs.quotes import QUOTE
 from docs.reference import GENERATED, api_pages, configuration_page
 
@@ -41,7 +42,7 @@ def _nav(entry: object) -> Iterator[str]:
 
 
 def test_every_page_is_in_the_navigation_once():
-    listed = list(_nav(tomllib.loads((DOCS / "zensical.toml").read_text())["project"]["nav"]))
+    listed = [*_nav(tomllib.loads((DOCS / "zensical.toml").read_text())["project"]["nav"]), *technique_pages()]
     written = [str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")]
     assert sorted(set(listed)) == sorted({*written, *GENERATED})
     assert len(listed) == len(set(listed))
@@ -77,11 +78,19 @@ def test_files_and_extras_that_pages_name_exist():
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "use/configuration.md"], ids=_name)
-def test_tables_of_techniques_list_every_option(page):
+def test_tables_of_techniques_name_every_group_and_options_that_exist(page):
     rows = dict(re.findall(r"^\| \[`(\w+)`\]\([^)]*\) \| ([^|]*) \|", page.read_text(), re.MULTILINE))
     assert set(rows) == set(Algorithm.__dataclass_fields__)
     for group, options in rows.items():
-        assert set(re.findall(r"`(\w+)`", options)) == {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+        named = re.findall(r"`(\w+)`", options)
+        assert named[0] == groups()[group]
+        assert set(named) <= {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+
+
+@pytest.mark.parametrize("group", Algorithm.__dataclass_fields__)
+def test_the_page_of_a_group_lists_its_options(group):
+    text = (DOCS / f"learn/techniques/{group}.md").read_text()
+    assert f"include: conf/{group}\n" in text
 
 
 def test_the_example_of_the_step_is_worked_out_correctly():

@@ -43,7 +43,7 @@ def test_every_option_composes_and_instantiates(group, option, tmp_path, monkeyp
         return
     if group == "trainer":
         build_trainer(composed, checkpoint=None)
-    elif group in ("module", "datamodule"):  # `build` adds what the other groups make
+    elif group in WIRED:  # `build` adds what the other groups make
         assert instantiate(composed[group]).keywords
     elif option == "vllm" and find_spec("vllm") is None:
         with pytest.raises(InstantiationException, match="rollout=vllm needs the package vllm"):
@@ -112,6 +112,8 @@ def test_grpo_switches_off_all_four():
         "GroupNormalized",
         "NoKL",
         "NoCorrection",
+        "NoRejection",
+        "NoEntropy",
     ]
 
 
@@ -121,11 +123,14 @@ def test_a_toggle_on_the_command_line_beats_the_experiment():
     assert composed.sampling._target_.endswith("Static")
 
 
+WIRED = ("module", "datamodule", "schedule")
+
+
 def test_no_plain_key_is_unread():
     """Options of groups go to constructors, which refuse what they do not know; plain keys must be read by name, in the
-    code or by the module and the data module."""
+    code or by the wiring of these groups."""
     source = "".join(path.read_text() for path in (ROOT / "dapo_lightning/run").glob("*.py"))
-    wiring = "".join(path.read_text() for path in (ROOT / "conf").glob("*module/*.yaml"))
+    wiring = "".join(path.read_text() for path in (ROOT / "conf").glob("*/*.yaml") if path.parent.name in WIRED)
     source += wiring.replace("${", "config.")
     plain = OmegaConf.load(ROOT / "conf/config.yaml")
     names = [f"config.{key}" for key in plain if key not in ("defaults", "hydra", "evaluation", "plan")]

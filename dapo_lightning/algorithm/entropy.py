@@ -1,0 +1,18 @@
+"""What is done about the entropy of the policy, which falls as the policy learns. DAPO relies on Clip-Higher alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dapo_lightning.algorithm.tokens import PerToken, Tokens
+
+
+@dataclass(frozen=True)
+class NoEntropy:
+    """Nothing: the entropy is only logged."""
+
+    def __call__(self, objective_BT: Tensor, tokens: Tokens) -> PerToken:
+        """The objective of each token, as it is."""
+        return PerToken(objective_BT)

@@ -1,0 +1,32 @@
+"""Schedules of the learning rate: those of Hugging Face, in DAPO steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_scheduler
+
+
+def scheduled(
+    optimizer: Optimizer,
+    name: str = "constant_with_warmup",
+    num_warmup_steps: int = 10,
+    num_steps: int = 1,
+    **more: Any,
+) -> LambdaLR:
+    """Returns the schedule of an optimizer: DAPO step number i, counted from 1, has the factor that
+    `transformers.get_scheduler` gives to step i of `num_steps` + 1 steps. (Their step 0 has factor 0 with warm-up, and
+    their last one has factor 0 with a decay; neither would train.)
+
+    Args:
+        name: name of the schedule in transformers.
+        num_warmup_steps: steps over which the learning rate rises linearly to its full value.
+        num_steps: length of the run; a resumed run that is given more steps follows the schedule of its new length.
+        more: arguments of this schedule, such as `num_cycles`.
+    """
+    unused = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    theirs = get_scheduler(name, unused, num_warmup_steps, num_steps + 1, scheduler_specific_kwargs=more or None)
+    return LambdaLR(optimizer, lambda step: theirs.lr_lambdas[0](step + 1))
