@@ -2,8 +2,8 @@
 
 A code block whose only line is `include: <path>` or `include: <path>::<name>` is replaced by that file, or by that
 function, class or method, so that a page never holds a copy of the code. A block of language `markdown` is inserted as
-text. A folder of `conf/` becomes a table of its options. Formulas ($...$, $$...$$) become MathML, which browsers display
-without any script.
+text. A folder of `conf/` becomes a table of its options. Formulas ($...$, $$...$$) become MathML, which browsers
+display without any script.
 """
 
 from __future__ import annotations

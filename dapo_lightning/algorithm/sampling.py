@@ -19,7 +19,7 @@ class Static:
 
     def verdict(self, group: Group) -> Verdict:
         """Keeps every group; the reason says whether it is useful."""
-        return Verdict(keep=True, reason=_usefulness(group))
+        return Verdict(keep=True, reason=usefulness(group))
 
     def next_round(self, missing: int, keep_rate: float, rounds_done: int) -> int:
         """Returns the number of prompts to sample next: all of them in the first round, then none."""
@@ -74,7 +74,7 @@ class Dynamic:
 
     def verdict(self, group: Group) -> Verdict:
         """Keeps a group that has both correct and wrong completions."""
-        reason = _usefulness(group)
+        reason = usefulness(group)
         return Verdict(keep=reason == "useful", reason=reason)
 
     def next_round(self, missing: int, keep_rate: float, rounds_done: int) -> int:
@@ -107,7 +107,8 @@ class SamplingError(RuntimeError):
     """Dynamic sampling could not fill a batch within its rounds."""
 
 
-def _usefulness(group: Group) -> str:
+def usefulness(group: Group) -> str:
+    """Returns "useful" for a group with correct and wrong completions, else "all_correct" or "all_wrong"."""
     if group.num_correct == 0:
         return "all_wrong"
     return "all_correct" if group.num_correct == group.size else "useful"

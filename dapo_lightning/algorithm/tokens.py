@@ -26,7 +26,8 @@ class Tokens:
             `needs_reference = True`.
         entropies_BT: entropies of the policy that is being trained, in nats; None unless an option of the objective
             (ratio, clip, kl, correction, rejection, entropy) has `needs_entropies = True`.
-        marks: what the `marks` of options have found out about each token from the whole mini-batch, [B, T] by name.
+        marks: what the `marks` of options have found out about each token from the whole mini-batch, [B, T] by
+            name; 0 or False where the mask is False.
     """
 
     logps_BT: Tensor

@@ -100,7 +100,14 @@ def check_plain(given: Mapping[str, Any], schema: type = Settings, path: str = "
             check_value(name, value, hint)
 
 
-INFINITE = ("max_gradient_norm", "module.max_gradient_norm", "clip.upper", "correction.cap")
+INFINITE = (
+    "max_gradient_norm",
+    "module.max_gradient_norm",
+    "clip.upper",
+    "clip.cap",
+    "correction.cap",
+    "rejection.upper",
+)
 """Numbers for which inf has a meaning: no limit."""
 
 

@@ -92,5 +92,5 @@ def _tokens(model: PreTrainedModel, rows: Sequence[Row], temperature: float, wit
         mask_BT=mask_BT,
         reference_logps_BT=None if all(r is None for r in references) else masked(references, "reference log-probs"),
         entropies_BT=entropies_BT,
-        marks={name: masked([row.marks[name] for row in rows], name) for name in rows[0].marks},
+        marks={name: padded([row.marks[name] for row in rows], name) for name in rows[0].marks},
     )

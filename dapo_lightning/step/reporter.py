@@ -37,6 +37,11 @@ def step_metrics(
     tokens_trained = float(sum(update.num_tokens for update in updates if update.is_taken))
     metrics = completion_metrics(used, overlong) | grading_metrics(used) | turn_metrics(used)
     metrics |= {f"groups/{reason}": batch.reasons.get(reason, 0) / len(used) for reason in REASONS}
+    metrics = completion_metrics(used, overlong) | grading_metrics(used)
+    metrics |= {
+        f"groups/{reason}": batch.reasons.get(reason, 0) / len(used)
+        for reason in (*REASONS, *sorted(batch.reasons.keys() - REASONS))
+    }
     metrics |= {
         "groups/kept": num_trained / len(used),
         "groups/trained": float(num_trained),

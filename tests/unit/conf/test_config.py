@@ -28,6 +28,7 @@ REQUIRED = {
     ("data", "reasoning_gym"): ["data.task=chain_sum"],
     ("reward", "reasoning_gym"): ["data=reasoning_gym", "data.task=chain_sum"],
     ("reward", "weighted"): ["reward.function.path=rewards.even_length"],
+    ("advantage", "gdpo"): ["reward=weighted", "reward.function.path=rewards.even_length"],
     ("policy", "hub"): ["policy.name=a"],
     ("policy", "lora"): ["policy.name=a"],
 }
@@ -191,6 +192,9 @@ def test_bad_values_are_one_sentence_and_no_traceback(overrides, says, tmp_path,
     assert says in str(exit_.value) and str(exit_.value).startswith("error: ")
 
 
+PURE = ("torch", "math", "dataclasses", "typing", "collections", "statistics", "__future__")
+
+
 def test_imports_run_one_way():
     """types -> algorithm -> rollout, reward, data -> policy -> environment -> draws -> step -> callbacks -> study, plan
     -> run"""
@@ -208,9 +212,15 @@ def test_imports_run_one_way():
                 other = name.split(".")[1]
                 assert other == room or levels[other] < levels[room], f"{path} imports {name}"
             elif room == "algorithm":
-                assert name.split(".")[0] in ("torch", "math", "dataclasses", "typing", "collections", "__future__"), (
-                    path
-                )
+                assert name.split(".")[0] in (
+                    "torch",
+                    "math",
+                    "dataclasses",
+                    "typing",
+                    "collections",
+                    "statistics",
+                    "__future__",
+                ), path
             elif room not in ("train", "run"):
                 assert name.split(".")[0] not in ("hydra", "omegaconf"), f"{path}: only run/ knows it"
     assert "dapo_lightning.step.module" not in _imported(ROOT / "dapo_lightning/draws/datamodule.py")
