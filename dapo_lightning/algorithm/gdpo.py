@@ -1,0 +1,48 @@
+"""GDPO: each part of the reward is normalised on its own (arXiv 2601.05242)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dapo_lightning.algorithm.advantage import GroupNormalized
+from dapo_lightning.algorithm.reinforce_pp import whitened
+from dapo_lightning.types import Group
+
+
+@dataclass(frozen=True)
+class Gdpo:
+    """sum_k weight_k * (R_k - mean) / std within each group, then normalised over all tokens of the batch.
+
+    A sum of rewards that is normalised as one, as in GRPO, gives different combinations of the parts the same
+    advantage. The overlong penalty is one more part, with weight 1.
+
+    Args:
+        weights: weight of each part of the reward, by name.
+
+    Raises:
+        ValueError: if there are no parts.
+    """
+
+    weights: Mapping[str, float] | None
+
+    def __post_init__(self) -> None:
+        if not self.weights:
+            raise ValueError(
+                "advantage=gdpo normalises each part of the reward on its own, but this reward has no parts. Use "
+                "reward=weighted, or another advantage."
+            )
+
+    def __call__(self, rewards_PG: Tensor, groups: Sequence[Group]) -> Tensor:
+        """[P, G] rewards -> [P, G, 1] advantages."""
+        assert self.weights
+        scores_PG = torch.stack([group.scores_G() for group in groups])
+        penalty_PG = (rewards_PG - scores_PG).round(decimals=5)  # without the rounding error of the sum
+        total_PG = GroupNormalized()(penalty_PG, groups)[..., 0]
+        for name, weight in self.weights.items():
+            part_PG = torch.tensor([[grade.parts[name] for grade in group.grades] for group in groups])
+            total_PG = total_PG + weight * GroupNormalized()(part_PG, groups)[..., 0]
+        return whitened(total_PG, groups)[..., None]
