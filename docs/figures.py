@@ -13,13 +13,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dapo_lightning.algorithm.advantage import GroupNormalized, LeaveOneOut, MeanCentered
+from dapo_lightning.algorithm.cispo import Cispo
 from dapo_lightning.algorithm.clip import Clip, NoClip
 from dapo_lightning.algorithm.correction import NoCorrection, Truncated
+from dapo_lightning.algorithm.dual import DualClip
 from dapo_lightning.algorithm.kl import k3
 from dapo_lightning.algorithm.loss import Blend, SampleLevel, TokenLevel
 from dapo_lightning.algorithm.overlong import NoOverlong, Punish
 from dapo_lightning.algorithm.ratio import TokenRatio
 from dapo_lightning.algorithm.sampling import Dynamic
+from dapo_lightning.algorithm.sapo import Sapo
 from dapo_lightning.algorithm.tokens import CountedTokens, Tokens
 from dapo_lightning.types import Completion, Grade, Group, Prompt, Trajectory
 
@@ -64,6 +67,28 @@ def clip() -> Figure:
             tokens = _tokens(logps_T=ratio_T.log(), advantage=advantage)
             axes.plot(ratio_T, option(ratio_T[None], tokens).values_BT[0], style, label=name)
         axes.set(xlabel="ratio", ylabel="objective", title=f"advantage {advantage:+.0f}")
+    positive.legend()
+    return drawing
+
+
+@figure
+def clips() -> Figure:
+    """The weight of the gradient of one token's log-prob by its ratio, divided by its advantage."""
+    drawing, (positive, negative) = _axes(2)
+    ratio_T = torch.linspace(0.5, 4.0, 281)
+    options = {
+        "clip=higher": Clip(0.8, 1.28),
+        "clip=dual": DualClip(0.8, 1.28, 3.0),
+        "clip=cispo, 2": Cispo(0.0, 2.0),
+        "clip=sapo": Sapo(1.0, 1.05),
+    }
+    for axes, advantage in ((positive, 1.0), (negative, -1.0)):
+        for (name, option), style in zip(options.items(), ("-", "--", "-.", ":"), strict=True):
+            tokens = _tokens(logps_T=ratio_T.log().requires_grad_(), advantage=advantage)
+            objective_BT = option(TokenRatio()(tokens), tokens).values_BT
+            (slope_BT,) = torch.autograd.grad(objective_BT.sum(), tokens.logps_BT)
+            axes.plot(ratio_T, slope_BT[0] / advantage, style, label=name)
+        axes.set(xlabel="ratio", ylabel="gradient / advantage", title=f"advantage {advantage:+.0f}")
     positive.legend()
     return drawing
 
