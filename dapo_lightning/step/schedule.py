@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -15,7 +13,7 @@ def scheduled(
     name: str = "constant_with_warmup",
     num_warmup_steps: int = 10,
     num_steps: int = 1,
-    **more: Any,
+    **more: float,
 ) -> LambdaLR:
     """Returns the schedule of an optimizer: DAPO step number i, counted from 1, has the factor that
     `transformers.get_scheduler` gives to step i of `num_steps` + 1 steps. (Their step 0 has factor 0 with warm-up, and

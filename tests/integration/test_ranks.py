@@ -17,6 +17,7 @@ RUN = [*SMALL, "num_steps=3", "evaluation.every=3", "num_prompts_per_step=8", "d
 
 SHARDED = ["trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=2"]
 THREE = ["trainer.devices=3"]
+MARKS = ["entropy=top_tokens", "clip=clip_cov", "clip.share=0.2", "clip.lower_covariance=0"]  # look beyond a rank
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def text(path):
     [
         ["sampling=static", "loss=token_level"],
         ["sampling=dynamic", "loss=token_level_per_prompt"],  # ranks yield unequal numbers of useful groups
-        ["sampling=dynamic", "loss=sample_level"],
+        ["sampling=dynamic", "loss=sample_level", "advantage=reinforce_pp", *MARKS],
         ["sampling=static", "loss=blend", "kl=k3", "overlong=filter"],  # the ranks have unequal numbers of rows
     ],
     ids=" ".join,
