@@ -36,8 +36,6 @@ def step_metrics(
     tokens_generated = sum(sum(record.num_tokens) for record in batch.records)
     tokens_trained = float(sum(update.num_tokens for update in updates if update.is_taken))
     metrics = completion_metrics(used, overlong) | grading_metrics(used) | turn_metrics(used)
-    metrics |= {f"groups/{reason}": batch.reasons.get(reason, 0) / len(used) for reason in REASONS}
-    metrics = completion_metrics(used, overlong) | grading_metrics(used)
     metrics |= {
         f"groups/{reason}": batch.reasons.get(reason, 0) / len(used)
         for reason in (*REASONS, *sorted(batch.reasons.keys() - REASONS))
