@@ -96,6 +96,9 @@ class Trajectory:
 
     Lengths, punishments and denominators count the tokens of the loss mask only.
 
+    A rank has the values of tensors only of trajectories that it generated or trains on. Of all others, it has the loss
+    masks; their other tensors are on the device "meta", which have a shape but no values.
+
     Args:
         tokens_T: token ids of all turns.
         loss_mask_T: True where the policy wrote the token; False where an environment did.
@@ -168,10 +171,12 @@ class Grade:
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt with its G graded trajectories. `number` is the number of the prompt (see `NumberedPrompt`).
+    """A prompt with its G graded trajectories.
 
     Args:
-        texts: what the policy wrote, and what the environment replied between its turns.
+        number: the number of the prompt (see `NumberedPrompt`).
+        texts: what the policy wrote, and what the environment replied between its turns; empty on a rank that did not
+            generate the group.
         turn_grades: for each trajectory, the grade of the answer in each of its turns, or nothing if turns are not
             graded; empty if there can be only one turn.
     """

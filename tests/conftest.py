@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from dapo_lightning.draws.record import GroupRecord
 from dapo_lightning.policy import Policy
 from dapo_lightning.policy.tiny import TinyPolicy
 from dapo_lightning.step.experience import MiniBatch, advantages, split
+from dapo_lightning.step.shares import owners_of
 from dapo_lightning.types import Completion, Grade, Group, Prompt, Trajectory
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -75,7 +77,7 @@ def mini_batches(
     ranks: Ranks = Ranks(),  # noqa: B008
 ) -> list[MiniBatch]:
     """What the DAPO step makes of kept groups: shaped rewards, advantages, weights."""
-    batch = batch_of(groups)
+    batch = replace(batch_of(groups), owners=owners_of(groups, options, num_gradient_steps, ranks.size))
     rewards_PG = batch.scores_PG() + options.overlong.penalty(batch.lengths_PG())
     return split(batch, advantages(rewards_PG, batch.groups, options), options, num_gradient_steps, ranks)
 

@@ -200,3 +200,9 @@ class Algorithm:
 
     def _adaptive(self) -> dict[str, Any]:
         return {group: option for group, option in self.options.items() if hasattr(option, "adapted")}
+
+    @property
+    def needs_trajectories(self) -> bool:
+        """Whether advantages or weights are computed from tokens, log-probs or entropies of the trajectories, which all
+        ranks then exchange; otherwise, options may use only what `Group` and `CountedTokens` say of their numbers."""
+        return any(getattr(option, "needs_trajectories", False) for option in (self.advantage, self.loss))

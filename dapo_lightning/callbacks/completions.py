@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 
 from dapo_lightning.callbacks.tensorboard import summary_writers
+from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.types import Group
 from dapo_lightning.utils.atomic import replacing
 
@@ -43,16 +44,21 @@ class SampleCompletions(L.Callback):
                 partial.write_text("".join(line + "\n" for line in done), encoding="utf-8")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        step, groups = outputs["step"].number, outputs["step"].batch.groups
-        if not trainer.is_global_zero or not (step == 1 or step % self.every == 0):
+        step, groups = outputs["step"].number, outputs["step"].batch.groups[: self.num_groups]
+        if not (step == 1 or step % self.every == 0):
             return
-        rows = self._rows(step, groups)
+        found = dict(
+            Ranks.current().gather([(group.number, self._rows(step, group)) for group in groups if group.texts])
+        )
+        rows = [row for _, of_group in sorted(found.items()) for row in of_group]
+        if not trainer.is_global_zero:
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         for writer in summary_writers(trainer):
             writer.add_text("completions", _table(rows), step)
 
-    def _rows(self, step: int, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    def _rows(self, step: int, group: Group) -> list[dict[str, Any]]:
         return [
             {
                 "step": step,
@@ -64,7 +70,6 @@ class SampleCompletions(L.Callback):
                 "num_tokens": group.trajectories[i].num_tokens,
                 "truncated": group.trajectories[i].truncated,
             }
-            for group in groups[: self.num_groups]
             for i in range(min(self.num_completions, group.size))
         ]
 

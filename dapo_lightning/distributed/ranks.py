@@ -1,4 +1,4 @@
-"""The processes of a run, and collectives on small Python objects."""
+"""The processes of a run, and collectives on small Python objects and on tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -40,6 +42,21 @@ class Ranks:
         parts: list[list[T]] = [[] for _ in range(self.size)]
         dist.all_gather_object(parts, list(items))
         return [item for part in parts for item in part]
+
+    def swap(self, sent: Sequence[Tensor], lengths: Sequence[int]) -> Sequence[Tensor]:
+        """Sends a tensor [n] on the CPU to each rank, and returns the tensors that come from each rank.
+
+        Args:
+            sent: all of the same dtype, on all ranks.
+            lengths: numbers of elements that come from each rank.
+        """
+        if self.size == 1:
+            return sent
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"  # NCCL takes no tensors of the CPU
+        given = torch.cat(list(sent)).to(device)
+        received = given.new_empty(sum(lengths))
+        dist.all_to_all_single(received, given, list(lengths), [len(tensor) for tensor in sent])
+        return received.cpu().split(list(lengths))
 
     def max(self, value: int) -> int:
         """Returns the largest value of all ranks."""

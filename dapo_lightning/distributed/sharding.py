@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import timedelta
 from typing import Any, ClassVar
 
 import torch
@@ -22,21 +21,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 class FSDP2(ModelParallelStrategy):
     """Lightning's strategy with all ranks in one data-parallel group. Checkpoints are single files, as with every other
-    strategy, so that any strategy can load them.
-
-    Args:
-        timeout_minutes: how long a rank waits for the others, for example while the first rank writes a checkpoint,
-            before the run fails.
-    """
+    strategy, so that any strategy can load them."""
 
     shards_weights: ClassVar[bool] = True  # read from the class, before anything is built
 
-    def __init__(self, timeout_minutes: float = 60.0, process_group_backend: str | None = None):
-        super().__init__(
-            save_distributed_checkpoint=False,
-            process_group_backend=process_group_backend,
-            timeout=timedelta(minutes=timeout_minutes),
-        )
+    def __init__(self, process_group_backend: str | None = None):
+        super().__init__(save_distributed_checkpoint=False, process_group_backend=process_group_backend)
 
     def _setup_distributed(self) -> None:
         super()._setup_distributed()

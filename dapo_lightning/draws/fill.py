@@ -14,6 +14,7 @@ from torch import Tensor
 from dapo_lightning.algorithm import SamplingOption
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.draws.ahead import AheadGenerator, Generate, KeepRate
+from dapo_lightning.draws.exchange import announced, known_to_all
 from dapo_lightning.draws.graded import require_grades
 from dapo_lightning.draws.plain import plain, restored
 from dapo_lightning.draws.record import GroupRecord
@@ -77,8 +78,9 @@ class DrawLoader:
 
 @dataclass(frozen=True)
 class Batch:
-    """The groups of one DAPO step, and how they were found. It is the same on every rank, except that a rank may know
-    only the old log-probs of its own groups.
+    """The groups of one DAPO step, and how they were found. It is the same on every rank, except that a rank has only
+    the texts of groups that it generated, and the values of tensors only of these groups and of the completions that
+    it trains on (see `dapo_lightning.draws.exchange`).
 
     Args:
         groups: the groups to train on, in order of their numbers; the first `num_carried` come from the last step.
@@ -89,6 +91,9 @@ class Batch:
         num_rounds: how many times prompts were generated.
         keep_rate: keep rate after this step.
         warning: why the batch is short of groups; None if it is full.
+        homes: for each group, the rank that generated it; None if all ranks have it whole.
+        owners: for each group, the rank that trains on each of its completions, or None; empty: this rank trains on
+            all of them.
     """
 
     groups: tuple[Group, ...]
@@ -100,6 +105,8 @@ class Batch:
     num_rounds: int
     keep_rate: KeepRate
     warning: str | None
+    homes: tuple[int | None, ...] = ()
+    owners: tuple[tuple[int | None, ...], ...] = ()
 
     @property
     def used(self) -> list[GroupRecord]:
@@ -110,6 +117,10 @@ class Batch:
     def next_state(self) -> DrawState:
         """The state for the next step."""
         return DrawState(self.num_drawn, self.keep_rate, self.surplus)
+
+    def is_trained_by(self, rank: int, p: int, g: int) -> bool:
+        """Whether a rank trains on completion g of group p."""
+        return not self.owners or self.owners[p][g] == rank
 
     def scores_PG(self) -> Tensor:
         """Rewards before shaping."""
@@ -153,22 +164,25 @@ def _batch(draws: PromptDraws, source: AheadGenerator, sampling: SamplingOption,
     """Takes the first kept groups among the prompts before number `end`, and the surplus if it is carried."""
     carried, num_groups = draws.state.carried, draws.num_groups
     end, limit = (source.end, 2 * num_groups - 1) if sampling.carries else (end, num_groups)
-    kept = sorted(ranks.gather(source.kept), key=lambda group: group.number)
-    taken = [*carried, *(group for group in kept if group.number < end)][:limit]
-    if sampling.carries and len(taken) == limit:
-        end = taken[-1].number + 1  # the rest does not fit and is drawn again
-    groups = tuple(taken[:num_groups])
-    surplus = tuple(group for group in taken[num_groups:] if group.scores_G().isfinite().all())
+    kept = sorted(number for number, judged in source.judged.items() if judged.verdict.keep and number < end)
+    numbers = [*(group.number for group in carried), *kept][:limit]
+    if sampling.carries and len(numbers) == limit:
+        end = numbers[-1] + 1  # the rest does not fit and is drawn again
+    new = announced([group for group in source.kept if group.number in numbers], draws.stream, ranks)
+    taken = [*((None, group) for group in carried), *(new[number] for number in numbers[len(carried) :])]
+    surplus = [(home, group) for home, group in taken[num_groups:] if group.scores_G().isfinite().all()]
+    taken = taken[:num_groups]
     reasons = Counter(judged.verdict.reason for number, judged in source.judged.items() if number < end)
     require_grades([judged.record for number, judged in source.judged.items() if number < end], "a DAPO step")
     return Batch(
-        groups=groups,
+        groups=tuple(group for _, group in taken),
         num_carried=len(carried),
-        surplus=surplus,
+        surplus=known_to_all(surplus, ranks),
         reasons=dict(reasons),
         records=tuple(judged.record for judged in source.judged.values()),
         num_drawn=end,
         num_rounds=source.num_rounds,
         keep_rate=source.keep_rate,
-        warning=sampling.shortfall(num_groups - len(groups), dict(reasons)),
+        warning=sampling.shortfall(num_groups - len(taken), dict(reasons)),
+        homes=tuple(home for home, _ in taken),
     )

@@ -61,11 +61,17 @@ def _check_batches(config: Mapping[str, Any]) -> None:
     prompts, steps = config["num_prompts_per_step"], config["num_gradient_steps"]
     devices, nodes = config["trainer"]["devices"], config["trainer"]["num_nodes"]
     ranks = devices * nodes if isinstance(devices, int) and devices > 0 else 1  # "auto" and -1: Lightning counts them
-    if prompts % (steps * ranks):
-        times = f" times {ranks} processes" if ranks > 1 else ""
+    if prompts % steps:
         raise ConfigError(
             f"num_prompts_per_step={prompts} cannot be divided into num_gradient_steps={steps} equal mini-batches of "
-            f"whole groups: make num_prompts_per_step a multiple of num_gradient_steps{times} ({steps * ranks})."
+            f"whole groups: make num_prompts_per_step a multiple of num_gradient_steps ({steps})."
+        )
+    completions = prompts // steps * config["num_completions_per_prompt"]
+    if completions % ranks:
+        raise ConfigError(
+            f"trainer: a mini-batch holds {completions} completions (num_prompts_per_step={prompts} / "
+            f"num_gradient_steps={steps} x num_completions_per_prompt={config['num_completions_per_prompt']}), which "
+            f"cannot be divided equally among {ranks} processes: use a number of processes that divides it."
         )
 
 

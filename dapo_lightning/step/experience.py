@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from dapo_lightning.algorithm.tokens import CountedTokens
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.draws.fill import Batch
 from dapo_lightning.forward.logprobs import right_pad
+from dapo_lightning.step.shares import numbers_only, parts
 from dapo_lightning.types import Group, Trajectory
 
 
@@ -64,7 +64,8 @@ def advantages(rewards_PG: Tensor, groups: Sequence[Group], algorithm: Algorithm
     """
     if not groups:
         return torch.zeros(0, 2, 1)
-    advantages_PGX = algorithm.advantage(rewards_PG, groups)
+    with numbers_only(algorithm.advantage):
+        advantages_PGX = algorithm.advantage(rewards_PG, groups).cpu()
     longest = max(len(trajectory.tokens_T) for group in groups for trajectory in group.trajectories)
     if advantages_PGX.shape[:-1] != rewards_PG.shape or advantages_PGX.shape[-1] not in (1, longest):
         raise ValueError(
@@ -84,8 +85,8 @@ def split(
 ) -> list[MiniBatch]:
     """Divides the groups into mini-batches, in the order of their numbers, and gives every row its weights.
 
-    Groups stay whole. Group number i of the batch goes to rank i modulo the number of ranks. With fewer groups than
-    gradient steps, some mini-batches are empty. If a score of a prompt that the step used up is not finite as a
+    Each mini-batch holds whole groups, but a rank only has the rows that `batch.owners` gives it. With fewer groups
+    than gradient steps, some mini-batches are empty. If a score of a prompt that the step used up is not finite as a
     float32, the result is a single mini-batch without rows. (The keep rule alone would hide a NaN, because it counts as
     not correct.)
 
@@ -97,21 +98,23 @@ def split(
     for source, scores_G in scores:
         if not torch.tensor(scores_G, dtype=torch.float32).isfinite().all():
             return [MiniBatch(problem=f"the reward of {source} is not finite as a float32 ({list(scores_G)})")]
-    size = len(batch.groups)
-    bounds = [round(i * size / num_gradient_steps) for i in range(num_gradient_steps + 1)]
-    return [_mini_batch(batch.groups, range(*bound), advantages_PGX, algorithm, ranks) for bound in pairwise(bounds)]
+    return [
+        _mini_batch(batch, chosen, advantages_PGX, algorithm, ranks)
+        for chosen in parts(len(batch.groups), num_gradient_steps)
+    ]
 
 
-def _mini_batch(
-    groups: Sequence[Group], chosen: range, advantages_PGX: Tensor, algorithm: Algorithm, ranks: Ranks
-) -> MiniBatch:
+def _mini_batch(batch: Batch, chosen: range, advantages_PGX: Tensor, algorithm: Algorithm, ranks: Ranks) -> MiniBatch:
+    groups = batch.groups
     places = [(p, g) for p in chosen for g in range(groups[p].size)]
     if not places:
         return MiniBatch()
     trajectories = [groups[p].trajectories[g] for p, g in places]
     in_loss_B = algorithm.overlong.loss_mask(torch.tensor([trajectory.truncated for trajectory in trajectories]))
     mask_BT = right_pad([t.loss_mask_T for t in trajectories], in_loss_B.device) & in_loss_B[:, None]
-    weights = algorithm.loss.weights(CountedTokens(mask_BT, torch.tensor([p for p, _ in places]), trajectories))
+    with numbers_only(algorithm.loss):
+        tokens = CountedTokens(mask_BT, torch.tensor([p for p, _ in places]), trajectories)
+        weights = algorithm.loss.weights(tokens).cpu()
     rows = tuple(
         Row(
             groups[p].prompt_tokens,
@@ -123,7 +126,7 @@ def _mini_batch(
         for place, ((p, g), trajectory, weight, mask_T) in enumerate(
             zip(places, trajectories, weights, mask_BT, strict=True)
         )
-        if ranks.owns(p) and mask_T.any()  # rows outside the loss need not be computed
+        if batch.is_trained_by(ranks.rank, p, g) and mask_T.any()  # rows outside the loss need not be computed
     )
     return MiniBatch(rows, int(mask_BT.sum()))
 

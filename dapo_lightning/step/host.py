@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.distributed.sharding import FSDP2, exchanging_gradients, is_sharded, shard
+from dapo_lightning.draws.exchange import completed
 from dapo_lightning.draws.fill import Batch
 from dapo_lightning.forward.layout import is_switched
 from dapo_lightning.forward.logprobs import completion_logps
@@ -63,8 +64,8 @@ class PolicyHost:
 
     @torch.no_grad()
     def with_old_logps(self, batch: Batch, algorithm: Algorithm, policy_step: int, ranks: Ranks) -> Batch:
-        """Adds the old log-probs of this rank's groups and of all surplus groups to the batch (line 3 of Algorithm 1).
-        Trajectories that the overlong option excludes from the loss get none.
+        """Adds the old log-probs of this rank's completions and of all surplus groups to the batch (line 3 of Algorithm
+        1). Trajectories that the overlong option excludes from the loss get none.
 
         This must run before the first gradient step, while the current weights are still those that sampled.
 
@@ -77,20 +78,33 @@ class PolicyHost:
         if self.logps_are_exact:
             groups, surplus = map(_with_recorded_logps, (batch.groups, batch.surplus))
             return replace(batch, groups=groups, surplus=surplus)
-        unknown = {group.number: _unknown(group, algorithm, policy_step) for group in (*batch.groups, *batch.surplus)}
-        mine, mine_of_surplus = ranks.mine(batch.groups), ranks.mine(batch.surplus)
-        rows = [Row(group.prompt_tokens, t) for group in (*mine, *mine_of_surplus) for t in unknown[group.number]]
+        unknown = {id(t) for g in (*batch.groups, *batch.surplus) for t in _unknown(g, algorithm, policy_step)}
+        mine = [
+            (group, trajectory)
+            for p, group in enumerate(batch.groups)
+            for g, trajectory in enumerate(group.trajectories)
+            if batch.is_trained_by(ranks.rank, p, g)
+        ]
+        mine += [(group, trajectory) for group in ranks.mine(batch.surplus) for trajectory in group.trajectories]
+        rows = [Row(group.prompt_tokens, trajectory) for group, trajectory in mine if id(trajectory) in unknown]
         logps = {
             id(row.trajectory): logps_T for row, logps_T in zip(rows, self._logps(self.policy.model, rows), strict=True)
         }
 
         def known(group: Group) -> Group:
-            found = (replace(t, old_logps_T=logps[id(t)]) if id(t) in logps else t for t in group.trajectories)
+            found = (
+                replace(t, old_logps_T=logps.get(id(t), t.logps_T.to("meta"))) if id(t) in unknown else t
+                for t in group.trajectories
+            )
             return replace(group, trajectories=tuple(found))
 
-        gathered = ranks.gather(list(map(known, mine_of_surplus))) if batch.surplus else []
-        surplus = tuple(sorted(gathered, key=lambda group: group.number))
-        return replace(batch, groups=tuple(map(known, batch.groups)), surplus=surplus)
+        groups, surplus = (list(map(known, part)) for part in (batch.groups, batch.surplus))
+        homes, everyone = [place % ranks.size for place in range(len(surplus))], range(ranks.size)
+        return replace(
+            batch,
+            groups=tuple(groups),
+            surplus=completed(surplus, homes, lambda p, g: everyone, ["old_logps_T"], ranks) if surplus else (),
+        )
 
     @torch.no_grad()
     def prepared(self, rows: Sequence[Row], algorithm: Algorithm, ranks: Ranks) -> list[Row]:

@@ -20,7 +20,7 @@ from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.distributed.sharding import full_tensor, gathered
 from dapo_lightning.draws.fill import Batch, PromptDraws, fill
 from dapo_lightning.draws.worker import RolloutWorker
-from dapo_lightning.step import guard
+from dapo_lightning.step import guard, shares
 from dapo_lightning.step.checkpoint import check_weights, without_frozen
 from dapo_lightning.step.evaluation import Evaluation
 from dapo_lightning.step.experience import MiniBatch, advantages, split
@@ -86,6 +86,7 @@ class DAPOModule(L.LightningModule):
         with self.clock.remainder("wait"), gathered(self.model):  # lines 2-8: sample, keep if 0 < correct < G (Eq. 11)
             batch = fill(draws, self.sample, algorithm.sampling, ranks)
         with self.clock("update"):
+            batch = shares.exchange(batch, algorithm, self.num_gradient_steps, ranks)  # each completion to its rank
             batch = self.host.with_old_logps(batch, algorithm, self.history.dapo_steps, ranks)  # line 3: old log-probs
             rewards_PG = batch.scores_PG() + algorithm.overlong.penalty(batch.lengths_PG())  # overlong (Eq. 13)
             advantages_PGX = advantages(rewards_PG, batch.groups, algorithm)  # line 9: advantage (Eq. 9)
@@ -158,8 +159,7 @@ class DAPOModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Takes the reference before Lightning loads a checkpoint or shards the policy."""
-        # cuDNN makes a new plan for every shape of attention, and every micro-batch has another shape: on an H100 in
-        # bf16, an update took 2 to 5 s with cuDNN's attention and 0.2 s without.
+        # cuDNN plans anew for every shape of attention: on an H100 in bf16, an update took 2 to 5 s; 0.2 s without it.
         torch.backends.cuda.enable_cudnn_sdp(False)
         if self.algorithm.kl.needs_reference:
             self.host.take_reference()

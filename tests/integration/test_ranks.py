@@ -12,6 +12,8 @@ from runs import SMALL, command, finish, wait_for
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.utils.checkpoints import latest, steps_done
 
+# A mini-batch of the runs that are compared with `one` is one group, whose completions must go to different ranks.
+SPLIT = ["kl=k3", "num_prompts_per_step=4", "num_completions_per_prompt=6", "num_gradient_steps=4"]
 RUN = [*SMALL, "num_steps=3", "evaluation.every=3", "num_prompts_per_step=8", "data.num_train=40", "max_new_tokens=60"]
 
 
@@ -24,7 +26,7 @@ MARKS = ["entropy=top_tokens", "clip=clip_cov", "clip.share=0.2", "clip.lower_co
 def one(tmp_path_factory):
     """What one process makes of dynamic sampling (ranks yield unequal numbers of useful groups) and a KL penalty."""
     folder = tmp_path_factory.mktemp("ranks") / "one"
-    finish(command(folder, *RUN, "kl=k3", "num_prompts_per_step=12"))
+    finish(command(folder, *RUN, *SPLIT))
     return folder
 
 
@@ -34,7 +36,7 @@ def one(tmp_path_factory):
     ids=["two, sharded", "three, sharded", "three"],
 )
 def test_several_processes_equal_one(one, tmp_path, trainer):
-    finish(command(tmp_path / "run", *RUN, "kl=k3", "num_prompts_per_step=12", *trainer))
+    finish(command(tmp_path / "run", *RUN, *SPLIT, *trainer))
     assert_the_same(one, tmp_path / "run")
 
 
@@ -46,7 +48,7 @@ def test_several_processes_equal_one(one, tmp_path, trainer):
 def test_a_run_can_be_resumed_on_another_number_of_ranks(one, tmp_path, first, then):
     folder = tmp_path / "run"
     shorter = [override for override in RUN if not override.startswith("num_steps")]
-    finish(command(folder, *shorter, "kl=k3", "num_prompts_per_step=12", "num_steps=2", *first))
+    finish(command(folder, *shorter, *SPLIT, "num_steps=2", *first))
     finish(command(folder, f"resume={folder}", "num_steps=3", *then))
     assert_the_same(one, folder)
 
@@ -98,8 +100,7 @@ def test_ranks_that_are_told_to_stop_save_together(one, tmp_path, trainer):
     folder, longer = tmp_path / "run", [override for override in RUN if not override.startswith("num_steps")]
     overrides = [
         *longer,
-        "kl=k3",
-        "num_prompts_per_step=12",
+        *SPLIT,
         "num_steps=3",
         "callbacks.checkpoint.every=100",
         "callbacks.completions.every=1",

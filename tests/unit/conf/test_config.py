@@ -143,7 +143,7 @@ def test_no_plain_key_is_unread():
 REFUSED = [
     (["num_completions_per_prompt=1"], "num_completions_per_prompt=1"),
     (["num_prompts_per_step=10", "num_gradient_steps=4"], "num_prompts_per_step=10"),
-    (["num_prompts_per_step=4", "num_gradient_steps=4", "trainer=ddp_cpu"], "times 2 processes (8)"),
+    (["num_prompts_per_step=4", "num_completions_per_prompt=5", "trainer=ddp_cpu"], "5 completions"),
     (["num_steps=0"], "num_steps=0"),
     (["evaluation.num_completions=0"], "evaluation.num_completions"),
     (["trainer.strategy=fsdp"], "FSDP1"),

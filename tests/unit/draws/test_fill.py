@@ -1,14 +1,13 @@
 """Dynamic sampling: which groups a step trains on, whatever was generated ahead and on however many ranks."""
 
 import math
-import threading
 
 import pytest
 from conftest import make_group
 from draws import PROMPTS, always, draws, history, in_batches, learning, scripted, step
+from threads import on_threads
 
 from dapo_lightning.algorithm.sampling import Dynamic, SamplingError, Static
-from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.draws.ahead import KeepRate
 from dapo_lightning.draws.fill import DrawLoader, DrawState, fill
 from dapo_lightning.draws.stream import PromptStream
@@ -91,33 +90,8 @@ def test_the_state_is_all_that_a_resumed_run_needs(surplus):
     assert [g.number for g in state.carried] == [g.number for g in same.carried]
 
 
-class Threads(Ranks):
-    """Ranks that are threads."""
-
-    def gather(self, items):
-        PARTS[self.rank] = list(items)
-        BARRIER.wait(10)
-        gathered = [item for rank in range(self.size) for item in PARTS[rank]]
-        BARRIER.wait(10)
-        return gathered
-
-
-PARTS, BARRIER = {}, threading.Barrier(2, timeout=10)
-
-
 def on_two_ranks(sampling, size):
-    results = {}
-    threads = [
-        threading.Thread(
-            target=lambda rank=rank: results.update({rank: list(history(sampling, size, Threads(rank, 2)))})
-        )
-        for rank in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results[0], results[1]
+    return on_threads(2, lambda ranks: list(history(sampling, size, ranks)))
 
 
 def trained(steps):

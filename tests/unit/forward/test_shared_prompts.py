@@ -1,6 +1,7 @@
 """Shared prompts: the same numbers as row by row, and models that cannot are left as they were."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -30,7 +31,9 @@ from transformers import (
 from dapo_lightning.forward.layout import SHARED_PROMPT, UnsupportedAttentionError, is_switched
 from dapo_lightning.forward.logprobs import completion_logps
 from dapo_lightning.forward.micro_batches import packed_micro_batches
+from dapo_lightning.forward.packed_layout import PackedLayout
 from dapo_lightning.forward.probe import try_shared_prompts
+from dapo_lightning.forward.rows import LONG
 from dapo_lightning.rollout.decode import Decode
 from dapo_lightning.rollout.noise import uniform_noise
 from dapo_lightning.step.objective import surrogate_loss
@@ -178,3 +181,34 @@ def test_micro_batches_count_a_prompt_once():
     parts = packed_micro_batches(rows, lambda row: row[0], lambda row: row[1], max_tokens=8)
     assert parts == [[("ab", 3), ("ab", 2)], [("ab", 5)], [("c", 4)], [("c", 20)], [("c", 1)]]
     assert packed_micro_batches(rows[:3], lambda row: row[0], lambda row: row[1], 12) == [rows[:3]]
+
+
+@pytest.mark.parametrize("long", [1, 6])
+def test_long_completions_attend_without_a_mask_and_give_the_same(long, monkeypatch):
+    """Up to 11 tokens of a completion are fed here; 6 mixes rows of both kinds."""
+    model, found = qwen(initializer_range=0.1), []
+    for limit in (LONG, long):
+        try_shared_prompts(model)
+        monkeypatch.setattr("dapo_lightning.forward.logprobs.PackedLayout", partial(PackedLayout, long=limit))
+        model.zero_grad()
+        logps, _ = completion_logps(model, PROMPTS, COMPLETIONS, temperature=0.7)
+        (logps * torch.linspace(-1, 1, logps.numel()).view_as(logps)).sum().backward()
+        found.append((logps.detach(), [p.grad.clone() for p in model.parameters()]))
+    (masked, gradients), (whole, other_gradients) = found
+    assert not torch.equal(masked, whole)  # other kernels
+    torch.testing.assert_close(whole, masked, atol=1e-5, rtol=1e-5)
+    for one, other in zip(other_gradients, gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5 * float(other.abs().max()), rtol=0)
+
+
+def test_no_mask_grows_with_the_square_of_a_long_completion():
+    sizes = {}
+    for length in (LONG, 2 * LONG):
+        for prompt in (10, 2 * LONG):
+            layout = PackedLayout([(1,) * prompt], [length], torch.device("cpu"))
+            sizes[length, prompt] = sum(t.numel() for rows in layout._completions for t in vars(rows).values())
+            assert sizes[length, prompt] == prompt + 2 * length
+    (short,) = PackedLayout([(1,) * 10], [LONG - 1], torch.device("cpu"))._completions
+    assert short.mask.shape == (1, 1, LONG - 1, 10 + LONG - 1)
+    (unusual,) = PackedLayout([(1,) * (5 * LONG)], [LONG], torch.device("cpu"))._completions
+    assert unusual.mask.shape[-2:] == (LONG, 6 * LONG)  # rather than 5 * LONG tokens of a prompt in each row

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -109,6 +110,8 @@ class LaterTokensMore:
 @dataclass(frozen=True)
 class UncertainTokens:
     """Only tokens with an entropy above 1/2 count, all alike: weights [B, T] with their own denominator."""
+
+    needs_trajectories: ClassVar[bool] = True
 
     def weights(self, tokens: CountedTokens) -> Tensor:
         uncertain_BT = tokens.mask_BT & (tokens.entropies_BT > 0.5)
