@@ -27,10 +27,6 @@ class Ranks:
             return Ranks()
         return Ranks(dist.get_rank(), dist.get_world_size())
 
-    def owns(self, place: int) -> bool:
-        """Whether the item at this place of a sequence belongs to this rank."""
-        return place % self.size == self.rank
-
     def mine(self, items: Sequence[T]) -> Sequence[T]:
         """Returns this rank's share of a sequence that all ranks know: every `size`-th item."""
         return items[self.rank :: self.size]

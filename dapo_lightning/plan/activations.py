@@ -3,7 +3,8 @@
 Models of one and of two layers run under `FakeTensorMode`, which executes the real code on tensors that have shapes but
 no data, and `saved_tensors_hooks` reports every tensor that autograd saves. The second layer stands for all further
 ones. This is done for a few small micro-batches; since saved bytes are linear in a handful of counts (tokens, tokens
-that completions attend to, entries of the mask), these determine the bytes for any micro-batch.
+that completions attend to, entries of the mask), these determine the bytes for any micro-batch. One of the small ones
+attends without a mask, as long completions do.
 
 Assumes that scaled-dot-product attention saves what its flash and memory-efficient kernels save (query, key, value,
 output, a sum per row), on GPUs as on the CPU, whose choice is counted here; the mask is a number in the compute type
@@ -23,6 +24,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from dapo_lightning.forward.layout import SHARED_PROMPT, forward
 from dapo_lightning.forward.packed_layout import PackedLayout
+from dapo_lightning.forward.rows import LONG, attends_whole
 from dapo_lightning.plan.model import build
 
 
@@ -50,23 +52,34 @@ class MicroBatch:
 
     @property
     def pairs(self) -> float:
-        """Pairs of tokens that attention computes: full rectangles, as kernels with a mask do."""
+        """Pairs of tokens that attention computes: full rectangles, as kernels with a mask do; for long completions,
+        the triangle of the row, as causal kernels without a mask do."""
         own = self.new_tokens - 1
-        return self.num_prompts * self.prompt_tokens**2 + self.num_rows * own * (self.prompt_tokens + own)
+        whole = attends_whole(self.prompt_tokens, own)
+        of_row = (self.prompt_tokens + own) ** 2 / 2 if whole else own * (self.prompt_tokens + own)
+        return self.num_prompts * self.prompt_tokens**2 + self.num_rows * of_row
 
-    def counts(self) -> list[float]:
-        """The counts in which saved bytes are linear."""
-        prompts, own = self.num_prompts * self.prompt_tokens, self.num_rows * (self.new_tokens - 1)
-        mask = own * (self.prompt_tokens + self.new_tokens - 1)
-        return [1.0, prompts, self.num_rows, own, self.num_rows * self.prompt_tokens, mask]
+    def counts(self, long: int = LONG) -> list[float]:
+        """The counts in which saved bytes are linear.
+
+        Args:
+            long: see `dapo_lightning.forward.rows.LONG`.
+        """
+        own, whole = self.new_tokens - 1, attends_whole(self.prompt_tokens, self.new_tokens - 1, long)
+        prompts, read = self.num_prompts * self.prompt_tokens, self.num_rows * self.prompt_tokens
+        mask = self.num_rows * own * (self.prompt_tokens + own)
+        always = [1.0, prompts, self.num_rows, self.num_rows * own]
+        return [*always, 0.0, 0.0, read] if whole else [*always, read, mask, 0.0]
 
 
 _SMALL = [MicroBatch(1, s, r, t) for s, r, t in ((5, 1, 4), (9, 1, 4), (5, 2, 4), (5, 1, 9), (11, 3, 6), (7, 2, 13))]
+_LIMITS = [LONG] * len(_SMALL) + [1]  # the last one again, as if it were long
+_SMALL.append(_SMALL[-1])
 
 
 @lru_cache
 def saved_bytes(text: str, autocast: bool, in_bf16: bool) -> np.ndarray:
-    """Returns the bytes that a model saves per count of `MicroBatch.counts`, without the logits; shape [2, 6]: within
+    """Returns the bytes that a model saves per count of `MicroBatch.counts`, without the logits; shape [2, 7]: within
     each layer, and around the layers.
 
     Args:
@@ -79,16 +92,16 @@ def saved_bytes(text: str, autocast: bool, in_bf16: bool) -> np.ndarray:
     """
     dtype = torch.bfloat16 if in_bf16 else torch.float32
     one, two = (_saved_by(text, num_layers, dtype, autocast) for num_layers in (1, 2))
-    counts = np.array([small.counts() for small in _SMALL])
+    counts = np.array([small.counts(long) for small, long in zip(_SMALL, _LIMITS, strict=True)])
     return np.linalg.solve(counts, np.stack([two - one, 2 * one - two], axis=1)).round(3).T
 
 
 def _saved_by(text: str, num_layers: int, dtype: torch.dtype, autocast: bool) -> np.ndarray:
     """Bytes that a model with this number of layers saves for each of the small micro-batches."""
     layouts = []  # made outside of the mode, because they compute with data
-    for small in _SMALL:
+    for small, long in zip(_SMALL, _LIMITS, strict=True):
         prompts = [tuple(range(small.prompt_tokens))] * int(small.num_rows)
-        layout = PackedLayout(prompts, [small.new_tokens - 1] * len(prompts), torch.device("cpu"))
+        layout = PackedLayout(prompts, [small.new_tokens - 1] * len(prompts), torch.device("cpu"), long)
         layouts.append((layout, layout.position_ids()))
     found = []
     with FakeTensorMode(allow_non_fake_inputs=True):

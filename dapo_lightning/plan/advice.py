@@ -13,8 +13,8 @@ from transformers import PreTrainedConfig
 
 from dapo_lightning.distributed.sharding import FSDP2
 from dapo_lightning.plan.accelerators import ACCELERATORS, Cluster
-from dapo_lightning.plan.assessment import Assessment, assess, most_ranks
-from dapo_lightning.plan.job import Config, prompt_tokens
+from dapo_lightning.plan.assessment import Assessment, assess
+from dapo_lightning.plan.job import Config, completions_per_mini_batch, prompt_tokens
 from dapo_lightning.rollout.vllm import Vllm
 from dapo_lightning.utils.options import target_of
 
@@ -89,7 +89,8 @@ def _options(config: Config, cluster: Cluster) -> Iterator[Change]:
     """Yields possible changes in order of their cost."""
     num_completions, ranks, chip = config["num_completions_per_prompt"], cluster.num_accelerators, cluster.accelerator
     trains_all = not config["policy"].get("lora")  # adapters can be neither sharded nor used by an engine
-    possible_ranks = [number for number in range(1, most_ranks(config) + 1) if most_ranks(config) % number == 0]
+    completions = completions_per_mini_batch(config)
+    possible_ranks = [number for number in range(1, completions + 1) if completions % number == 0]
     if ranks not in possible_ranks:
         yield _set("plan.num_accelerators", max(n for n in possible_ranks if n < ranks), CLUSTER)
     if "gradient_checkpointing" in config["policy"]:

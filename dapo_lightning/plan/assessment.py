@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 from dapo_lightning.plan.accelerators import Cluster
 from dapo_lightning.plan.activations import saved_bytes
 from dapo_lightning.plan.cost import Work, work
-from dapo_lightning.plan.job import Config, Job, job_of
+from dapo_lightning.plan.job import Config, Job, completions_per_mini_batch, job_of
 from dapo_lightning.plan.memory import phases
 from dapo_lightning.plan.model import ModelSizes, as_text, sizes_of
 from dapo_lightning.rollout import Memory
@@ -60,18 +60,14 @@ def assess(config: Config, model_config: PreTrainedConfig, cluster: Cluster) -> 
     return Assessment(sizes, job, cluster, *needs, tuple(_obstacles(config, sizes, job, cluster)))
 
 
-def most_ranks(config: Config) -> int:
-    """Returns the largest number of ranks among which the groups of a mini-batch can be divided."""
-    return max(1, config["num_prompts_per_step"] // config["num_gradient_steps"])
-
-
 def _obstacles(config: Config, sizes: ModelSizes, job: Job, cluster: Cluster) -> Iterator[str]:
-    ranks, prompts, steps = cluster.num_accelerators, config["num_prompts_per_step"], config["num_gradient_steps"]
-    if prompts % (steps * ranks):
+    completions = completions_per_mini_batch(config)
+    if completions % cluster.num_accelerators:
         yield (
-            f"num_prompts_per_step={prompts} in num_gradient_steps={steps} mini-batches cannot be divided equally "
-            f"among {ranks} ranks, because each needs whole groups: use at most {most_ranks(config)} ranks, and a "
-            "number that divides it."
+            f"the {completions} completions of a mini-batch (num_prompts_per_step={config['num_prompts_per_step']} / "
+            f"num_gradient_steps={config['num_gradient_steps']} x num_completions_per_prompt="
+            f"{config['num_completions_per_prompt']}) cannot be divided equally among {cluster.num_accelerators} "
+            f"ranks: use at most {completions} ranks, and a number that divides it."
         )
     if job.lora_rank is not None and job.sharded:
         yield "policy=lora does not work with trainer=fsdp2: use trainer=ddp."

@@ -2,8 +2,7 @@
 
 Assumptions:
 - a multiply-accumulate is two operations; only linear layers and attention count;
-- attention takes 4 operations per dimension of the query heads and pair of tokens, in full rectangles (see
-  `MicroBatch.pairs`);
+- attention takes 4 operations per dimension of the query heads and pair of tokens (see `MicroBatch.pairs`);
 - an update is three forward passes, since a backward pass is two; four with gradient checkpointing, which repeats the
   forward pass. With adapters, the linear layers take one pass less; the adapters' own products are not counted;
 - each prompt is read once for its completions; in the update, once in each micro-batch that contains it;
@@ -23,6 +22,9 @@ from dapo_lightning.plan.accelerators import Cluster
 from dapo_lightning.plan.activations import MicroBatch
 from dapo_lightning.plan.job import Job
 from dapo_lightning.plan.model import ModelSizes
+
+TOKEN_BYTES = 8  # what travels to the rank that trains on a token: its number and its log-prob
+COMPLETION_BYTES = 230  # what all ranks are told of a completion, as measured by benchmarks/exchange.py
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,11 @@ def _linear_flops(sizes: ModelSizes, fed: float, predicted: float) -> float:
 def mini_batch(job: Job) -> tuple[MicroBatch, int]:
     """Returns this rank's completions in a gradient step, at the mean length, and the number of micro-batches."""
     prompt, mean = job.train.prompt_tokens, max(1, round(job.train.mean_tokens))
-    rows = job.num_groups * job.train.num_completions
+    rows = job.num_rows
     if not job.shares_prompts:
         return MicroBatch(rows, prompt, rows, mean), ceil(rows / max(1, job.micro_batch_tokens // (prompt + mean)))
     count = ceil(rows / max(1, (job.micro_batch_tokens - prompt) // mean))
-    return MicroBatch(max(job.num_groups, count), prompt, rows, mean), count
+    return MicroBatch(max(job.num_prompts, count), prompt, rows, mean), count
 
 
 def _generate(sizes: ModelSizes, job: Job, gathered: float) -> Work:
@@ -90,8 +92,9 @@ def _update(sizes: ModelSizes, job: Job, cluster: Cluster, gathered: float) -> W
     """Weights are read in the forward and the backward pass, and once more if activations are recomputed; gradients are
     written; the optimizer reads and writes weights and states, and reads gradients.
 
-    In each micro-batch FSDP2 gathers all weights twice and exchanges the gradients; DDP exchanges the gradients once
-    per gradient step, twice their size.
+    The tokens and log-probs of completions come from the ranks that generated them; all ranks know their statistics. In
+    each micro-batch FSDP2 gathers all weights twice and exchanges the gradients; DDP exchanges the gradients once per
+    gradient step, twice their size.
     """
     batch, num_micro_batches = mini_batch(job)
     passes, trained = 3 + job.recomputes, sizes.trained(job.lora_rank)
@@ -105,5 +108,6 @@ def _update(sizes: ModelSizes, job: Job, cluster: Cluster, gathered: float) -> W
     exchanged = 2 * others * 4 * trained if job.replicated else 0.0
     if job.sharded:
         exchanged = num_micro_batches * (2 * gathered + others * 4 * sizes.parameters)
-    steps = job.num_gradient_steps
+    steps, rows = job.num_gradient_steps, others * job.num_rows
+    exchanged += rows * (COMPLETION_BYTES * cluster.num_accelerators + TOKEN_BYTES * job.train.mean_tokens)
     return Work("update", steps * flops, steps * (num_bytes + optimizer_bytes), steps * exchanged)

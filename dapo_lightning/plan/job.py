@@ -46,7 +46,7 @@ class Job:
 
     train: Sampled
     evaluation: Sampled
-    num_groups: int  # in this rank's largest mini-batch
+    num_rows: int  # completions in this rank's largest mini-batch
     num_gradient_steps: int  # mini-batches per rollout
     micro_batch_tokens: int  # budget of a forward pass in the update
     sharded: bool  # FSDP2 on more than one rank
@@ -63,6 +63,12 @@ class Job:
     shares_prompts: bool  # a prompt is computed once for all its completions
     rollout: Memory
     engine_share: float  # of the memory, reserved by a rollout engine
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts of those completions: few ranks get whole groups, but many ranks get parts of several groups."""
+        per_group = self.train.num_completions
+        return ceil(self.num_rows / per_group) if self.num_rows >= per_group else self.num_rows
 
     @property
     def hidden_bytes(self) -> int:
@@ -89,7 +95,7 @@ def job_of(config: Config, cluster: Cluster) -> Job:
             config, config, ceil(prompts / _keep_rate(config) / ranks), config["num_completions_per_prompt"]
         ),
         evaluation=_sampled(config, held_out, ceil(num_held_out / ranks), held_out["num_completions"]),
-        num_groups=ceil(prompts / config["num_gradient_steps"] / ranks),
+        num_rows=ceil(completions_per_mini_batch(config) / ranks),
         num_gradient_steps=config["num_gradient_steps"],
         micro_batch_tokens=config["micro_batch_tokens"],
         sharded=sharded,
@@ -107,6 +113,11 @@ def job_of(config: Config, cluster: Cluster) -> Job:
         rollout=option_attribute(rollout, "memory", Memory.GENERATE),
         engine_share=rollout.get("gpu_memory_utilization", 0.0),
     )
+
+
+def completions_per_mini_batch(config: Config) -> int:
+    """Returns the completions of a gradient step on all ranks, which their number must divide."""
+    return config["num_prompts_per_step"] // config["num_gradient_steps"] * config["num_completions_per_prompt"]
 
 
 def _sampled(config: Config, limits: Mapping[str, Any], num_groups: int, num_completions: int) -> Sampled:

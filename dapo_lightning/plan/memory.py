@@ -62,7 +62,7 @@ def largest_micro_batch(job: Job) -> MicroBatch:
     if not job.shares_prompts:
         padded = max(1, budget // (prompt + longest))
         return MicroBatch(padded, prompt, padded, longest)
-    rows = min(max(1.0, (budget - prompt) / longest), job.num_groups * job.train.num_completions)
+    rows = min(max(1.0, (budget - prompt) / longest), job.num_rows)
     return MicroBatch(ceil(rows / job.train.num_completions), prompt, rows, longest)
 
 
