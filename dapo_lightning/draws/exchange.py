@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.draws.stream import PromptStream
-from dapo_lightning.types import Group, Trajectory
+from dapo_lightning.types import Group, Prompt, Trajectory
 
 TRAINED_ON = ("tokens_T", "logps_T", "old_logps_T")
 ALL = (*TRAINED_ON, "entropies_T")
+_UNKNOWN = Prompt("", "", "")  # every rank has the prompts
 _TRAVELS_AS = {"tokens_T": torch.int32}  # half the size; all others are float32
 
 GoesTo = Callable[[int, int], Sequence[int]]
@@ -43,7 +45,7 @@ class Outline:
     @staticmethod
     def of(group: Group, home: int) -> Outline:
         masks = tuple(zlib.compress(np.packbits(t.loss_mask_T.numpy()).tobytes(), 1) for t in group.trajectories)
-        bare = replace(group, prompt=None, texts=(), trajectories=tuple(map(_without_values, group.trajectories)))
+        bare = replace(group, prompt=_UNKNOWN, texts=(), trajectories=tuple(map(_without_values, group.trajectories)))
         return Outline(home, bare, masks)
 
     def restored(self, stream: PromptStream) -> Group:
@@ -91,12 +93,15 @@ def completed(
     sent: list[list[Trajectory]] = [[] for _ in range(ranks.size)]
     came: list[list[tuple[int, int]]] = [[] for _ in range(ranks.size)]
     for p, (group, home) in enumerate(zip(groups, homes, strict=True)):
+        if home is None:
+            continue
         for g, trajectory in enumerate(group.trajectories):
-            for to in (rank for rank in goes_to(p, g) if home not in (None, rank)):
-                if home == ranks.rank:
+            receivers = [rank for rank in goes_to(p, g) if rank != home]
+            if home == ranks.rank:
+                for to in receivers:
                     sent[to].append(trajectory)
-                if to == ranks.rank:
-                    came[home].append((p, g))
+            elif ranks.rank in receivers:
+                came[home].append((p, g))
     found = {place: groups[place[0]].trajectories[place[1]] for part in came for place in part}
     for name in names:
         dtype, expected = _TRAVELS_AS.get(name, torch.float32), {p: getattr(t, name) for p, t in found.items()}
@@ -117,8 +122,8 @@ def _flat(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
 
 
 def _without_values(trajectory: Trajectory) -> Trajectory:
-    tensors = {name: value for name, value in vars(trajectory).items() if isinstance(value, Tensor)}
-    return replace(trajectory, **{name: value.to("meta") for name, value in tensors.items()})
+    bare: dict[str, Any] = {n: value.to("meta") for n, value in vars(trajectory).items() if isinstance(value, Tensor)}
+    return replace(trajectory, **bare)
 
 
 def _unpacked(mask: bytes, length: int) -> Tensor:

@@ -98,13 +98,11 @@ class PolicyHost:
             )
             return replace(group, trajectories=tuple(found))
 
-        groups, surplus = (list(map(known, part)) for part in (batch.groups, batch.surplus))
-        homes, everyone = [place % ranks.size for place in range(len(surplus))], range(ranks.size)
-        return replace(
-            batch,
-            groups=tuple(groups),
-            surplus=completed(surplus, homes, lambda p, g: everyone, ["old_logps_T"], ranks) if surplus else (),
-        )
+        homes, everyone = [place % ranks.size for place in range(len(batch.surplus))], range(ranks.size)
+        surplus = tuple(map(known, batch.surplus))
+        if surplus:
+            surplus = completed(surplus, homes, lambda p, g: everyone, ["old_logps_T"], ranks)
+        return replace(batch, groups=tuple(map(known, batch.groups)), surplus=surplus)
 
     @torch.no_grad()
     def prepared(self, rows: Sequence[Row], algorithm: Algorithm, ranks: Ranks) -> list[Row]:
