@@ -26,8 +26,8 @@ class Trainer(L.Trainer):
 
     __signature__ = _ARGUMENTS.replace(parameters=[*_ARGUMENTS.parameters.values(), _TIMEOUT])
 
-    @wraps(L.Trainer.__init__)
-    def __init__(self, *, timeout_minutes: float, **arguments: Any):  # type: ignore[misc]
+    @wraps(L.Trainer.__init__)  # type: ignore[misc]
+    def __init__(self, *, timeout_minutes: float, **arguments: Any):
         super().__init__(**arguments)
         if not hasattr(self.strategy, "_timeout"):  # DDP and FSDP2 have it, but Lightning has no argument for it
             raise ValueError(f"{type(self.strategy).__name__} has no timeout. Use trainer=single, ddp or fsdp2.")
