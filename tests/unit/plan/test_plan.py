@@ -363,7 +363,7 @@ def test_a_plan_that_does_not_fit_says_so_and_its_advice_fits():
 
 def test_a_small_excess_needs_a_change_of_memory_only():
     config = settings("policy=hub", "policy.name=x", "trainer.precision=bf16-mixed", "max_prompt_tokens=512",
-                      "max_new_tokens=4096", "micro_batch_tokens=32768", "rollout.max_rows=16")  # fmt: skip
+                      "max_new_tokens=4096", "micro_batch_tokens=65536", "rollout.max_rows=16")  # fmt: skip
     made = plan(config, known_config("Qwen/Qwen2.5-0.5B"), on(1))
     assert not made.fits and {change.affects for change in made.advice} == {"memory and speed only"}
 

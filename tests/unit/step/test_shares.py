@@ -1,6 +1,7 @@
 """The completions of a group may go to different ranks, and only their tensors travel, each to one rank."""
 
 import random
+from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
@@ -23,7 +24,6 @@ GROUPS = [
     make_group(2, [1, 1, -1], [5, 5, 30], [False, False, True]),
     make_group(3, [-1, 1, -1], [3, 8, 6]),
 ]
-STREAM = PromptStream([Prompt("", "", f"test:{n}") for n in range(4)], seed=0)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Undeclared(ByEntropy):
 
 def filled(ranks, groups=GROUPS):
     """The batch of a rank that has generated every `size`-th group."""
-    new = announced(ranks.mine(groups), STREAM, ranks)
+    stream = PromptStream([Prompt("", "", f"test:{n}") for n in range(4)], seed=0)
+    new = announced(ranks.mine(groups), stream, ranks)
     homes, known = zip(*(new[group.number] for group in groups), strict=True)
     return replace(batch_of(groups), groups=known, homes=homes)
 
@@ -100,12 +101,13 @@ def test_every_tensor_of_a_trajectory_can_travel():
 
 def test_surplus_groups_are_whole_on_every_rank_and_get_the_same_old_log_probs():
     host = PolicyHost(tiny(seed=1), temperature=1.0, micro_batch_tokens=100, logps_are_exact=False)
+    hosts = [deepcopy(host) for _ in range(3)]  # threads must not share a model
 
     def carried(ranks):
         batch = filled(ranks)
         surplus = known_to_all(list(zip(batch.homes, batch.groups, strict=True)), ranks)
         batch = replace(batch_of([]), surplus=surplus)
-        return host.with_old_logps(batch, algorithm(overlong=Filter()), 0, ranks).surplus
+        return hosts[ranks.rank].with_old_logps(batch, algorithm(overlong=Filter()), 0, ranks).surplus
 
     (alone,), others = on_threads(1, carried), on_threads(3, carried)
     for other in others:
