@@ -59,7 +59,7 @@ def random_group(number: int, num_completions: int, mean_tokens: int) -> Group:
         number=number,
         prompt=Prompt("q" * 800, "42", f"bench:{number}"),
         prompt_tokens=tuple(range(1000, 1200)),
-        trajectories=tuple(Trajectory.single_turn(completion, 0) for completion in completions),
+        trajectories=tuple(Trajectory.of(completion, 0) for completion in completions),
         texts=tuple("text" * len(completion.tokens_T) for completion in completions),
         grades=tuple(Grade((-1.0) ** i, i % 2 == 0, answer=str(draw.randint(0, 999))) for i in range(num_completions)),
     )
