@@ -51,6 +51,11 @@ class Generation:
 
     Args:
         temperature: 0 takes the most probable token, which only evaluations may do.
+        top_p, top_k, min_p: sample only from the smallest set of tokens whose probabilities add up to top_p, from the
+            top_k most probable tokens (None: from all), from tokens that are at least min_p times as probable as the
+            most probable one. min_p is applied first, then top_k, then top_p to what they leave.
+        stop: [B, T] tokens of the turns so far -> which of them end with a stop text, [B] bool; they then end as with
+            an end token. None: only end tokens end them.
 
     Raises:
         ValueError: if no sampler can use a value; the message names the key and the remedy.
@@ -59,6 +64,9 @@ class Generation:
     max_new_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int | None = None
+    min_p: float = 0.0
+    stop: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -67,6 +75,15 @@ class Generation:
             raise ValueError(f"temperature={self.temperature}: must be a finite number, at least 0.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p}: must lie in (0, 1]; 1.0 samples from the full distribution.")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k={self.top_k}: must be at least 1; null samples from all tokens.")
+        if not 0 <= self.min_p < 1:
+            raise ValueError(f"min_p={self.min_p}: must lie in [0, 1); 0 samples from all tokens.")
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether some tokens with a probability above 0 are never sampled."""
+        return self.top_p < 1 or self.top_k is not None or self.min_p > 0
 
 
 @dataclass(frozen=True)
@@ -75,8 +92,8 @@ class Completion:
 
     Args:
         tokens_T: token ids, including the end token if there is one.
-        logps_T: log-probs at the sampling temperature under the full distribution (top_p restricts which tokens are
-            sampled, but not the log-probs that are recorded).
+        logps_T: log-probs at the sampling temperature under the full distribution (top_p, top_k and min_p restrict
+            which tokens are sampled, but not the log-probs that are recorded).
         entropies_T: entropies of the same distributions, in nats.
         truncated: whether the token budget was used up before an end token.
         written_T: False where the token belongs to a message that the policy read between two turns, bool; None if

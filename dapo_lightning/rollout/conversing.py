@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -18,12 +20,26 @@ class Conversing:
     Args:
         noise_BT: one number in [0, 1) for each token that the policy may write in all turns.
         ends: the end tokens.
+        stop: see `Generation`.
         first_row: the number of row 0 for the partner.
     """
 
-    def __init__(self, noise_BT: Tensor, ends: Tensor, partner: Partner | None, first_row: int = 0):
+    def __init__(
+        self,
+        noise_BT: Tensor,
+        ends: Tensor,
+        stop: Callable[[Tensor], Tensor] | None,
+        partner: Partner | None,
+        first_row: int = 0,
+    ):
         (num_rows, self._budget), device = noise_BT.shape, noise_BT.device
-        self._noise_BT, self._ends, self._partner, self._first_row = noise_BT, ends, partner, first_row
+        self._noise_BT, self._ends, self._stop, self._partner, self._first_row = (
+            noise_BT,
+            ends,
+            stop,
+            partner,
+            first_row,
+        )
         longest_message = partner.max_message_tokens if partner else 1
         length = self._budget + (partner.max_messages * longest_message if partner else 0)
         zeros_B, zeros_BT = noise_BT.new_zeros(num_rows, dtype=torch.long), noise_BT.new_zeros(num_rows, length)
@@ -61,7 +77,7 @@ class Conversing:
         self._turn_left_B[rows] -= writes.long()
 
         goes_on_B = alive_B & logps_B.isfinite()  # the worker reports values that are not finite
-        ended_B = goes_on_B & writes_B & torch.isin(tokens_B, self._ends)
+        ended_B = goes_on_B & writes_B & self._is_end(rows_B, tokens_B)
         is_spent_B = (self._num_written_B[rows_B] == self._budget) | (self._turn_left_B[rows_B] == 0)
         cut_B = goes_on_B & writes_B & ~ended_B & is_spent_B
         self._truncated_B[rows_B] |= cut_B
@@ -76,6 +92,16 @@ class Conversing:
         self._num_read_B[rows_B] += reads_B
         next_B = self._message_BM[rows_B, num_read_B.clamp(max=self._message_BM.shape[1] - 1)]
         return next_B.where(reads_B, sampled_B), ~reads_B
+
+    def _is_end(self, rows_B: Tensor, tokens_B: Tensor) -> Tensor:
+        is_end_B = torch.isin(tokens_B, self._ends)
+        if self._stop is None:
+            return is_end_B
+        # Rows that are alive have as many tokens as each other. Tokens before the turn must not complete a stop text.
+        length = int(self._num_tokens_B.max())
+        start_B1 = self._turn_start_B[rows_B][:, None]
+        is_before_BT = torch.arange(length, device=rows_B.device) < start_B1
+        return is_end_B | self._stop(self._tokens_BT[rows_B, :length].masked_fill(is_before_BT, int(self._ends[0])))
 
     def _answered(self, rows_B: Tensor, ended_B: Tensor) -> Tensor:
         """Asks the partner for its replies to the turns that have ended; which rows go on with a message, [B] bool."""

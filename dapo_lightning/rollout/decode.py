@@ -79,13 +79,20 @@ def _decode(
     num_completions = noise_PGT.shape[1]
     noise_BT = noise_PGT.flatten(0, 1).to(device)
     ends = torch.tensor(list(end_tokens), device=device)
-    talks = Conversing(noise_BT, ends, partner, first_row)
+    talks = Conversing(noise_BT, ends, generation.stop, partner, first_row)
 
     cache, logits_BV = read_prompts(model, prompts, num_completions, device)
     rows_B = torch.arange(noise_BT.shape[0], device=device)  # where each row of the batch is recorded
     alive_B = torch.ones_like(rows_B, dtype=torch.bool)
     while True:
-        sampled = sample_tokens(logits_BV, talks.noise(rows_B), generation.temperature, generation.top_p)
+        sampled = sample_tokens(
+            logits_BV,
+            talks.noise(rows_B),
+            generation.temperature,
+            generation.top_p,
+            generation.top_k,
+            generation.min_p,
+        )
         tokens_B, alive_B = talks.step(rows_B, alive_B, *sampled)
         num_alive = int(alive_B.sum())
         if num_alive == 0:

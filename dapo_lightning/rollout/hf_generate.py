@@ -9,12 +9,19 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteriaList,
+)
 
 from dapo_lightning.forward.logprobs import left_pad
 from dapo_lightning.forward.ways import ways_of
 from dapo_lightning.rollout import Memory
 from dapo_lightning.rollout.sample import sample_tokens
+from dapo_lightning.rollout.stop import ends_at
 from dapo_lightning.types import Completion, Generation
 
 
@@ -59,9 +66,12 @@ class HFGenerate:
                 eos_token_id=list(end_tokens),
                 pad_token_id=end_tokens[0],
                 logits_processor=LogitsProcessorList([chosen]),
+                stopping_criteria=_criteria(generation, prompt_PS.shape[1]),
             )[:, prompt_PS.shape[1] :].cpu()
         logps_BT, entropies_BT = (torch.stack(columns, dim=1).cpu() for columns in (chosen.logps, chosen.entropies))
-        rows = [_completion(*row, end_tokens) for row in zip(tokens_BT, logps_BT, entropies_BT, strict=True)]
+        rows = [
+            _completion(*row, end_tokens, generation) for row in zip(tokens_BT, logps_BT, entropies_BT, strict=True)
+        ]
         yield [tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions)]
 
 
@@ -88,14 +98,27 @@ class _ChooseWithNoise(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         noise_B = self.noise_BT[:, len(self.logps)]
         tokens_B, logps_B, entropies_B = sample_tokens(
-            scores, noise_B, self.generation.temperature, self.generation.top_p
+            scores,
+            noise_B,
+            self.generation.temperature,
+            self.generation.top_p,
+            self.generation.top_k,
+            self.generation.min_p,
         )
         self.logps.append(logps_B)
         self.entropies.append(entropies_B)
         return torch.full_like(scores, -torch.inf).scatter(1, tokens_B[:, None], 0.0)
 
 
-def _completion(tokens_T: Tensor, logps_T: Tensor, entropies_T: Tensor, end_tokens: Sequence[int]) -> Completion:
-    ends = torch.isin(tokens_T, torch.tensor(list(end_tokens))).nonzero()
-    n = int(ends[0]) + 1 if len(ends) else len(tokens_T)
-    return Completion(tokens_T[:n].clone(), logps_T[:n].clone(), entropies_T[:n].clone(), truncated=not len(ends))
+def _criteria(generation: Generation, prompt_length: int) -> StoppingCriteriaList:
+    stop = generation.stop
+    if stop is None:
+        return StoppingCriteriaList()
+    return StoppingCriteriaList([lambda tokens, scores, **_: stop(tokens[:, prompt_length:])])
+
+
+def _completion(
+    tokens_T: Tensor, logps_T: Tensor, entropies_T: Tensor, end_tokens: Sequence[int], generation: Generation
+) -> Completion:
+    n, has_ended = ends_at(tokens_T, end_tokens, generation)
+    return Completion(tokens_T[:n].clone(), logps_T[:n].clone(), entropies_T[:n].clone(), truncated=not has_ended)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dapo_lightning.rollout import Memory
+from dapo_lightning.rollout.stop import ends_at
 from dapo_lightning.rollout.vllm_engine import Engine, sampled
 from dapo_lightning.types import Completion, Generation
 
@@ -24,8 +25,8 @@ class Vllm:
     Its records differ from those of the other rollouts. vLLM's kernels compute log-probs in their own precision. These
     are close to the log-probs of a forward pass, which are computed afterwards and used as the old log-probs
     (`correction=truncated` corrects the difference). vLLM computes log-probs at the sampling temperature but after
-    top_p, so training requires top_p=1. It does not report entropies; -log p of the sampled token, an unbiased estimate
-    from one sample, is used instead.
+    top_p, top_k and min_p, so training must not use them. It does not report entropies; -log p of the sampled token, an
+    unbiased estimate from one sample, is used instead.
 
     Each completion has its own seed, derived from its noise, so that it depends on its batch only through the rounding
     of vLLM's kernels. The engine starts with the first rollout and lives as long as this object.
@@ -92,7 +93,7 @@ class Vllm:
             requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts for _ in range(num_completions)]
             sampling = [_sampling_params(noise_T, generation, end_tokens) for noise_T in noise_PGT.flatten(0, 1)]
             outputs = self._engine.llm.generate(requests, sampling, use_tqdm=False)
-        rows = [_completion(output.outputs[0], end_tokens) for output in outputs]
+        rows = [_completion(output.outputs[0], end_tokens, generation) for output in outputs]
         yield [tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions)]
 
     def _check(self, num_tokens: int) -> None:
@@ -112,6 +113,8 @@ def _sampling_params(noise_T: Tensor, generation: Generation, end_tokens: Sequen
         seed=int.from_bytes(noise_T[:2].numpy().tobytes(), "little"),  # below 2**63, as noise is not negative
         temperature=generation.temperature,
         top_p=generation.top_p,
+        top_k=generation.top_k or 0,
+        min_p=generation.min_p,
         max_tokens=len(noise_T),
         stop_token_ids=list(end_tokens),
         ignore_eos=True,
@@ -120,9 +123,11 @@ def _sampling_params(noise_T: Tensor, generation: Generation, end_tokens: Sequen
     )
 
 
-def _completion(output: Any, end_tokens: Sequence[int]) -> Completion:
+def _completion(output: Any, end_tokens: Sequence[int], generation: Generation) -> Completion:
+    """A completion ends at the first stop text. The engine has no tokenizer, so it generates on until an end token."""
     tokens_T, logps_T = sampled(output)
-    return Completion(tokens_T, logps_T, entropies_T=-logps_T, truncated=int(tokens_T[-1]) not in end_tokens)
+    n, has_ended = ends_at(tokens_T, end_tokens, generation)
+    return Completion(tokens_T[:n], logps_T[:n], entropies_T=-logps_T[:n], truncated=not has_ended)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO
 from dapo_lightning.draws.datamodule import PromptDataModule
 from dapo_lightning.draws.length import LengthLimit
 from dapo_lightning.draws.worker import RolloutWorker
+from dapo_lightning.rollout.stop import StopTexts
 from dapo_lightning.run.checks import check, check_logps
 from dapo_lightning.run.command import as_dict, in_sweep, record_origin, resume_command
 from dapo_lightning.run.errors import ConfigError
@@ -80,10 +81,14 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     algorithm = Algorithm(**{name: made(settings[name]) for name in TECHNIQUES})
     if config.mode == "evaluate":
         algorithm = replace(algorithm, kl=NoKL())  # an evaluation needs no reference
-    generation = Generation(config.max_new_tokens, config.temperature, config.top_p)
+    generation = Generation(config.max_new_tokens, config.temperature, config.top_p, config.top_k, config.min_p)
     try:
         evaluation = Generation(
-            config.evaluation.max_new_tokens, config.evaluation.temperature, config.evaluation.top_p
+            config.evaluation.max_new_tokens,
+            config.evaluation.temperature,
+            config.evaluation.top_p,
+            config.evaluation.top_k,
+            config.evaluation.min_p,
         )
     except ValueError as error:
         raise ConfigError(f"evaluation.{error}") from None
@@ -92,10 +97,12 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     logps_are_exact = in_float32 and rollout.exact_logps
     if config.mode == "train":
         reweighting = [group for group, option in algorithm.options.items() if getattr(option, "reweights", False)]
-        check_logps(config.top_p, logps_are_exact, rollout.exact_logps, reweighting)
+        check_logps(generation, logps_are_exact, rollout.exact_logps, reweighting)
     optimizer, schedule = made(settings["optimizer"]), made(settings["schedule"])
     schedule(optimizer([torch.nn.Parameter(torch.zeros(1))]))  # a wrong option is reported before the policy is loaded
     codec = source.codec()
+    stop = StopTexts(codec.tokenizer, config.stop) if config.stop else None
+    generation, evaluation = (replace(one, stop=stop) for one in (generation, evaluation))
     environment = made(settings["environment"])
     environment.start(codec)
     limit = LengthLimit(

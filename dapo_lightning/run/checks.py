@@ -8,6 +8,7 @@ from typing import Any
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.schema import check_finite, check_plain
 from dapo_lightning.slurm import job as slurm
+from dapo_lightning.types import Generation
 from dapo_lightning.utils.options import option_attribute
 
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -31,8 +32,10 @@ def check(config: Mapping[str, Any]) -> None:
         )
 
 
-def check_logps(top_p: float, are_old_logps: bool, rollout_is_exact: bool, reweighting: Sequence[str]) -> None:
-    """Raises a ConfigError if the log-probs that the rollout records do not suit the options or top_p.
+def check_logps(
+    generation: Generation, are_old_logps: bool, rollout_is_exact: bool, reweighting: Sequence[str]
+) -> None:
+    """Raises a ConfigError if the log-probs that the rollout records do not suit the options or the sampling.
 
     Args:
         are_old_logps: whether they serve as old log-probs, which depends on precision, weights and rollout.
@@ -45,10 +48,12 @@ def check_logps(top_p: float, are_old_logps: bool, rollout_is_exact: bool, rewei
             "it is meant for policy.dtype=bfloat16, trainer.precision=bf16-mixed or rollout=vllm, where the two "
             "differ."
         )
-    if top_p < 1 and not rollout_is_exact:
+    if generation.is_restricted and not rollout_is_exact:
         raise ConfigError(
-            f"top_p={top_p}: this rollout records log-probs after top-p filtering, which are not those of the policy "
-            "that is trained. Use top_p=1.0 (evaluation.top_p may be lower), or rollout=decode."
+            f"top_p={generation.top_p}, top_k={generation.top_k}, min_p={generation.min_p}: this rollout records "
+            "log-probs after it has excluded tokens, which are not those of the policy that is trained. Use top_p=1.0, "
+            "top_k=null and min_p=0.0 (evaluation.top_p, evaluation.top_k and evaluation.min_p are free), or "
+            "rollout=decode."
         )
 
 

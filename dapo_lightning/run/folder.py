@@ -119,7 +119,16 @@ def finished_result(config: Mapping[str, Any]) -> float | None:
     return summary["after" if trains else "metrics"][f"avg@{config['evaluation']['num_completions']}"]
 
 
-_NUMBERS = ("seed", "temperature", "top_p", "max_prompt_tokens", "max_new_tokens", "max_gradient_norm")
+_NUMBERS = (
+    "seed",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "max_prompt_tokens",
+    "max_new_tokens",
+    "max_gradient_norm",
+)
 _TEXTS = ("policy.name", "policy.dtype", "trainer.precision", "data.train_path", "data.validation_path", "reward.path")
 
 

@@ -43,6 +43,8 @@ class Evaluation:
     max_new_tokens: Count
     temperature: Annotated[float, Bound(0)]
     top_p: float
+    top_k: CountOrNull
+    min_p: float
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Settings:
-    """The plain keys. `dapo_lightning.types.Generation` checks the bounds of top_p."""
+    """The plain keys. `dapo_lightning.types.Generation` checks the bounds of top_p and min_p."""
 
     mode: Literal["train", "evaluate", "plan"]
     num_steps: Count
@@ -71,6 +73,9 @@ class Settings:
     max_new_tokens: Count
     temperature: Annotated[float, Bound(0, is_reached=False, hint=OF_TRAINING)]
     top_p: float
+    top_k: CountOrNull
+    min_p: float
+    stop: list[str]
     max_gradient_norm: Annotated[float, Bound(0, is_reached=False, hint=" (inf: no clipping)")]
     micro_batch_tokens: Count
     evaluation: Evaluation

@@ -84,7 +84,9 @@ def summarize_evaluation(
 def evaluation_as_text(summary: Mapping[str, Any]) -> str:
     """Returns the text shown at the end of an evaluation."""
     settings, prompts = summary["evaluation"], summary["prompts"]
-    sampled = ", ".join(f"{name} {settings[name]}" for name in ("max_new_tokens", "temperature", "top_p"))
+    sampled = ", ".join(
+        f"{name} {settings[name]}" for name in ("max_new_tokens", "temperature", "top_p", "top_k", "min_p")
+    )
     title = f"{prompts['evaluated']} of {prompts['validation']} held-out prompts, {sampled}"
     return as_lines(
         f"{title}\n\n{held_out_table('metric', {'value': summary['metrics']})}",

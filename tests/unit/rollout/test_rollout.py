@@ -6,6 +6,7 @@ from dapo_lightning.rollout.decode import Decode
 from dapo_lightning.rollout.hf_generate import HFGenerate
 from dapo_lightning.rollout.noise import uniform_noise
 from dapo_lightning.rollout.sample import sample_tokens
+from dapo_lightning.rollout.stop import StopTexts
 from dapo_lightning.rollout.weights import prepared_weights
 from dapo_lightning.types import Generation
 
@@ -131,7 +132,14 @@ def test_noise_is_keyed_by_seed_stream_and_draw():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "key"), [((0,), "max_new_tokens"), ((5, -1.0), "temperature"), ((5, 1.0, 0.0), "top_p")]
+    ("arguments", "key"),
+    [
+        ((0,), "max_new_tokens"),
+        ((5, -1.0), "temperature"),
+        ((5, 1.0, 0.0), "top_p"),
+        ((5, 1.0, 1.0, 0), "top_k"),
+        ((5, 1.0, 1.0, None, 1.0), "min_p"),
+    ],
 )
 def test_generation_without_meaning_is_refused(arguments, key):
     with pytest.raises(ValueError, match=key):
@@ -155,3 +163,48 @@ def test_prepared_weights_compute_the_same_and_leave_no_trace(policy, precision)
         with prepared_weights(model):
             fresh = model(tokens).logits
         torch.testing.assert_close(model(tokens).logits, fresh, atol=1e-4, rtol=1e-4)
+
+
+def test_top_k_and_min_p_exclude_tokens_and_the_recorded_log_probs_are_those_of_the_full_distribution():
+    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()[None].expand(1000, 4)
+    noise = torch.arange(1000) / 1000
+
+    def sampled(**options):
+        tokens, logps, entropies = sample_tokens(logits, noise, 1.0, options.pop("top_p", 1.0), **options)
+        torch.testing.assert_close(logps, logits[0].log_softmax(0)[tokens])
+        torch.testing.assert_close(entropies, -(logits.exp() * logits).sum(dim=1))
+        return (tokens.bincount(minlength=4) / 1000).tolist()
+
+    assert sampled(top_k=2) == pytest.approx([4 / 7, 3 / 7, 0, 0], abs=2e-3)
+    assert sampled(min_p=0.4) == pytest.approx([4 / 9, 3 / 9, 2 / 9, 0], abs=2e-3)
+    assert sampled(top_k=1) == sampled(min_p=0.9) == [1.0, 0, 0, 0]
+    assert sampled(top_k=9) == pytest.approx([0.4, 0.3, 0.2, 0.1], abs=2e-3)
+    assert sampled(top_k=2, top_p=0.5) == [1.0, 0, 0, 0]  # 4/7 of what top_k leaves is more than a half
+
+
+@pytest.mark.parametrize(
+    "restricted", [{"top_k": 5}, {"min_p": 0.1}, {"top_k": 20, "min_p": 0.02, "top_p": 0.8}], ids=str
+)
+def test_all_rollouts_restrict_alike(policy, restricted):
+    generation = Generation(20, **restricted)
+    ours, theirs = (flat(one(policy.model, PROMPTS, NOISE, generation, ENDS)) for one in (Decode(), HFGenerate()))
+    assert [c.tokens_T.tolist() for c in ours] == [c.tokens_T.tolist() for c in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.logps_T, other.logps_T, atol=1e-4, rtol=1e-4)
+
+
+def test_a_stop_text_ends_a_completion_and_stays_part_of_it(policy):
+    decode = policy.codec.tokenizer.decode
+    free = flat(Decode()(policy.model, PROMPTS, NOISE, Generation(20), ENDS))
+    text = decode(free[0].tokens_T[3:5])  # two tokens, so that it is completed by the second
+    stop = StopTexts(policy.codec.tokenizer, [text, "%"])
+    generation = Generation(20, stop=stop)
+    ours, theirs = (flat(one(policy.model, PROMPTS, NOISE, generation, ENDS)) for one in (Decode(), HFGenerate()))
+    assert [c.tokens_T.tolist() for c in ours] == [c.tokens_T.tolist() for c in theirs]
+    assert [c.truncated for c in ours] == [c.truncated for c in theirs]
+    assert decode(ours[0].tokens_T).endswith(text) and not ours[0].truncated
+    for one, other in zip(ours, free, strict=True):
+        assert other.tokens_T.tolist()[: len(one.tokens_T)] == one.tokens_T.tolist()
+        if len(one.tokens_T) < len(other.tokens_T):
+            assert decode(one.tokens_T).endswith((text, "%"))
+        assert not any(stop_text in decode(one.tokens_T[:-1]) for stop_text in (text, "%"))
