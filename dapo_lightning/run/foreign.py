@@ -94,7 +94,7 @@ def foreign(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         group, name = key.partition(".")[0], key.rpartition(".")[2]
         is_foreign = (
             (name == "_target_" and value not in known)
-            or (group == "reward" and (name == "path" or (".allow" in key and value)))
+            or (group in ("reward", "environment") and (name == "path" or (".allow" in key and value)))
             or (group == "reward" and name == "sandbox" and value != "bubblewrap")  # programs run in or without it
             or (group == "rollout" and ".engine_args." in key)  # vLLM imports the classes that some of them name
             or (name == "trust_remote_code" and value)

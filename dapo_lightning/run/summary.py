@@ -72,7 +72,9 @@ def summarize_evaluation(
     config: Mapping[str, Any], metrics: Mapping[str, float], prompts: dict[str, int]
 ) -> dict[str, Any]:
     """Returns the content of summary.json with mode=evaluate: the metrics, and the settings that they depend on."""
-    settings = {name: config[name] for name in ("policy", "checkpoint", "data", "reward", "evaluation", "seed")}
+    settings = {
+        name: config[name] for name in ("policy", "checkpoint", "data", "reward", "environment", "evaluation", "seed")
+    }
     return settings | {
         "prompts": prompts,
         "metrics": metrics,

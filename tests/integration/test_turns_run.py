@@ -21,7 +21,7 @@ def finished(tmp_path_factory):
 
 
 def test_turns_are_trained_evaluated_and_reported(finished):
-    first, *_, last = read_metrics(finished / "metrics.csv")
+    _first, *_, last = read_metrics(finished / "metrics.csv")
     assert last["turns/mean"] > 1 and last["sampling/logp_gap"] < 1e-4  # of all turns, and of nothing else
     assert last["turns/tokens_2"] <= 4 and 0 <= last["turns/accuracy_1"] <= 1
     summary = json.loads((finished / "summary.json").read_text())

@@ -29,6 +29,7 @@ REQUIRED = {
     ("reward", "reasoning_gym"): ["data=reasoning_gym", "data.task=chain_sum"],
     ("reward", "weighted"): ["reward.function.path=rewards.even_length"],
     ("advantage", "gdpo"): ["reward=weighted", "reward.function.path=rewards.even_length"],
+    ("environment", "function"): ["environment.path=environments.fragile"],
     ("policy", "hub"): ["policy.name=a"],
     ("policy", "lora"): ["policy.name=a"],
 }
