@@ -7,7 +7,7 @@ import zipfile
 import pytest
 import torch
 import yaml
-from runs import SMALL, assert_same_weights, command, config, finish, resume, run
+from runs import SMALL, assert_same_weights, config, ends_with, resume, run
 
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO, NotSavedError
 from dapo_lightning.callbacks.completions import SampleCompletions
@@ -70,12 +70,10 @@ def test_numbers_are_compared_as_numbers(tmp_path):
     assert latest(tmp_path).name == "step_1000000.ckpt"
 
 
-def test_if_none_is_whole_it_is_said(folder):
+def test_if_none_is_whole_it_is_said(folder, monkeypatch):
     for path in all_checkpoints(folder / "checkpoints"):
         flip(path)
-    process = command(folder, f"resume={folder}")
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 1 and "and there is no other checkpoint" in output and "Traceback" not in output
+    assert "and there is no other checkpoint" in ends_with(monkeypatch, f"resume={folder}")
 
 
 def test_a_renamed_checkpoint_is_not_believed(folder):
@@ -210,13 +208,14 @@ def test_killed_before_the_first_checkpoint(folder, original, caplog):
         run(folder, *OWN, "reward=exact")
 
 
-def test_a_folder_named_like_an_override(tmp_path):
+def test_a_folder_named_like_an_override(original, tmp_path, monkeypatch):
     """`=`, `,`, blanks, quotes and `${` are written as they are."""
     folder = tmp_path / "a=1,b c'd"
-    finish(command(tmp_path / "x", *OWN, "num_steps=1", "reward=exact"))
-    (tmp_path / "x").rename(folder)
-    finish(command(tmp_path / "log", f"resume={folder}", "num_steps=2"))
+    shutil.copytree(original, folder)
+    assert ends_with(monkeypatch, f"resume={folder}", "num_steps=5") == ""
+    assert latest(folder / "checkpoints").name == "step_000005.ckpt"
     literal = tmp_path / "e${oc.env:HOME}"
     folder.rename(literal)
-    finish(command(tmp_path / "evaluated", "mode=evaluate", f"checkpoint={literal}"))
+    of_evaluation = f"hydra.run.dir={tmp_path}/evaluated"
+    assert ends_with(monkeypatch, "mode=evaluate", f"checkpoint={literal}", of_evaluation) == ""
     assert yaml.safe_load((tmp_path / "evaluated/config.yaml").read_text())["checkpoint"].startswith(str(literal))

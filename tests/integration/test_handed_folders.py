@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from runs import SMALL, run
+from runs import SMALL, ends_with, run
 
 from dapo_lightning.run import cli
 
@@ -29,16 +29,6 @@ def handed(original, tmp_path, monkeypatch):
     """Returns a copy of the run in an otherwise empty working folder."""
     monkeypatch.chdir(tmp_path)
     return shutil.copytree(original, tmp_path / "handed")
-
-
-def ends_with(monkeypatch, *overrides: str) -> str:
-    """The last words of a command: a sentence, or nothing if it succeeds."""
-    monkeypatch.setattr("sys.argv", ["train.py", *overrides])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return str(end.code or "")
-    return ""
 
 
 def edit(folder: Path, **changes) -> None:

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from omegaconf import OmegaConf
-from runs import SMALL, assert_same_weights, command, config, wait_for
+from runs import SMALL, assert_same_weights, command, ends_with, config, wait_for
 
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import continuation, save_config
@@ -98,10 +98,9 @@ def test_runs_of_several_processes_are_refused_in_a_sweep_on_one_machine(tmp_pat
     assert returned == 1 and "a sweep on this machine starts one process for each run" in output
 
 
-def test_bad_configuration_ends_with_one_sentence(tmp_path):
+def test_bad_configuration_ends_with_one_sentence(tmp_path, monkeypatch):
     process = command(tmp_path / "run", "clip.upper=0.28")
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 1 and "error: " in output and "clip.upper=1.28" in output and "Traceback" not in output
-    process = command(tmp_path / "run", "clip=unknown")
-    output, _ = process.communicate(timeout=100)
-    assert process.returncode == 1 and "higher" in output and "symmetric" in output
+    said = ends_with(monkeypatch, "clip=unknown")
+    assert "higher" in said and "symmetric" in said
