@@ -16,7 +16,7 @@ from dapo_lightning.run.schema import PLAIN
 from dapo_lightning.utils import plain_yaml
 from dapo_lightning.utils.atomic import replacing
 from dapo_lightning.utils.checkpoints import newest_whole
-from dapo_lightning.utils.overrides import ORIGIN, leaves
+from dapo_lightning.utils.overrides import ORIGIN, leaves, with_texts
 
 REQUIRED = (*PLAIN, "environment", "trainer")
 
@@ -61,7 +61,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     ]
     if missing:  # YAML that is truncated between two lines is still valid
         raise ConfigError(f"{path} is truncated, or of an earlier version: {missing[0]} is missing or damaged.")
-    return _moved(saved, str(saved.get("run_folder")), str(folder.absolute()))  # Hydra keeps symbolic links
+    old, new = str(saved.get("run_folder")), str(folder.absolute())  # Hydra keeps symbolic links
+
+    def moved(text: str) -> str:
+        return new + text.removeprefix(old) if text == old or text.startswith(f"{old}/") else text
+
+    return with_texts(saved, moved)
 
 
 def save_config(config: Mapping[str, Any], folder: Path) -> None:
@@ -159,12 +164,3 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     free = {*ORIGIN, "resume", "logger", "callbacks", "trainer", "plan"}
     kept = {name: value for name, value in config.items() if name not in free}
     return leaves(kept | {"trainer": {"precision": config["trainer"]["precision"]}})
-
-
-def _moved(value: Any, old: str, new: str) -> Any:
-    """Replaces a folder in all paths of a configuration."""
-    if isinstance(value, dict):
-        return {key: _moved(item, old, new) for key, item in value.items()}
-    if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
-        return new + value.removeprefix(old)
-    return value

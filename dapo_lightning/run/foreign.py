@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.options import groups
-from dapo_lightning.utils.overrides import override_key
+from dapo_lightning.utils.overrides import every_value, override_key, with_texts
 
 _RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
 MAX_REFERENCES = 16
@@ -63,10 +63,10 @@ def check_resolved(config: Mapping[str, Any]) -> None:
     """Raises a ConfigError if a saved configuration, although it is resolved, would read the environment or call a
     resolver, or if it contains values that `save_config` does not write, such as tuples, which the other checks would
     not search."""
-    odd = [key for key, value in _leaves(config) if not isinstance(value, str | int | float | None)]
+    odd = [key for key, value in every_value(config) if not isinstance(value, str | int | float | None)]
     if odd:
         raise ConfigError(f"the configuration of that run contains a value in {odd[0]} that is not a plain value.")
-    read = [key for key, value in _leaves(config) if isinstance(value, str) and _RESOLVER.search(value)]
+    read = [key for key, value in every_value(config) if isinstance(value, str) and _RESOLVER.search(value)]
     if read:
         raise ConfigError(
             f"the configuration of that run would read the environment, or call a resolver, in {', '.join(read)}. "
@@ -90,7 +90,7 @@ def foreign(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Returns the keys whose values must be repeated on the command line, with these values."""
     known = _targets_of_the_tree()
     found = {}
-    for key, value in _leaves(config):
+    for key, value in every_value(config):
         group, name = key.partition(".")[0], key.rpartition(".")[2]
         is_foreign = (
             (name == "_target_" and value not in known)
@@ -130,11 +130,7 @@ def check_old_overrides(overrides: Any) -> list[str]:
 
 def escaped(value: Any) -> Any:
     """Escapes plain values, so that OmegaConf interpolates nothing in them."""
-    if isinstance(value, Mapping):
-        return {key: escaped(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [escaped(item) for item in value]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+    return with_texts(value, lambda text: re.sub(r"(\\*)\$\{", r"\1\1\\${", text))
 
 
 def _is_outside(name: str, value: Any, folder: Path) -> bool:
@@ -143,19 +139,10 @@ def _is_outside(name: str, value: Any, folder: Path) -> bool:
     return not Path(os.path.abspath(value)).is_relative_to(folder.absolute())  # noqa: PTH100 (links may lead elsewhere)
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields all values with dotted keys; items of lists are numbered."""
-    if isinstance(value, Mapping | list):
-        items = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for key, item in items:
-            yield from _leaves(item, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value
-
-
 def _targets_of_the_tree() -> set[str]:
     """Returns every `_target_` in the config tree, and in the config folders given on the command line."""
     sources = [source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
     files = [path for source in sources for path in Path(source).rglob("*.yaml")]
     contents = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in files)
-    return {value for content in contents for key, value in _leaves(content) if key.rpartition(".")[2] == "_target_"}
+    values = (pair for content in contents for pair in every_value(content))
+    return {value for key, value in values if key.rpartition(".")[2] == "_target_"}

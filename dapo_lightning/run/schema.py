@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dapo_lightning.run.errors import ConfigError
+from dapo_lightning.utils.overrides import every_value
 
 
 @dataclass(frozen=True)
@@ -116,13 +117,11 @@ INFINITE = (
 """Numbers for which inf has a meaning: no limit."""
 
 
-def check_finite(config: Any, path: str = "") -> None:
+def check_finite(config: Mapping[str, Any]) -> None:
     """Raises a ConfigError if a number of a configuration is NaN, or infinite where that has no meaning."""
-    if isinstance(config, Mapping | list):
-        for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
-            check_finite(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(config, float) and not math.isfinite(config) and (math.isnan(config) or path not in INFINITE):
-        raise ConfigError(f"{path}={config}: must be a finite number.")
+    for key, value in every_value(config):
+        if isinstance(value, float) and not math.isfinite(value) and (math.isnan(value) or key not in INFINITE):
+            raise ConfigError(f"{key}={value}: must be a finite number.")
 
 
 def check_value(name: str, value: Any, expected: Any, bound: Bound | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,25 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping) and value:
         return {name: leaf for key in value for name, leaf in leaves(value[key], f"{path}.{key}").items()}
     return {path.lstrip("."): value}
+
+
+def every_value(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields all values with dotted keys; unlike in `leaves`, the items of lists are values of their own, with numbers
+    as keys."""
+    if isinstance(value, Mapping | list):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from every_value(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Changes every text in mappings and lists, but not the keys."""
+    if isinstance(value, Mapping):
+        return {key: with_texts(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_texts(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def override_key(override: str) -> str:

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from omegaconf import OmegaConf
-from runs import SMALL, assert_same_weights, command, ends_with, config, wait_for
+from runs import SMALL, assert_same_weights, command, config, ends_with, wait_for
 
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import continuation, save_config
