@@ -14,7 +14,8 @@ from dapo_lightning.algorithm.tokens import AllTokens, Mean, PerToken, Tokens
 @dataclass(frozen=True)
 class KlCov:
     """r * A - coefficient * |log pi - log pi_old| for the share of tokens with the highest covariance, and r * A for
-    the others. Covariances and shares are those of the whole mini-batch; nothing is clipped.
+    the others. Covariances and shares are those of the whole mini-batch; nothing is clipped. Tokens that are tied with
+    the last of the share belong to it.
 
     Raises:
         ValueError: if the share is not in (0, 1], or the coefficient is not positive.

@@ -15,7 +15,8 @@ class TopTokens:
     """The objective of the share of tokens with the highest entropy in the mini-batch, and 0 for the others.
 
     At these tokens, the policy chooses between ways to continue; the others hardly matter for what is learnt. The
-    denominator of the loss still counts all tokens, as in the paper. KL penalties remain in place.
+    denominator of the loss still counts all tokens, as in the paper. KL penalties remain in place. Tokens that are tied
+    with the last of the share belong to it.
 
     Raises:
         ValueError: if the share is not in (0, 1].
