@@ -39,8 +39,8 @@ AT_ONCE = [
     ("policy.lora.rank=8", "Add policy=lora"),
     ("data=reasoning_gym data.task=chain_sum data.options.min_terms=2", "data.options='{min_terms: 2}'"),
     # options that do not exist
-    ("clip=hgher", "choose one of higher, none, symmetric. Did you mean higher?"),
-    ("clip=null", "clip=null: choose one of higher, none, symmetric."),
+    ("clip=hgher", "symmetric. Did you mean higher?"),
+    ("clip=null", "clip=null: choose one of "),
     ("experiment=grp", "Did you mean grpo?"),
     ("recipe=smollm", "smollm2_chain_sum"),
     ("optimizer=adam", "choose one of adamw"),
