@@ -172,6 +172,8 @@ class Grade:
         failure: why the completion could not be graded ("timeout", "memory", "crash", "error"); it then counts as
             wrong.
         detail: what happened then, for people to read.
+        stage: how the reward decided, as it names it (`reward=math`: "string", "number", "symbolic", ...); None if it
+            has only one way.
         parts: the scores that `score` is the weighted sum of, by name.
         kind: what became of a program ("passed", or why it failed); None for rewards that run none.
     """
@@ -184,6 +186,7 @@ class Grade:
     detail: str = ""
     parts: Mapping[str, float] = field(default_factory=dict)
     kind: str | None = None
+    stage: str | None = None
 
 
 @dataclass(frozen=True)

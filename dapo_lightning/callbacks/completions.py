@@ -1,13 +1,10 @@
-"""Writes samples of completions for people to read, to a JSONL file and TensorBoard's text tab."""
+"""Shows samples of completions in TensorBoard's text tab."""
 
 from __future__ import annotations
 
 import html
-import json
-import logging
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,58 +12,34 @@ import lightning as L
 from dapo_lightning.callbacks.tensorboard import summary_writers
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.types import Group
-from dapo_lightning.utils.atomic import replacing
-
-log = logging.getLogger(__name__)
 
 
 class SampleCompletions(L.Callback):
-    """Writes the first completions of the first groups that were trained on, every `every` DAPO steps.
+    """Shows the first completions of the first groups that were trained on, every `every` DAPO steps.
 
     Args:
         every: DAPO steps between samples; the first step is always included.
     """
 
-    def __init__(self, path: str, every: int, num_groups: int, num_completions: int):
-        self.path, self.every = Path(path), every
-        self.num_groups, self.num_completions = num_groups, num_completions
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Removes lines that an earlier session wrote after its checkpoint, because those steps will be repeated."""
-        if trainer.is_global_zero and self.path.exists():
-            lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
-            steps = [_step(line) for line in lines]
-            if num_bad := sum(step is None for step in steps[:-1]):
-                log.warning("%s: %d damaged line(s) are left out", self.path, num_bad)
-            last = pl_module.history.dapo_steps
-            done = [line for step, line in zip(steps, lines, strict=True) if step is not None and step <= last]
-            with replacing(self.path) as partial:
-                partial.write_text("".join(line + "\n" for line in done), encoding="utf-8")
+    def __init__(self, every: int, num_groups: int, num_completions: int):
+        self.every, self.num_groups, self.num_completions = every, num_groups, num_completions
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step, groups = outputs["step"].number, outputs["step"].batch.groups[: self.num_groups]
         if not (step == 1 or step % self.every == 0):
             return
-        found = dict(
-            Ranks.current().gather([(group.number, self._rows(step, group)) for group in groups if group.texts])
-        )
+        found = dict(Ranks.current().gather([(group.number, self._rows(group)) for group in groups if group.texts]))
         rows = [row for _, of_group in sorted(found.items()) for row in of_group]
-        if not trainer.is_global_zero:
-            return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         for writer in summary_writers(trainer):
             writer.add_text("completions", _table(rows), step)
 
-    def _rows(self, step: int, group: Group) -> list[dict[str, Any]]:
+    def _rows(self, group: Group) -> list[dict[str, Any]]:
         return [
             {
-                "step": step,
                 "prompt": group.prompt.text,
                 "answer": group.prompt.answer,
                 "completion": group.texts[i],
                 "score": group.grades[i].score,
-                "correct": group.grades[i].correct,
                 "num_tokens": group.trajectories[i].num_tokens,
                 "truncated": group.trajectories[i].truncated,
             }
@@ -74,18 +47,8 @@ class SampleCompletions(L.Callback):
         ]
 
 
-def _step(line: str) -> int | None:
-    """Returns the step of a line, or None if the line is not a row, for example because a kill has cut it off."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    step = row.get("step") if isinstance(row, dict) else None
-    return step if isinstance(step, int) else None
-
-
 WIDTHS = {"prompt": 36, "completion": 64, "answer": 16}  # characters; TensorBoard does not wrap lines
-MAX_CHARACTERS = 4000  # per text; the JSONL file is complete
+MAX_CHARACTERS = 4000  # per text; the files in rollouts/ are complete
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

@@ -63,7 +63,7 @@ class AheadGenerator:
 
     Attributes:
         judged: groups of all ranks, by prompt number.
-        kept: the kept groups that this rank generated.
+        generated: the groups that this rank generated, with the decisions about them.
         num_rounds: how many times prompts were generated.
         end: number after the last prompt that was given to the ranks.
     """
@@ -82,8 +82,13 @@ class AheadGenerator:
         self._start, self._wanted = start, wanted
         self.keep_rate = keep_rate.decayed()
         self.judged: dict[int, Judged] = {}
-        self.kept: list[Group] = []
+        self.generated: list[tuple[Group, Verdict]] = []
         self.num_rounds, self.end = 0, start
+
+    @property
+    def kept(self) -> list[Group]:
+        """The kept groups that this rank generated."""
+        return [group for group, verdict in self.generated if verdict.keep]
 
     def num_kept(self, count: int | None = None) -> int:
         """Returns how many of the first `count` prompts of this step (None: of all) are known to be kept."""
@@ -104,7 +109,7 @@ class AheadGenerator:
         begin, self.end = self.end, max(self._start + count, self.end + ahead)
         pending = self._generate(self._ranks.mine(self._stream.take(begin, self.end)))
         mine = self._judge(pending, enough=math.inf if self._sampling.carries else missing)
-        self.kept += [group for group, judged in mine if judged.verdict.keep]
+        self.generated += [(group, judged.verdict) for group, judged in mine]
         everyone = self._ranks.gather([judged for _, judged in mine])
         self.judged |= {judged.record.number: judged for judged in everyone}
         self.keep_rate = self.keep_rate.updated([judged.verdict for judged in everyone])

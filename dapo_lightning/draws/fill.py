@@ -19,7 +19,7 @@ from dapo_lightning.draws.graded import require_grades
 from dapo_lightning.draws.plain import plain, restored
 from dapo_lightning.draws.record import GroupRecord
 from dapo_lightning.draws.stream import PromptStream
-from dapo_lightning.types import Group
+from dapo_lightning.types import Group, Verdict
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class DrawLoader:
 class Batch:
     """The groups of one DAPO step, and how they were found. It is the same on every rank, except that a rank has only
     the texts of groups that it generated, and the values of tensors only of these groups and of the completions that
-    it trains on (see `dapo_lightning.draws.exchange`).
+    it trains on (see `dapo_lightning.draws.exchange`); `generated` differs, too.
 
     Args:
         groups: the groups to train on, in order of their numbers; the first `num_carried` come from the last step.
@@ -94,6 +94,7 @@ class Batch:
         homes: for each group, the rank that generated it; None if all ranks have it whole.
         owners: for each group, the rank that trains on each of its completions, or None; empty: this rank trains on
             all of them.
+        generated: all groups that this rank generated, with the decisions about them.
     """
 
     groups: tuple[Group, ...]
@@ -107,6 +108,7 @@ class Batch:
     warning: str | None
     homes: tuple[int | None, ...] = ()
     owners: tuple[tuple[int | None, ...], ...] = ()
+    generated: tuple[tuple[Group, Verdict], ...] = ()
 
     @property
     def used(self) -> list[GroupRecord]:
@@ -185,4 +187,5 @@ def _batch(draws: PromptDraws, source: AheadGenerator, sampling: SamplingOption,
         keep_rate=source.keep_rate,
         warning=sampling.shortfall(num_groups - len(taken), dict(reasons)),
         homes=tuple(home for home, _ in taken),
+        generated=tuple(source.generated),
     )

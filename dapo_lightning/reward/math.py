@@ -56,5 +56,5 @@ class Math(PooledReward):
         return self.grade(items, self._read, self.wrong)
 
     def _read(self, verdict: tuple[bool, str | None, str, str | None]) -> Grade:
-        correct, answer, _, vote = verdict  # an answer that cannot be read as mathematics is simply wrong
-        return Grade(self.correct if correct else self.wrong, correct, answer, vote)
+        correct, answer, stage, vote = verdict  # an answer that cannot be read as mathematics is simply wrong
+        return Grade(self.correct if correct else self.wrong, correct, answer, vote, stage=stage)

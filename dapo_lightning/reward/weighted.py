@@ -73,4 +73,5 @@ class Weighted(Reward):
             detail=f"{name}: {first.detail}" if failed else "",
             kind=judge.kind,
             parts={name: grade.score for name, grade in grades.items()},
+            stage=judge.stage,
         )

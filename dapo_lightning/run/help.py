@@ -30,7 +30,7 @@ dapo-lightning trains a language model with DAPO (arXiv 2503.14476). Each techni
 `--cfg job` shows the configuration of a command without running it."""
 RESULTS = """\
 Results are written to outputs/<experiment>/<time>/, or to run_folder=<folder>: summary.json, curves.png, metrics.csv,
-tensorboard/, completions.jsonl, evaluation.jsonl, checkpoints/, and the trained policy in policy/."""
+tensorboard/, rollouts/, evaluation.jsonl, checkpoints/, and the trained policy in policy/."""
 WIDTH = 120
 
 

@@ -62,7 +62,7 @@ def as_text(summary: dict[str, Any]) -> str:
         {
             "run folder": str(folder),
             "curves": ", ".join(curves) or "none",
-            "completions": "completions.jsonl",
+            "completions": "rollouts/",
             "trained policy": "policy/  (AutoModelForCausalLM.from_pretrained)",
         },
     )

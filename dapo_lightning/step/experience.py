@@ -26,6 +26,7 @@ class Row:
         weights: [1] or [T]; they include the denominator, which is counted over the whole mini-batch and all ranks.
         reference_logps_T: log-probs under the reference copy; None until they are known.
         place: place in the mini-batch, counted over all ranks.
+        origin: number of the group, and place of the trajectory in it.
         marks: what options have found out about each token from the whole mini-batch, [T] by name.
     """
 
@@ -35,6 +36,7 @@ class Row:
     weights: Tensor = field(default_factory=lambda: torch.zeros(1))
     reference_logps_T: Tensor | None = None
     place: int = 0
+    origin: tuple[int, int] = (0, 0)
     marks: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -122,6 +124,7 @@ def _mini_batch(batch: Batch, chosen: range, advantages_PGX: Tensor, algorithm: 
             _first(advantages_PGX[p, g], trajectory),
             _first(weight, trajectory),
             place=place,
+            origin=(groups[p].number, g),
         )
         for place, ((p, g), trajectory, weight, mask_T) in enumerate(
             zip(places, trajectories, weights, mask_BT, strict=True)

@@ -88,7 +88,7 @@ class PolicyHost:
         mine += [(group, trajectory) for group in ranks.mine(batch.surplus) for trajectory in group.trajectories]
         rows = [Row(group.prompt_tokens, trajectory) for group, trajectory in mine if id(trajectory) in unknown]
         logps = {
-            id(row.trajectory): logps_T for row, logps_T in zip(rows, self._logps(self.policy.model, rows), strict=True)
+            id(row.trajectory): logps_T for row, logps_T in zip(rows, self.logps(self.policy.model, rows), strict=True)
         }
 
         def known(group: Group) -> Group:
@@ -112,7 +112,7 @@ class PolicyHost:
         if not self._reference:
             return rows
         with self._reference() as reference:
-            logps = self._logps(reference, rows)
+            logps = self.logps(reference, rows)
         return [replace(row, reference_logps_T=logps_T) for row, logps_T in zip(rows, logps, strict=True)]
 
     def micro_batches(self, rows: Sequence[Row], model: PreTrainedModel | None = None) -> list[list[Row]]:
@@ -137,8 +137,9 @@ class PolicyHost:
         with exchanging_gradients(wrapped, is_last), self.policy.recomputing_activations():
             yield
 
-    def _logps(self, model: PreTrainedModel, rows: Sequence[Row]) -> list[Tensor]:
-        """Log-probs of each row's tokens, [T], in the order of the rows, on the CPU."""
+    @torch.no_grad()
+    def logps(self, model: PreTrainedModel, rows: Sequence[Row]) -> list[Tensor]:
+        """Log-probs of each row's tokens, [T], in the order of the rows, on the CPU. All ranks call it together."""
         return [logps_T for (logps_T,) in self._statistics(model, rows, with_entropies=False)]
 
     def _statistics(

@@ -90,11 +90,9 @@ class DAPOModule(L.LightningModule):
             batch = self.host.with_old_logps(batch, algorithm, self.history.dapo_steps, ranks)  # line 3: old log-probs
             rewards_PG = batch.scores_PG() + algorithm.overlong.penalty(batch.lengths_PG())  # overlong (Eq. 13)
             advantages_PGX = advantages(rewards_PG, batch.groups, algorithm)  # line 9: advantage (Eq. 9)
-            updates = [
-                self.gradient_step(mini_batch, ranks)  # line 11: ratio, clip, loss (Eq. 8)
-                for mini_batch in split(batch, advantages_PGX, algorithm, self.num_gradient_steps, ranks)  # line 10
-            ]
-        return {"step": self._finish(draws, batch, tuple(updates))}
+            mini_batches = split(batch, advantages_PGX, algorithm, self.num_gradient_steps, ranks)  # line 10
+            updates = tuple(self.gradient_step(rows, ranks) for rows in mini_batches)  # 11: ratio, clip, loss (Eq. 8)
+        return {"step": self._finish(draws, batch, mini_batches, updates)}
 
     def sample(self, prompts: Sequence[NumberedPrompt]) -> Iterator[list[PendingGroup]]:
         """Lines 4 and 5 of Algorithm 1: G completions for each prompt from the current policy, and their rewards."""
@@ -125,7 +123,9 @@ class DAPOModule(L.LightningModule):
         problem = None if is_finite else f"loss {loss} with gradient norm {norm} is not finite"
         return Update(is_finite, loss, norm, mini_batch.num_tokens, summed([m for _, m in everyones]), problem)
 
-    def _finish(self, draws: PromptDraws, batch: Batch, updates: tuple[Update, ...]) -> StepResult:
+    def _finish(
+        self, draws: PromptDraws, batch: Batch, mini_batches: list[MiniBatch], updates: tuple[Update, ...]
+    ) -> StepResult:
         """Adds the step to the history and logs its metrics."""
         guard.check(batch, updates, self.history)
         learning_rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -139,7 +139,7 @@ class DAPOModule(L.LightningModule):
         for name, value in metrics.items():
             self.log(name, value, prog_bar=name in PROGRESS_BAR, logger=False, rank_zero_only=True)
         self.algorithm = self.algorithm.adapted(metrics)
-        return StepResult(history.dapo_steps, batch, updates, metrics)
+        return StepResult(history.dapo_steps, batch, tuple(mini_batches), updates, metrics)
 
     def on_validation_epoch_start(self) -> None:
         self._evaluation.start(self.model)

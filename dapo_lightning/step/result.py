@@ -8,6 +8,7 @@ from typing import Any
 
 from dapo_lightning.algorithm.tokens import Reduced
 from dapo_lightning.draws.fill import Batch
+from dapo_lightning.step.experience import MiniBatch
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,14 @@ class StepResult:
     Args:
         number: number of DAPO steps done, including this one.
         batch: the groups trained on, and the records of all groups generated.
+        mini_batches: this rank's rows in each gradient step, with their advantages and weights.
         updates: the gradient steps.
         metrics: all logged metrics, by name.
     """
 
     number: int
     batch: Batch
+    mini_batches: tuple[MiniBatch, ...]
     updates: tuple[Update, ...]
     metrics: Mapping[str, float]
 

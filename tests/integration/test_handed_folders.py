@@ -162,7 +162,9 @@ def test_files_that_become_a_thousand_times_larger_in_memory(handed, monkeypatch
         assert "data.pkl is compressed, and runs never compress checkpoints" in ends_with(monkeypatch, *command)
 
 
-@pytest.mark.parametrize("name", ["completions.jsonl", "metrics.partial", "policy/config.json", ".lock", "tensorboard"])
+@pytest.mark.parametrize(
+    "name", ["rollouts/step_000001.parquet", "metrics.partial", "policy/config.json", ".lock", "tensorboard"]
+)
 def test_links_that_lead_to_files_of_the_user(handed, monkeypatch, name):
     mine = Path("mine")
     mine.write_text("precious")
@@ -177,7 +179,7 @@ def test_links_that_lead_to_files_of_the_user(handed, monkeypatch, name):
 OVERRIDES = {
     "an object": ("+logger.x={_target_: dapo_lightning.slurm.job._run, _args_: [touch, canary]}", "refers to code"),
     "a reward": ("reward=function", "refers to code"),
-    "a file": ("callbacks.completions.path=canary", "refers to code"),
+    "a file": ("callbacks.rollouts.folder=canary", "refers to code"),
     "the environment": ("run_folder=${oc.env:SECRET}", "is not accepted from a run folder"),
     "an option beside the tree": ("recipe=../../handed/evil", "is not accepted from a run folder"),
     "a group beside the tree": ("+../handed=evil", "is not accepted from a run folder"),

@@ -103,11 +103,10 @@ def test_ranks_that_are_told_to_stop_save_together(one, tmp_path, trainer):
         *SPLIT,
         "num_steps=3",
         "callbacks.checkpoint.every=100",
-        "callbacks.completions.every=1",
         *trainer,
     ]
     process = command(folder, *overrides)
-    wait_for(lambda: '"step"' in text(folder / "completions.jsonl"), process)
+    wait_for(lambda: (folder / "rollouts/step_000001_rank_1.parquet").exists(), process)
     second = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
     os.kill(second, signal.SIGTERM)
     output, _ = process.communicate(timeout=60)

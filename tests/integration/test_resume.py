@@ -71,7 +71,8 @@ def test_killed_and_resumed_equals_straight_bit_for_bit(straight, tmp_path, step
         assert {k: v for k, v in one.items() if not timing.search(k)} == {
             k: v for k, v in other.items() if not timing.search(k)
         }
-    assert (folder / "completions.jsonl").read_text() == (straight / "completions.jsonl").read_text()
+    rollouts = [{path.name: path.read_bytes() for path in (f / "rollouts").iterdir()} for f in (straight, folder)]
+    assert rollouts[0] == rollouts[1] and len(rollouts[0]) == 8
     before, after = (json.loads((f / "summary.json").read_text()) for f in (straight, folder))
     for name in ("before", "after", "evaluations", "dapo_steps", "gradient_steps", "tokens", "useful_group_share"):
         assert before[name] == after[name], name
@@ -81,8 +82,7 @@ def test_killed_twice_finished_and_given_more_steps(straight, tmp_path, monkeypa
     folder, moved = tmp_path / "killed", tmp_path / "moved"
     kill_at(command(folder, *[o for o in RUN if o != "num_steps=8"], "num_steps=6"), folder, 3)
     kill_at(command(folder, f"resume={folder}"), folder, 5)
-    with (folder / "completions.jsonl").open("a") as file:
-        file.write('{"step": 6, "prom')  # a kill in the middle of a line
+    (folder / "rollouts/step_000006.partial").write_bytes(b"PAR1")  # a kill in the middle of a file
     assert "6 DAPO steps" in finish(command(folder, f"resume={folder}"))
     assert ends_with(monkeypatch, f"resume={folder}", *own_reward(folder)) == ""
     assert "6 DAPO steps" in capsys.readouterr().out

@@ -60,8 +60,9 @@ def test_a_job_that_was_killed_before_its_first_checkpoint_starts_again(tmp_path
     assert sweep(folder, "clip.upper=1.2")[0] == 0
     after = (run / "metrics.csv").read_text().split("\n")
     assert [line.split(",")[:3] for line in after] == [line.split(",")[:3] for line in before]
-    samples = [json.loads(line)["step"] for line in (run / "completions.jsonl").read_text().splitlines()]
-    assert samples == sorted(samples) and samples.count(1) == samples.count(4)
+    assert [path.name for path in sorted((run / "rollouts").iterdir())] == [
+        f"step_{step:06d}.parquet" for step in (1, 2, 3, 4)
+    ]
 
 
 def test_a_folder_with_other_settings_is_refused(tmp_path):
