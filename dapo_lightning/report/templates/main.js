@@ -1,0 +1,43 @@
+// The head of the page, its navigation, and the order of its sections.
+function head() {
+  const headline = [];
+  for (const step of [Object.keys(data.held_out || {})].filter((steps) => steps.length)) {
+    const first = data.held_out[step[0]], last = data.held_out[step.at(-1)];
+    for (const name of Object.keys(last).filter((key) => /^(avg|maj)@\d+$/.test(key))) headline.push(el("div", { class: "big" }, el("dt", {}, name + ", held out"), el("dd", {}, el("span", { class: "from" }, fmt(first[name]) + " → "), fmt(last[name]))));
+  }
+  const themes = ["auto", "light", "dark"];
+  let theme = 0;
+  const button = el("button", { onclick: () => { theme = (theme + 1) % 3; document.documentElement.dataset.theme = themes[theme]; button.textContent = "theme: " + themes[theme]; } }, "theme: auto");
+  $("top").append(el("div", { class: "head" }, el("div", {}, el("h1", {}, visible(data.name)), el("div", { class: "path" }, visible(data.folder))), button),
+    el("dl", { class: "headline" }, headline, data.facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, visible(value))))));
+}
+function navigation() {
+  const sections = [...document.querySelectorAll("section")];
+  const links = sections.map((node) => el("a", { href: "#" + node.id, onclick: (event) => { event.preventDefault(); node.scrollIntoView(); } }, node.querySelector("h2").textContent));
+  $("nav").append(el("div", {}, links));
+  new IntersectionObserver(() => {
+    const at = sections.findLastIndex((node) => node.getBoundingClientRect().top < innerHeight / 3);
+    links.forEach((link, i) => (i === Math.max(0, at) ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current")));
+  }, { rootMargin: "-33% 0px -66% 0px" }).observe(document.documentElement);
+  addEventListener("scroll", () => {
+    const at = sections.findLastIndex((node) => node.getBoundingClientRect().top < innerHeight / 3);
+    links.forEach((link, i) => (i === Math.max(0, at) ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current")));
+  }, { passive: true });
+}
+const wanted = /^#group=(\d+)\.(\d+)$/.exec(location.hash);
+head();
+warnings();
+if (data.kind === "sweep") sweepTables();
+else {
+  curves();
+  stepPicture();
+  browser();
+  heldOut();
+  settingsTable();
+  const group = wanted && data.groups.find((one) => one.step === Number(wanted[1]) && one.number === Number(wanted[2]));
+  const steps = data.steps.filter((step) => step > 0), recorded = data.groups.find((one) => one.tokens);
+  if (steps.length) change({ step: group ? group.step : steps[0] });
+  if (group || recorded) change({ group: group || recorded });
+  if (group) $("completions").scrollIntoView();
+}
+navigation();
