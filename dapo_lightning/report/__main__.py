@@ -50,7 +50,7 @@ def report(folder: Path, output: Path | None = None, megabytes: float = MEGABYTE
     else:
         from dapo_lightning.report.sweep_data import sweep_data  # pandas and scipy take seconds to import
 
-        write_page(sweep_data(folder), path)
+        write_page(sweep_data(folder, path.parent), path)
     return path
 
 

@@ -72,9 +72,7 @@ def _groups(path: Path) -> Iterator[dict[str, Any]]:
             "verdict": first["verdict"],
             "prompt": {
                 "text": _shortened(first["prompt"]),
-                "messages": [
-                    {"role": m["role"], "content": _shortened(m["content"])} for m in first["messages"] or []
-                ],
+                "messages": [{"role": m["role"], "content": _shortened(m["content"])} for m in first["messages"] or []],
                 "reference": _shortened(first["reference"]),
                 "source": first["source"],
             },

@@ -59,6 +59,10 @@ class Result:
 
 def main() -> None:
     """Runs the command line. A refused command leaves no files behind."""
+    if sys.argv[1:2] == ["report"]:
+        from dapo_lightning.report.__main__ import main as report
+
+        sys.exit(report(sys.argv[2:]))
     end_with_launcher()
     show_all_characters()
     arguments = [with_home(argument) for argument in sys.argv[1:]]
@@ -158,7 +162,7 @@ def execute(config: DictConfig) -> float:
     bound_kernel_cache()
     from dapo_lightning.run.build import set_up
     from dapo_lightning.run.quiet import quiet_lightning
-    from dapo_lightning.run.session import evaluate, plan_run, train
+    from dapo_lightning.run.session import evaluate, plan_run, train, write_report
 
     if config.mode == "plan":
         with as_config_error():
@@ -172,6 +176,7 @@ def execute(config: DictConfig) -> float:
         except BaseException:
             if config.mode == "train" and trainer.is_global_zero and latest(Path(config.run_folder) / "checkpoints"):
                 log.info("the run can be continued with %s", resume_command(Path(config.run_folder)))
+                write_report(Path(config.run_folder))
             raise
         finally:
             module.worker.reward.close()

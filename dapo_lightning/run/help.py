@@ -20,6 +20,7 @@ dapo-lightning trains a language model with DAPO (arXiv 2503.14476). Each techni
   python train.py -m hydra/sweeper=search 'clip.upper=interval(1.05,2.0)'
                                                         a search for the best held-out avg@k with Optuna
   python -m dapo_lightning.study outputs/clip           the table and the figures of a sweep
+  dapo-lightning report outputs/dapo/<time>             a page to look at: curves, steps, completions; also of sweeps
   python train.py resume=outputs/dapo/<time>            continues a run; num_steps= and trainer= may be changed
   python train.py mode=evaluate checkpoint=<folder>     evaluates a run, or one of its .ckpt files
   python train.py mode=plan recipe=paper_32b            calculates the memory and the time that a run would need
@@ -29,8 +30,8 @@ dapo-lightning trains a language model with DAPO (arXiv 2503.14476). Each techni
 `dapo-lightning` is the same command and works from any directory. `--help clip` shows the files of one group;
 `--cfg job` shows the configuration of a command without running it."""
 RESULTS = """\
-Results are written to outputs/<experiment>/<time>/, or to run_folder=<folder>: summary.json, curves.png, metrics.csv,
-tensorboard/, rollouts/, evaluation.jsonl, checkpoints/, and the trained policy in policy/."""
+Results are written to outputs/<experiment>/<time>/, or to run_folder=<folder>: report.html, summary.json, curves.png,
+metrics.csv, tensorboard/, rollouts/, evaluation.jsonl, checkpoints/, and the trained policy in policy/."""
 WIDTH = 120
 
 

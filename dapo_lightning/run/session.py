@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 
 from dapo_lightning.distributed.sharding import full_state_dict, is_sharded
 from dapo_lightning.draws.datamodule import PromptDataModule
+from dapo_lightning.report.__main__ import report
 from dapo_lightning.rollout.finite import NotFiniteError
 from dapo_lightning.run.checks import check
 from dapo_lightning.run.command import as_dict
@@ -25,6 +27,8 @@ from dapo_lightning.slurm.stop import Stop
 from dapo_lightning.step.checkpoint import not_finite
 from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.utils.checkpoints import newest_whole, steps_done
+
+log = logging.getLogger(__name__)
 
 
 def train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
@@ -65,8 +69,17 @@ def _train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule
             draw_curves(folder)
         summary = summarize(module.history, module.clock.seconds, data.counts, read_config(folder), folder)
         write_summary(summary, folder / "summary.json")  # last, because it marks the run as finished
+        write_report(folder)
         print(as_text(summary))
     return _avg_at_k(config, module)
+
+
+def write_report(folder: Path) -> None:
+    """Writes report.html. An error does not end a run, because the page can be made again at any time."""
+    try:
+        report(folder)
+    except Exception as error:
+        log.warning("report.html was not written (%s); dapo-lightning report %s makes it", error, folder)
 
 
 def _lacks_evaluation(history: Mapping[str, Any], every: int) -> bool:

@@ -61,6 +61,7 @@ def as_text(summary: dict[str, Any]) -> str:
         },
         {
             "run folder": str(folder),
+            "look at": "report.html" if (folder / "report.html").exists() else f"dapo-lightning report {folder}",
             "curves": ", ".join(curves) or "none",
             "completions": "rollouts/",
             "trained policy": "policy/  (AutoModelForCausalLM.from_pretrained)",

@@ -109,7 +109,7 @@ def as_markdown(
 
     def as_table(columns: Columns) -> str:
         header = ["variant", "ladder step", "seeds", *(at_k(title, variants) for title, _, _ in columns)]
-        return table(header, [[*_first(row), *(_cell(row, name, form) for _, name, form in columns)] for row in rows])
+        return table(header, [cells(row, columns) for row in rows])
 
     k = ", ".join(map(str, completions_per_prompt(variants))) or "unknown"
     sections = {title: as_table(columns) for title, columns in TABLES.items()} | {
@@ -118,6 +118,11 @@ def as_markdown(
         "Figures": "\n".join(f"- [{name}]({name})" for name in figures) or "- none",
     }
     return "\n\n".join([f"# Study of {sweep}", *(f"## {title}\n\n{text}" for title, text in sections.items())]) + "\n"
+
+
+def cells(row: pd.Series, columns: Columns) -> list[str]:
+    """Returns a row of a table as text: the variant, its ladder step, its seeds, and the columns."""
+    return [*_first(row), *(_cell(row, name, form) for _, name, form in columns)]
 
 
 def _first(row: pd.Series) -> list[str]:

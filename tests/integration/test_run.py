@@ -100,7 +100,7 @@ def test_callbacks_and_loggers_can_be_switched_off(finished, tmp_path, capfd):
     names = ("progress", "checkpoint", "completions", "rollouts", "evaluation", "health", "dashboard")
     off = ["logger.tensorboard=null", "logger.csv=null", *(f"callbacks.{name}=null" for name in names)]
     folder = run(tmp_path / "run", *off)
-    kept = {"config.yaml", "policy", "summary.json"}
+    kept = {"config.yaml", "policy", "summary.json", "report.html"}
     assert {path.name for path in folder.iterdir() if path.name != ".lock"} == kept
     assert "step/s" not in capfd.readouterr().err
     assert_same_weights(finished, folder)

@@ -43,22 +43,23 @@ function chart(lines, options) {
     place(at);
   }
   function nearest(line, x) { return line.points.reduce((best, point) => (Math.abs(point[0] - x) < Math.abs(best[0] - x) ? point : best)); }
-  function place(x) {
+  // The mark stays at the chosen step; the key shows the last values except while somebody reads others.
+  function place(x, isRead = false) {
     at = x;
-    key.replaceChildren(...(many && x === null ? [] : lines).map((line, i) => {
-      const point = x === null ? line.points.at(-1) : nearest(line, x);
-      return el("span", {}, el("i", { style: { "border-color": colour(i) } }), lines.length > 1 || line.points.length < 12 ? line.label + " " : "", el("b", {}, fmt(point[1])));
-    }).slice(0, many ? 4 : 6));
+    key.replaceChildren(...lines.map((line, i) => {
+      const point = isRead ? nearest(line, x) : line.points.at(-1);
+      return el("span", {}, el("i", { style: { "border-color": colour(i), "border-top-style": line.dash ? "dashed" : "solid" } }), visible(line.label) + " ", el("b", {}, fmt(point[1])));
+    }).slice(0, 12));
     mark.replaceChildren();
     if (x === null) return;
     mark.append(svg("line", { class: "cross", x1: px(x), x2: px(x), y1: top, y2: height - bottom }));
     lines.forEach((line, i) => { const point = nearest(line, x); mark.append(svg("circle", { cx: px(point[0]), cy: py(point[1]), r: 3, fill: colour(i) })); });
   }
   function read(x, clientX, clientY) {
-    place(x);
+    place(x, true);
     tip.show(clientX, clientY, el("div", { class: "small" }, (options.xlabel || "DAPO step") + " " + fmt(x, 1)), rowsOf(lines.map((line, i) => {
       const point = nearest(line, x);
-      return [line.label, fmt(point[1], 4) + (point[2] !== undefined && point[2] !== null ? " (" + fmt(point[2]) + " to " + fmt(point[3]) + ")" : ""), colour(i), point[1]];
+      return [visible(line.label), fmt(point[1], 4) + (point[2] !== undefined && point[2] !== null ? " (" + fmt(point[2]) + " to " + fmt(point[3]) + ")" : ""), colour(i), point[1]];
     }).sort((a, b) => (many ? b[3] - a[3] : 0)).slice(0, 14)));
   }
   function nearestX(clientX) {
@@ -66,8 +67,7 @@ function chart(lines, options) {
     return xs.reduce((best, other) => (Math.abs(other - x) < Math.abs(best - x) ? other : best));
   }
   picture.addEventListener("pointermove", (event) => read(nearestX(event.clientX), event.clientX, event.clientY));
-  picture.addEventListener("pointerleave", () => { tip.hide(); place(options.follow ? state.step : null); });
-  picture.addEventListener("blur", () => { tip.hide(); place(options.follow ? state.step : null); });
+  for (const name of ["pointerleave", "blur"]) picture.addEventListener(name, () => { tip.hide(); place(options.follow ? state.step : null); });
   if (options.follow) {
     picture.addEventListener("click", (event) => change({ step: nearestX(event.clientX) || 1 }));
     onChange((part) => { if ("step" in part) place(state.step); });

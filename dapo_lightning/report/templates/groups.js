@@ -42,7 +42,7 @@ function browser() {
     return !filter.text || promptOf(group).toLowerCase().includes(filter.text) || has(group, (c) => c.text.toLowerCase().includes(filter.text));
   }
   function entry(group) {
-    return el("button", { "aria-current": group === state.group ? "true" : null, onclick: () => change({ group }) }, el("span", { class: "prompt" }, visible(promptOf(group)).replace(/\s+/g, " ").slice(0, 120)), dots(group),
+    return el("button", { "aria-current": group === state.group ? "true" : null, onclick: () => change({ group, step: group.step }) }, el("span", { class: "prompt" }, visible(promptOf(group)).replace(/\s+/g, " ").slice(0, 120)), dots(group),
       el("span", { class: "about" }, `step ${group.step} · ${FATES[group.fate] || group.fate}${group.fate === "trained" ? "" : ", " + (VERDICTS[group.verdict] || group.verdict)}${group.tokens ? " · tokens" : ""}`));
   }
   function more() {
@@ -58,7 +58,7 @@ function browser() {
     list.scrollTop = 0;
     more();
     count.textContent = found.length ? `${found.length} of ${data.groups.length} groups` : "No group matches these filters.";
-    if (found.length && !found.includes(state.group)) change({ group: found[0] });
+    if (found.length && !found.includes(state.group)) change({ group: found[0], step: found[0].step });
   }
   list.addEventListener("keydown", (event) => {
     const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
@@ -110,7 +110,7 @@ function groupView(group) {
     group.tokens ? el("div", {}, modes, scale(state.colour)) : el("p", { class: "small" }, group.fate === "trained" ? "The tokens of this group were not recorded (callbacks.rollouts.tokens_every, tokens_num_groups)." : "Not in the update, so there is nothing to show about its tokens."),
     ...group.completions.map(completionView),
     same.length > 1 ? el("div", {}, el("h3", { style: { "margin-top": "1rem" } }, "The same prompt over the steps"), el("div", { class: "over", tabindex: 0, role: "region", "aria-label": "The same prompt over the steps" }, same.map((other) => el("article", { "aria-current": other === group ? "true" : null },
-      el("button", { onclick: () => change({ group: other }) }, "step " + other.step), " ", dots(other), el("div", { class: "small" }, `${numRight(other)} of ${other.completions.length} right · mean length ${fmt(mean(other, "length"), 1)}`),
+      el("button", { onclick: () => change({ group: other, step: other.step }) }, "step " + other.step), " ", dots(other), el("div", { class: "small" }, `${numRight(other)} of ${other.completions.length} right · mean length ${fmt(mean(other, "length"), 1)}`),
       other.completions.slice(0, 6).map((completion) => el("div", { class: "text" }, el("span", { class: "mark " + (completion.correct ? "yes" : "no") }, completion.correct ? "✓ " : "✗ "), visible(completion.text).slice(0, 400))))))) : null,
   ].filter(Boolean);
 }

@@ -3,7 +3,7 @@ function head() {
   const headline = [];
   for (const step of [Object.keys(data.held_out || {})].filter((steps) => steps.length)) {
     const first = data.held_out[step[0]], last = data.held_out[step.at(-1)];
-    for (const name of Object.keys(last).filter((key) => /^(avg|maj)@\d+$/.test(key))) headline.push(el("div", { class: "big" }, el("dt", {}, name + ", held out"), el("dd", {}, el("span", { class: "from" }, fmt(first[name]) + " → "), fmt(last[name]))));
+    for (const name of Object.keys(last).filter((key) => /^(avg|maj)@\d+$/.test(key))) headline.push(el("div", { class: "big" }, el("dt", {}, name + ", held out"), el("dd", {}, el("span", { class: "from" }, first[name].toFixed(3) + " → "), last[name].toFixed(3))));
   }
   const themes = ["auto", "light", "dark"];
   let theme = 0;
@@ -15,14 +15,12 @@ function navigation() {
   const sections = [...document.querySelectorAll("section")];
   const links = sections.map((node) => el("a", { href: "#" + node.id, onclick: (event) => { event.preventDefault(); node.scrollIntoView(); } }, node.querySelector("h2").textContent));
   $("nav").append(el("div", {}, links));
-  new IntersectionObserver(() => {
+  const mark = () => {
     const at = sections.findLastIndex((node) => node.getBoundingClientRect().top < innerHeight / 3);
     links.forEach((link, i) => (i === Math.max(0, at) ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current")));
-  }, { rootMargin: "-33% 0px -66% 0px" }).observe(document.documentElement);
-  addEventListener("scroll", () => {
-    const at = sections.findLastIndex((node) => node.getBoundingClientRect().top < innerHeight / 3);
-    links.forEach((link, i) => (i === Math.max(0, at) ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current")));
-  }, { passive: true });
+  };
+  addEventListener("scroll", mark, { passive: true });
+  mark();
 }
 const wanted = /^#group=(\d+)\.(\d+)$/.exec(location.hash);
 head();
@@ -35,9 +33,11 @@ else {
   heldOut();
   settingsTable();
   const group = wanted && data.groups.find((one) => one.step === Number(wanted[1]) && one.number === Number(wanted[2]));
-  const steps = data.steps.filter((step) => step > 0), recorded = data.groups.find((one) => one.tokens);
-  if (steps.length) change({ step: group ? group.step : steps[0] });
-  if (group || recorded) change({ group: group || recorded });
+  const held = (one) => one.completions.reduce((sum, c) => sum + (c.tokens ? c.tokens.held.filter(Boolean).length + 0.5 : 0), 0);
+  const first = group || data.groups.reduce((best, one) => (best && held(best) >= held(one) ? best : one), null);
+  const steps = data.steps.filter((step) => step > 0);
+  if (first || steps.length) change({ step: first ? first.step : steps.at(-1) });
+  if (first) change({ group: first });
   if (group) $("completions").scrollIntoView();
 }
 navigation();

@@ -15,6 +15,7 @@ function tile(group) {
   const right = numRight(group), size = group.completions.length;
   const node = el("button", { class: "tile" + (group.fate === "trained" ? "" : " away"), style: { "--share": 100 * right / size + "%" }, "aria-label": `prompt ${group.number}: ${right} of ${size} right`, "aria-current": group === state.group ? "true" : null,
     onclick: () => { change({ group }); $("completions").scrollIntoView(); } });
+  node.group = group;
   const show = (x, y) => tip.show(x, y, el("div", { class: "t0" }, visible(promptOf(group)).slice(0, 200)), rowsOf([["right", right + " of " + size], ["mean length", fmt(group.completions.reduce((sum, c) => sum + c.length, 0) / size, 1)], ["tokens recorded", group.tokens ? "yes" : "no"]]));
   node.addEventListener("pointermove", (event) => show(event.clientX, event.clientY));
   node.addEventListener("focus", () => { const box = node.getBoundingClientRect(); if (node.matches(":focus-visible")) show(box.left, box.bottom); });
@@ -54,8 +55,13 @@ function stepPicture() {
     const facts = [["accuracy, all groups used", percent(metric("accuracy") || 0)], ["sampling rounds", fmt(metric("sampling/rounds"))], ["groups generated per group trained on", fmt(metric("sampling/generated_per_trained"), 2)], ["tokens generated", fmt(metric("tokens/generated"))], ["tokens trained on", fmt(metric("tokens/trained"))], ["gradient steps", fmt(metric("gradient/steps"))], ["learning rate", fmt(metric("learning_rate"))], ["held by the clip, above", percent(metric("clip/upper_fraction") || 0)], ["held by the clip, below", percent(metric("clip/lower_fraction") || 0)]];
     body.replaceChildren(
       el("div", {}, el("h3", {}, groups.length ? groups.length + " groups were generated" : "The groups of this step are not on this page"), lanes),
-      el("div", {}, el("h3", {}, "Time: " + fmt(times.reduce((sum, part) => sum + part[1], 0), 2) + " s"), el("div", { style: { margin: ".4rem 0 1rem" } }, times.length ? stacked(times, (value) => fmt(value, 2) + " s") : null),
+      el("div", {}, el("h3", {}, "Time: " + fmt(times.reduce((sum, part) => sum + part[1], 0), 2) + " s"), el("div", { style: { margin: ".4rem 0 1rem" } }, times.length ? stacked(times, (value) => (value < 0.01 ? "< 0.01" : fmt(value, 2)) + " s") : null),
         el("table", { class: "data" }, facts.filter(([, value]) => value !== "–").map(([name, value]) => el("tr", {}, el("td", {}, name), el("td", { class: "n" }, value))))));
   });
-  function mark() { body.querySelectorAll(".tile").forEach((node) => node.removeAttribute("aria-current")); }
+  function mark() {
+    for (const node of body.querySelectorAll(".tile")) {
+      if (node.group === state.group) node.setAttribute("aria-current", "true");
+      else node.removeAttribute("aria-current");
+    }
+  }
 }

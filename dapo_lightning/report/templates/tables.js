@@ -19,15 +19,16 @@ function settingsTable() {
     el("div", { class: "scroll" }, el("table", { class: "data" }, el("thead", {}, el("tr", {}, ["setting", "this run", "default"].map((name) => el("th", {}, name)))), body)));
   draw();
 }
+const notes = (texts) => texts.map((text) => el("div", { class: "note" }, visible(text)));
 function warnings() {
   if (!data.warnings.length) return;
-  section("warnings", data.warnings.length === 1 ? "One warning" : data.warnings.length + " warnings", null, data.warnings.map((text) => el("div", { class: "note" }, visible(text))));
+  section("warnings", data.warnings.length === 1 ? "One warning" : data.warnings.length + " warnings", null, notes(data.warnings.slice(0, 3)), data.warnings.length > 3 ? el("details", {}, el("summary", {}, `${data.warnings.length - 3} more`), notes(data.warnings.slice(3))) : null);
 }
 function sweepTables() {
   const hidden = new Set(), box = el("div", { class: "charts" });
   let figure = data.figures[0];
   function draw() {
-    if (figure) box.replaceChildren(...figure.charts.map((one) => chart(one.lines.filter((line) => !hidden.has(line.label)), { title: one.title, xlabel: one.xlabel, height: 230 })));
+    if (figure) box.replaceChildren(...figure.charts.map((one) => chart(one.lines.filter((line) => !hidden.has(line.label)), { title: one.title, unit: "by " + one.xlabel, xlabel: one.xlabel, height: 230 })));
   }
   const names = el("div", { class: "filters" });
   function pick(i) {
@@ -52,6 +53,6 @@ function runsBeside() {
   const differing = [...new Set(data.runs.flatMap((run) => Object.keys(run.differs)))];
   const row = (run) => { const tick = el("input", { type: "checkbox", "aria-label": "show " + run.name, checked: chosen.has(run.name), onchange: () => { if (tick.checked) chosen.add(run.name); else chosen.delete(run.name); draw(); } }); return el("tr", {}, el("td", {}, tick), el("td", { class: "k" }, run.page ? el("a", { href: run.page, style: { color: "var(--accent)" } }, visible(run.name)) : visible(run.name)), el("td", {}, run.state), el("td", { class: "n" }, fmt(run.avg)), differing.map((name) => el("td", { class: "k" }, visible(run.differs[name] ?? "–")))); };
   section("runs", "Runs side by side", "Tick runs to draw them. The columns on the right are the settings that differ.", el("div", { class: "filters" }, choice("Metric", names.map((name) => [name, name]), metric, (name) => { metric = name; draw(); })), box,
-    el("div", { class: "scroll", style: { "max-height": "34rem", "overflow-y": "auto", "margin-top": "1rem" } }, el("table", { class: "data" }, el("thead", {}, el("tr", {}, ["", "run", "state", "avg@k", ...differing].map((name, i) => el("th", { class: i === 3 ? "n" : null }, visible(name))))), el("tbody", {}, data.runs.map(row)))));
+    el("div", { class: "scroll whole", style: { "max-height": "34rem", "overflow-y": "auto", "margin-top": "1rem" } }, el("table", { class: "data" }, el("thead", {}, el("tr", {}, ["", "run", "state", "avg@k", ...differing].map((name, i) => el("th", { class: i === 3 ? "n" : null }, visible(name))))), el("tbody", {}, data.runs.map(row)))));
   draw();
 }

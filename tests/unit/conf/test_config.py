@@ -198,11 +198,11 @@ PURE = ("torch", "math", "dataclasses", "typing", "collections", "statistics", "
 
 def test_imports_run_one_way():
     """types -> algorithm -> rollout, reward, data -> policy -> environment -> draws -> step -> callbacks -> study, plan
-    -> run"""
+    -> report -> run"""
     levels = {
         "types": 0, "utils": 0, "grading": 0, "distributed": 0, "forward": 0,
         "algorithm": 1, "programs": 1, "rollout": 2, "reward": 2, "data": 2, "policy": 3, "environment": 4, "draws": 5,
-        "step": 6, "callbacks": 7, "slurm": 8, "plan": 9, "study": 9, "run": 10, "train": 11,
+        "step": 6, "callbacks": 7, "slurm": 8, "plan": 9, "study": 9, "report": 10, "run": 11, "train": 12,
     }  # fmt: skip
     for path in [*(ROOT / "dapo_lightning").rglob("*.py"), ROOT / "train.py"]:
         room = _room(path)

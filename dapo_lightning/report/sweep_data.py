@@ -1,0 +1,115 @@
+"""The runs of a sweep -> the data of its page: the tables and figures of the study, and the runs side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd  # type: ignore[import-untyped]
+
+from dapo_lightning.study.anomalies import describe_runs, missing_seeds
+from dapo_lightning.study.curves import Axis, curve
+from dapo_lightning.study.figures import FIGURES, Figure, describe_missing
+from dapo_lightning.study.ladder import in_order, shown_in_figures
+from dapo_lightning.study.report import TABLES, cells, results_table
+from dapo_lightning.study.runs import Run, describe_failed_starts, find_runs, read_run
+from dapo_lightning.study.variants import Variant, at_k, completions_per_prompt, group_by_settings
+
+ALL = "every variant"
+
+
+def sweep_data(sweep: Path, output: Path) -> dict[str, Any]:
+    """Returns the data of a sweep's page.
+
+    Args:
+        output: the folder of the page, which the links to the pages of single runs start from.
+
+    Raises:
+        NoRunsError: if there is no run.
+    """
+    folders = find_runs(sweep)
+    found = [read_run(folder, sweep) for folder in folders]
+    places = dict(zip((run.name for run in found), folders, strict=True))
+    runs = [run for run in found if run.settings.get("mode") != "evaluate"]
+    grouped, on_grouping = group_by_settings(runs)
+    variants = in_order(grouped)
+    results = [row for _, row in results_table(variants).iterrows()]
+    notes = [*describe_failed_starts(sweep), *on_grouping, *describe_runs(runs), *missing_seeds(variants)]
+    k = ", ".join(map(str, completions_per_prompt(variants))) or "unknown"
+    finished = sum(run.finished for run in runs)
+    return {
+        "kind": "sweep",
+        "title": f"sweep · {sweep.resolve().name}",
+        "name": sweep.resolve().name,
+        "folder": str(sweep),
+        "facts": [["variants", str(len(variants))], ["runs", str(len(runs))], ["finished", str(finished)],
+                  ["completions per held-out prompt", k]],
+        "warnings": [*notes, *describe_missing(variants)],
+        "tables": [
+            {
+                "title": title,
+                "columns": ["variant", "ladder step", "seeds", *(at_k(head, variants) for head, _, _ in columns)],
+                "rows": [cells(row, columns) for row in results],
+            }
+            for title, columns in TABLES.items()
+        ],
+        "figures": _figures(variants),
+        "runs": [_run(run, places[run.name], output, runs) for run in runs],
+    }  # fmt: skip
+
+
+def _figures(variants: Sequence[Variant]) -> list[dict[str, Any]]:
+    """Returns the paper's figures, as far as their variants were run, and their metrics for all variants."""
+    shown = shown_in_figures(variants)
+    chosen = [(figure, found) for figure in FIGURES if (found := figure.choose(shown))]
+    everything = {variant.name: variant for variant in variants}
+    metrics = tuple(dict.fromkeys(metric for figure in FIGURES for metric in figure.metrics))
+    every = Figure("", ALL, metrics, (), FIGURES[0].axes[1:2])
+    return [_figure(figure, found) for figure, found in [*chosen, (every, everything)]]
+
+
+def _figure(figure: Figure, found: dict[str, Variant]) -> dict[str, Any]:
+    charts = [
+        {"title": at_k(label.replace("\n", " "), found.values()), "xlabel": axis.label, "lines": lines}
+        for metric, label in figure.metrics
+        for axis in figure.axes
+        if (lines := [_line(name, variant, metric, axis) for name, variant in found.items()])
+        and any(line["points"] for line in lines)
+    ]
+    return {"title": figure.title, "names": list(found), "charts": charts}
+
+
+def _line(name: str, variant: Variant, metric: str, axis: Axis) -> dict[str, Any]:
+    points = curve(variant, metric, axis)
+    return {"label": name, "points": points[["x", "mean", "low", "high"]].astype(float).round(6).to_numpy().tolist()}
+
+
+def _run(run: Run, folder: Path, output: Path, runs: Sequence[Run]) -> dict[str, Any]:
+    page = folder / "report.html"
+    metrics = run.metrics.dropna(axis=1, how="all").select_dtypes("number")
+    names = {name for other in runs for name in other.leaves}
+    places = ("run_folder", "logger", "callbacks", "resume", "hydra", "commits")
+    differing = sorted(
+        name for name in names
+        if name.partition(".")[0] not in places and len({str(other.leaves.get(name)) for other in runs}) > 1
+        and not name.endswith("_target_")
+    )  # fmt: skip
+    chosen = sorted({group for other in runs for group in other.choices})
+    options = {
+        group: run.choices.get(group, "–") for group in chosen
+        if len({other.choices.get(group) for other in runs}) > 1
+    }  # fmt: skip
+    avg = run.evaluations.get(f"avg@{run.k}", pd.Series(dtype=float)).dropna()
+    return {
+        "name": run.name,
+        "state": "finished" if run.finished else f"step {run.steps_done} of {run.num_steps or '?'}",
+        "avg": float(avg.iloc[-1]) if len(avg) else None,
+        "page": Path(os.path.relpath(page, output)).as_posix() if page.is_file() else None,
+        "steps": [int(step) for step in metrics.index],
+        "metrics": {
+            name: [None if pd.isna(value) else float(f"{value:.5g}") for value in metrics[name]] for name in metrics
+        },
+        "differs": options | {name: str(run.leaves.get(name, "–")) for name in differing},
+    }
