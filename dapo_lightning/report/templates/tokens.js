@@ -34,7 +34,7 @@ function explain(tokens, i, x, y) {
     ["probability before", chance(tokens.old[i])], ["probability after", chance(tokens.new[i])],
     ["ratio", fmt(tokens.ratio[i], 4)], ["entropy", fmt(tokens.entropy[i], 4) + " nats"],
     ["advantage", signed(tokens.advantage[i])], ["weight in the loss", fmt(tokens.weight[i], 5)],
-    ["clip", tokens.held[i] > 0 ? "held above " + fmt(data.clip.upper) : tokens.held[i] < 0 ? "held below " + fmt(data.clip.lower) : "free"],
+    ["clip", tokens.held[i] > 0 ? "held above " + (data.clip.upper ?? "its bound") : tokens.held[i] < 0 ? "held below " + (data.clip.lower ?? "its bound") : "free"],
   ]));
 }
 function tokenText(completion, mode) {

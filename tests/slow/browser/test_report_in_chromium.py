@@ -82,7 +82,7 @@ def test_hostile_texts_do_nothing_wherever_they_are_shown(visit):
             entry.click()
             for mode in page.locator(".switch label").all():
                 mode.click()
-            for token in page.locator(".t").all()[:6]:
+            for token in page.locator(".t").all()[:2]:
                 token.hover()
     for chart in page.locator("figure svg").all():
         chart.hover()
@@ -95,7 +95,7 @@ def test_hostile_texts_do_nothing_wherever_they_are_shown(visit):
 def test_a_text_is_shown_as_it_was_written(visit):
     page = visit("hostile")
     page.locator("#completions input[type=search]").fill(HOSTILE["end of script"])
-    page.wait_for_function("document.querySelectorAll('.list button').length < 12")
+    page.wait_for_timeout(300)
     page.locator(".list button").first.click()
     page.locator(".switch label").first.click()  # plain text
     assert any(text == HOSTILE["end of script"] for text in page.locator(".completion > .text").all_inner_texts())
@@ -128,7 +128,7 @@ def test_hovering_tells_exact_numbers(visit):
     page.locator(".list button", has_text="tokens").first.click()
     page.locator(".completion .t").first.hover()
     tip = page.locator("#tip").inner_text()
-    for said in ("0.6065", "0.9048", "1.492", "0.25 nats", "+1", "held above 1.28"):
+    for said in ("0.6065", "0.9048", "1.492", "0.2500 nats", "+1", "held above 1.28"):
         assert said in tip.replace("\t", " "), (said, tip)
     page.mouse.move(2, 2)
     assert page.locator("#tip").is_hidden()
