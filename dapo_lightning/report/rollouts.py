@@ -28,17 +28,19 @@ def read_groups(folder: Path, megabytes: float) -> tuple[dict[str, Any], list[st
             steps[step] = [group for path in paths for group in _groups(path)]
         except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors
             notes.append(f"rollouts of step {step} cannot be read: {str(error).partition(chr(10))[0]:.200}.")
-    kept, room = {}, megabytes * 2**20
+    kept: dict[int, list[dict[str, Any]]] = {}
+    room = megabytes * 2**20
     for step in _in_order_of_interest(steps):
         for group in sorted(steps[step], key=lambda group: not group["tokens"]):
             size = len(json.dumps(group))
             if size <= room:
                 kept.setdefault(step, []).append(group)
                 room -= size
-    left_out = sum(map(len, steps.values())) - sum(map(len, kept.values()))
+    total = sum(len(groups) for groups in steps.values())
+    left_out = total - sum(len(groups) for groups in kept.values())
     if left_out:
         notes.append(
-            f"{left_out} of {sum(map(len, steps.values()))} groups are left out of this page, because it would exceed "
+            f"{left_out} of {total} groups are left out of this page, because it would exceed "
             f"{megabytes:g} MB. --megabytes raises the limit; rollouts/ holds all of them."
         )
     prompts: dict[str, int] = {}
