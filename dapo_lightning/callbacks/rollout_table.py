@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
         "entropies": _FLOATS,  # while sampling, nats
         "advantages": _FLOATS,
         "weights": _FLOATS,  # in the loss, including the denominator
-        "held": pa.list_(pa.int8()),  # 1: the clip removes the gradient, with a ratio above 1; -1: below 1; else 0
+        "held": pa.list_(pa.int8()),  # 1: no gradient, with a ratio above 1; -1: below 1; else 0
         "masked": pa.list_(pa.bool_()),  # not written by the policy
     }
 )

@@ -26,7 +26,9 @@ def token_records(module: DAPOModule, rows: Sequence[Row]) -> list[dict[str, Any
     devices = [module.device] if module.device.type == "cuda" else []
     with torch.random.fork_rng(devices), module.trainer.precision_plugin.forward_context():
         new_logps = module.host.logps(module.model, rows)
-    held = _held(rows, new_logps, module.algorithm) if rows else []
+    held: Sequence[Tensor | None] = [None] * len(rows)
+    if rows and not module.algorithm.has_marks:  # marks are known only while their mini-batch is trained on
+        held = _held(rows, new_logps, module.algorithm)
     return [
         {
             "token_texts": token_texts(module.worker.policy, row.trajectory.tokens_T),
@@ -35,7 +37,7 @@ def token_records(module: DAPOModule, rows: Sequence[Row]) -> list[dict[str, Any
             "ratios": (new_T - _old_logps(row)).exp().tolist(),
             "advantages": row.advantages.expand(len(new_T)).tolist(),
             "weights": row.weights.expand(len(new_T)).tolist(),
-            "held": held_T.tolist(),
+            "held": None if held_T is None else held_T.tolist(),
             "masked": (~row.trajectory.loss_mask_T).tolist(),
         }
         for row, new_T, held_T in zip(rows, new_logps, held, strict=True)

@@ -110,7 +110,7 @@ def _tokens(row: dict[str, Any]) -> dict[str, Any]:
              "advantage": "advantages", "weight": "weights"}  # fmt: skip
     return {
         "text": row["token_texts"],
-        "held": row["held"],
+        "held": row["held"] or [0] * len(row["token_texts"]),
         "masked": [int(masked) for masked in row["masked"]],
         **{name: [_rounded(value) for value in row[column]] for name, column in names.items()},
     }
