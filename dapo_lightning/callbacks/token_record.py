@@ -27,8 +27,9 @@ def token_records(module: DAPOModule, rows: Sequence[Row]) -> list[dict[str, Any
     with torch.random.fork_rng(devices), module.trainer.precision_plugin.forward_context():
         new_logps = module.host.logps(module.model, rows)
     held: Sequence[Tensor | None] = [None] * len(rows)
-    if rows and not module.algorithm.has_marks:  # marks are known only while their mini-batch is trained on
-        held = _held(rows, new_logps, module.algorithm)
+    algorithm = module.algorithm
+    if rows and not (algorithm.has_marks or algorithm.needs_entropies):  # which are known only during the update
+        held = _held(rows, new_logps, algorithm)
     return [
         {
             "token_texts": token_texts(module.worker.policy, row.trajectory.tokens_T),
@@ -78,7 +79,6 @@ def _held(rows: Sequence[Row], new_logps: Sequence[Tensor], algorithm: Algorithm
             sampled_logps_BT=padded([row.trajectory.logps_T for row in rows]).where(mask_BT, 0.0),
             advantages_BT=padded([row.advantages for row in rows]),
             mask_BT=mask_BT,
-            entropies_BT=padded([row.trajectory.entropies_T for row in rows]),
         )
         ratio_BT = algorithm.ratio(tokens)
         values_BT = algorithm.clip(ratio_BT, tokens).values_BT

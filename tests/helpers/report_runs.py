@@ -37,7 +37,7 @@ def write_hostile_run(folder: Path) -> Path:
              ((-1.0, -1.0, -1.0), "dropped", "all_wrong")]
         ):  # fmt: skip
             group = make_group(10 * step + number, list(scores), truncated=[False, False, number == 2])
-            of_group = group_rows(step, group, verdict, fate, torch.zeros(3), {}, {})
+            of_group = group_rows(step, group, verdict, fate, torch.zeros(3), {})
             for place, row in enumerate(of_group):
                 text = texts[(3 * (3 * step + number) + place) % len(texts)]
                 row |= dict.fromkeys(("text", "answer", "reference", "source", "detail", "stage"), text)

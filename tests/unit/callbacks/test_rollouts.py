@@ -119,7 +119,7 @@ def test_pandas_and_datasets_read_it(finished, frame, tmp_path):
 
 def test_text_that_is_not_unicode():
     group = make_group(0, [1.0, -1.0])
-    rows = group_rows(1, group, "useful", "trained", torch.zeros(2), {}, {})
+    rows = group_rows(1, group, "useful", "trained", torch.zeros(2), {})
     rows[0]["text"], rows[1]["answer"] = "half \ud83d of a pair", "\u2028 \x00"
     texts = as_table(rows).to_pylist()
     assert texts[0]["text"] == "half ? of a pair" and texts[1]["answer"] == "\u2028 \x00"
