@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dapo_lightning.policy import Policy as Policy
     from dapo_lightning.reward import Reward as Reward
     from dapo_lightning.step.module import DAPOModule as DAPOModule
+    from dapo_lightning.step.ppo import PPOModule as PPOModule
     from dapo_lightning.types import Generation as Generation
     from dapo_lightning.types import Grade as Grade
     from dapo_lightning.types import Group as Group
@@ -31,6 +32,7 @@ _HOMES = {
     "Grade": "types",
     "Group": "types",
     "RolloutWorker": "draws.worker",
+    "PPOModule": "step.ppo",
     "Policy": "policy",
     "Prompt": "types",
     "PromptDataModule": "draws.datamodule",

@@ -125,6 +125,12 @@ class Trajectory:
         policy_step: number of DAPO steps that the policy had been trained for when it sampled the trajectory.
         old_logps_T: log-probs from a forward pass of the policy that sampled the trajectory (line 3 of Algorithm 1);
             None until they are known.
+        values_T: values that the critic gave to the states before each token when it was sampled; None without a
+            critic.
+        returns_T: what the critic is trained to predict instead; None without a critic.
+        reference_logps_T: log-probs under the reference copy; None until they are known.
+        token_rewards_T: rewards of single tokens, which are added to the reward at the last one (the KL penalty, with
+            `kl.place=reward`); None if there are none.
     """
 
     tokens_T: Tensor
@@ -134,6 +140,10 @@ class Trajectory:
     truncated: bool
     policy_step: int
     old_logps_T: Tensor | None = None
+    values_T: Tensor | None = None
+    returns_T: Tensor | None = None
+    reference_logps_T: Tensor | None = None
+    token_rewards_T: Tensor | None = None
 
     @staticmethod
     def of(completion: Completion, policy_step: int) -> Trajectory:

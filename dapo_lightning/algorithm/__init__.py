@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from dapo_lightning.algorithm.critic import NoCritic
 from dapo_lightning.algorithm.entropy import NoEntropy
 from dapo_lightning.algorithm.rejection import NoRejection
 from dapo_lightning.algorithm.tokens import AllTokens, CountedTokens, PerToken, Tokens
@@ -91,6 +92,13 @@ class KLOption(Protocol):
         ...
 
 
+class CriticOption(Protocol):
+    """A second network that predicts returns. See `critic.py`; `dapo_lightning.step.ppo` trains it."""
+
+    @property
+    def gives_values(self) -> bool: ...
+
+
 class CorrectionOption(Protocol):
     """Importance weights for the difference between sampler and policy. See `correction.py`."""
 
@@ -143,6 +151,7 @@ class Algorithm:
     correction: CorrectionOption
     rejection: RejectionOption = field(default_factory=NoRejection)
     entropy: EntropyOption = field(default_factory=NoEntropy)
+    critic: CriticOption = field(default_factory=NoCritic)
 
     @staticmethod
     def dapo(max_tokens: int, cache_tokens: int) -> Algorithm:

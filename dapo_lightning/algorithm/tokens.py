@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 from torch import Tensor, nn
 
@@ -121,7 +121,22 @@ class EffectiveSize:
         return ReducedEffectiveSize(float(weights.sum()), float(weights.square().sum()), float(mask_BT.sum()))
 
 
-Metric = Mean | Max | EffectiveSize
+@dataclass(frozen=True)
+class ExplainedVariance:
+    """A metric: 1 - Var(targets - predictions) / Var(targets) over the tokens in the loss. 1 is a perfect prediction, 0
+    one that is as good as a constant. Steps in which all targets are equal do not log it."""
+
+    predictions_BT: Tensor
+    targets_BT: Tensor
+
+    def reduce(self, mask_BT: Tensor) -> ReducedExplainedVariance:
+        targets_N = self.targets_BT[mask_BT].double()
+        errors_N = targets_N - self.predictions_BT[mask_BT].double()
+        sums = (values.sum() for values in (targets_N, targets_N.square(), errors_N, errors_N.square()))
+        return ReducedExplainedVariance(len(targets_N), *map(float, sums))
+
+
+Metric = Mean | Max | EffectiveSize | ExplainedVariance
 
 
 @dataclass(frozen=True)
@@ -167,7 +182,30 @@ class ReducedEffectiveSize:
         return self.total**2 / (self.count * self.squares) if self.squares else None
 
 
-Reduced = ReducedMean | ReducedMax | ReducedEffectiveSize
+@dataclass(frozen=True)
+class ReducedExplainedVariance:
+    """An explained variance as a count, and sums of targets, errors and their squares."""
+
+    count: int
+    targets: float
+    squared_targets: float
+    errors: float
+    squared_errors: float
+
+    def __add__(self, other: ReducedExplainedVariance) -> ReducedExplainedVariance:
+        return ReducedExplainedVariance(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def value(self) -> float | None:
+        """At most 1, or None if all targets are equal."""
+        if not self.count:
+            return None
+        variance = self.squared_targets / self.count - (self.targets / self.count) ** 2
+        unexplained = self.squared_errors / self.count - (self.errors / self.count) ** 2
+        return 1 - unexplained / variance if variance > 1e-12 else None
+
+
+Reduced = ReducedMean | ReducedMax | ReducedEffectiveSize | ReducedExplainedVariance
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,16 @@ class Ranks:
         dist.all_to_all_single(received, given, list(lengths), [len(tensor) for tensor in sent])
         return received.cpu().split(list(lengths))
 
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces tensors, of the same dtype and the same shapes on all ranks, by their means over the ranks."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        parts = (flat / self.size).split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
     def max(self, value: int) -> int:
         """Returns the largest value of all ranks."""
         return max(self.gather([value]))

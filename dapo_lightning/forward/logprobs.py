@@ -80,6 +80,23 @@ def completion_logps(
     return logps_BT, entropies[0] if with_entropies else None
 
 
+def completion_values(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], completions: Sequence[Tensor]
+) -> Tensor:
+    """Values of the states before each completion token, in fp32, with a gradient, [B, T]; 0 in the padding.
+
+    Args:
+        model: returns one value for each position in place of logits (`dapo_lightning.policy.value_model`).
+    """
+    device = model.get_input_embeddings().weight.device
+    mask_BT = right_pad([torch.ones(len(c), dtype=torch.bool) for c in completions], device)
+    packed = is_switched(model)
+    inputs, _ = (_packed if packed else _padded)(prompts, completions, mask_BT)
+    values = model(**inputs).logits.squeeze(-1).float()
+    found_N = values[0] if packed else values[:, -mask_BT.shape[1] :][mask_BT]
+    return torch.zeros(mask_BT.shape, device=device).masked_scatter(mask_BT, found_N)
+
+
 def _packed(
     prompts: Sequence[Sequence[int]], completions: Sequence[Tensor], mask_BT: Tensor
 ) -> tuple[dict[str, Any], Tensor]:

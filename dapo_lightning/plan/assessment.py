@@ -43,8 +43,9 @@ class Assessment:
 
     @property
     def loading_bytes(self) -> float:
-        """Host memory that each rank needs to load the policy and its reference copy, before sharding."""
-        return float(self.job.weight_bytes * self.sizes.parameters * (1 + self.job.copies_reference))
+        """Host memory that each rank needs to load the policy, its reference copy and the critic, before sharding."""
+        copies_critic = self.job.has_critic and self.job.lora_rank is None
+        return float(self.job.weight_bytes * self.sizes.parameters * (1 + self.job.copies_reference + copies_critic))
 
     @property
     def seconds(self) -> float:

@@ -44,18 +44,22 @@ class Work:
 
 
 def work(sizes: ModelSizes, job: Job, cluster: Cluster) -> tuple[Work, ...]:
-    """Returns generation, further log-probs if any are needed, and the update."""
+    """Returns generation, further log-probs if any are needed, and the update; of a critic, values and update."""
     others = (cluster.num_accelerators - 1) / cluster.num_accelerators  # share of a sharded weight on other ranks
     gathered = others * job.compute_bytes * sizes.parameters if job.sharded else 0.0
     batch, num_micro_batches = mini_batch(job)
     passes = job.num_logp_passes * job.num_gradient_steps
-    logps = Work(
-        "log-probs",
-        passes * forward_flops(sizes, batch),
-        float(passes * num_micro_batches * job.compute_bytes * sizes.linear),
-        passes * num_micro_batches * gathered,
-    )
-    return (_generate(sizes, job, gathered), *([logps] if passes else []), _update(sizes, job, cluster, gathered))
+
+    def forward_passes(name: str, sizes: ModelSizes, passes: int) -> Work:
+        read = float(passes * num_micro_batches * job.compute_bytes * sizes.linear)
+        return Work(name, passes * forward_flops(sizes, batch), read, passes * num_micro_batches * gathered)
+
+    parts = [_generate(sizes, job, gathered), *([forward_passes("log-probs", sizes, passes)] if passes else [])]
+    parts.append(_update("update", sizes, job, cluster, gathered))
+    if job.has_critic:
+        parts.append(forward_passes("values", sizes.critic(), job.num_gradient_steps))
+        parts.append(_update("critic's update", sizes.critic(), job, cluster, gathered))
+    return tuple(parts)
 
 
 def forward_flops(sizes: ModelSizes, micro_batch: MicroBatch) -> float:
@@ -88,7 +92,7 @@ def _generate(sizes: ModelSizes, job: Job, gathered: float) -> Work:
     return Work("generate", linear + 4.0 * sizes.attention * pairs, float(job.compute_bytes * read), gathered)
 
 
-def _update(sizes: ModelSizes, job: Job, cluster: Cluster, gathered: float) -> Work:
+def _update(name: str, sizes: ModelSizes, job: Job, cluster: Cluster, gathered: float) -> Work:
     """Weights are read in the forward and the backward pass, and once more if activations are recomputed; gradients are
     written; the optimizer reads and writes weights and states, and reads gradients.
 
@@ -108,6 +112,6 @@ def _update(sizes: ModelSizes, job: Job, cluster: Cluster, gathered: float) -> W
     exchanged = 2 * others * 4 * trained if job.replicated else 0.0
     if job.sharded:
         exchanged = num_micro_batches * (2 * gathered + others * 4 * sizes.parameters)
-    steps, rows = job.num_gradient_steps, others * job.num_rows
+    steps, rows = job.num_gradient_steps * job.num_epochs, others * job.num_rows / job.num_epochs
     exchanged += rows * (COMPLETION_BYTES * cluster.num_accelerators + TOKEN_BYTES * job.train.mean_tokens)
-    return Work("update", steps * flops, steps * (num_bytes + optimizer_bytes), steps * exchanged)
+    return Work(name, steps * flops, steps * (num_bytes + optimizer_bytes), steps * exchanged)

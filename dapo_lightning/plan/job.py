@@ -47,7 +47,8 @@ class Job:
     train: Sampled
     evaluation: Sampled
     num_rows: int  # completions in this rank's largest mini-batch
-    num_gradient_steps: int  # mini-batches per rollout
+    num_gradient_steps: int  # mini-batches per pass over a rollout
+    num_epochs: int  # passes over a rollout
     micro_batch_tokens: int  # budget of a forward pass in the update
     sharded: bool  # FSDP2 on more than one rank
     replicated: bool  # DDP on more than one rank
@@ -60,6 +61,7 @@ class Job:
     recomputes: bool  # gradient checkpointing
     num_logp_passes: int  # forward passes for old log-probs, unless the rollout's are exact, and for the reference's
     copies_reference: bool  # with adapters, the reference is the policy without them
+    has_critic: bool  # which is trained beside the policy
     shares_prompts: bool  # a prompt is computed once for all its completions
     rollout: Memory
     engine_share: float  # of the memory, reserved by a rollout engine
@@ -97,6 +99,7 @@ def job_of(config: Config, cluster: Cluster) -> Job:
         evaluation=_sampled(config, held_out, ceil(num_held_out / ranks), held_out["num_completions"]),
         num_rows=ceil(completions_per_mini_batch(config) / ranks),
         num_gradient_steps=config["num_gradient_steps"],
+        num_epochs=config.get("num_epochs", 1),
         micro_batch_tokens=config["micro_batch_tokens"],
         sharded=sharded,
         replicated=ranks > 1 and not sharded,
@@ -109,6 +112,7 @@ def job_of(config: Config, cluster: Cluster) -> Job:
         recomputes=bool(policy.get("gradient_checkpointing")),
         num_logp_passes=(not has_exact_logps) + needs_reference,
         copies_reference=needs_reference and not lora,
+        has_critic=option_attribute(config.get("critic"), "gives_values"),
         shares_prompts=policy.get("attention", "auto") == "auto",
         rollout=option_attribute(rollout, "memory", Memory.GENERATE),
         engine_share=rollout.get("gpu_memory_utilization", 0.0),

@@ -39,16 +39,25 @@ def phases(sizes: ModelSizes, saved: np.ndarray, job: Job, cluster: Cluster) -> 
     held = {"weights": weights + adapters, "optimizer states": job.optimizer_states * trained}
     if job.copies_reference:
         held["reference copy"] = weights
+    everything = trained
+    if job.has_critic:
+        critic = sizes.critic()
+        own = critic.part(cluster.num_accelerators) if job.sharded else critic.parameters
+        trained_of_critic = own if job.lora_rank is None else critic.trained(job.lora_rank) + sizes.hidden
+        held["critic"] = float((job.weight_bytes if job.lora_rank is None else GRADIENT_BYTES) * trained_of_critic)
+        everything += GRADIENT_BYTES * trained_of_critic
+        held["optimizer states"] = job.optimizer_states * everything
     if job.rollout is Memory.ENGINE:
         held["rollout engine"] = job.engine_share * cluster.accelerator.memory_bytes
-    updated = held | {"gradients": trained} | ({"DDP's buckets": trained} if job.replicated else {})
+    updated = held | {"gradients": everything} | ({"DDP's buckets": trained} if job.replicated else {})
     micro_batch = largest_micro_batch(job)
     log_probs = {"log-probs": held | _forward(sizes, job, micro_batch)} if job.num_logp_passes else {}
     return {
         "generate": held | _sampling(sizes, job, job.train, cluster),
         **log_probs,
+        **({"values": held | _forward(sizes.critic(), job, micro_batch)} if job.has_critic else {}),
         "update": updated | _backward(sizes, saved, job, micro_batch),
-        "optimizer step": updated | ({} if job.fused else {"optimizer's workspace": trained}),
+        "optimizer step": updated | ({} if job.fused else {"optimizer's workspace": everything}),
         "evaluate": held | _sampling(sizes, job, job.evaluation, cluster),
     }
 

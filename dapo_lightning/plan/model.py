@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -63,6 +63,14 @@ class ModelSizes:
     def trained(self, lora_rank: int | None) -> int:
         """Weights that are trained: all, or adapters of all linear layers except the LM head."""
         return self.parameters if lora_rank is None else lora_rank * self.linear_ends
+
+    def critic(self) -> ModelSizes:
+        """The sizes of the same model with one output in place of logits. Its embeddings are its own."""
+        shapes = list(self.shapes)
+        if not self.is_tied:
+            shapes.remove((self.vocabulary, self.head))
+        shapes += [(1, self.hidden), (1, 1)]  # the weights of the head and its bias
+        return replace(self, shapes=tuple(shapes), head=self.hidden, is_tied=False, vocabulary=1)
 
     def part(self, num_ranks: int) -> int:
         """Weights in a shard: FSDP2 splits each weight along its first dimension and pads the parts to equal size."""

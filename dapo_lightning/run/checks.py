@@ -32,6 +32,30 @@ def check(config: Mapping[str, Any]) -> None:
         )
 
 
+def check_critic(config: Mapping[str, Any]) -> None:
+    """Raises a ConfigError unless module, critic and advantage all belong to PPO, or none of them does."""
+    parts = {"module": "trains_critic", "critic": "gives_values", "advantage": "needs_values"}
+    chosen = {group for group, attribute in parts.items() if option_attribute(config[group], attribute)}
+    if chosen and (missing := parts.keys() - chosen):
+        remedies = {"module": "module=ppo", "critic": "critic=value_model", "advantage": "advantage=gae"}
+        given = next(group for group in parts if group in chosen)
+        other = " ".join(remedies[group] for group in parts if group in missing)
+        raise ConfigError(
+            f"{remedies[given]} needs {other}: only the three together are PPO (module=ppo trains the critic, "
+            f"critic=value_model gives values, advantage=gae uses them). Add {other}, or use experiment=ppo."
+        )
+    if config["kl"].get("place") == "reward" and not chosen:
+        raise ConfigError(
+            "kl.place=reward subtracts the penalty from the rewards of single tokens, which only advantage=gae reads: "
+            "use kl.place=loss, or experiment=ppo."
+        )
+    if config["num_completions_per_prompt"] < 2 and option_attribute(config["sampling"], "filters_groups"):
+        raise ConfigError(
+            "num_completions_per_prompt=1 with sampling=dynamic: a group of one is never partly correct, so no group "
+            "would be kept. Use sampling=static."
+        )
+
+
 def check_logps(
     generation: Generation, are_old_logps: bool, rollout_is_exact: bool, reweighting: Sequence[str]
 ) -> None:
@@ -58,7 +82,8 @@ def check_logps(
 
 
 def _check_batches(config: Mapping[str, Any]) -> None:
-    if config["num_completions_per_prompt"] < 2:
+    compares = config["num_completions_per_prompt"] < 2 and not option_attribute(config["advantage"], "needs_values")
+    if compares:
         raise ConfigError(
             f"num_completions_per_prompt={config['num_completions_per_prompt']}: the advantage compares completions "
             "of one prompt with each other, so a group needs at least two (the paper: 16)."

@@ -69,6 +69,7 @@ class Settings:
     num_prompts_per_step: Count
     num_completions_per_prompt: Count
     num_gradient_steps: Count
+    num_epochs: Count
     num_warmup_steps: Annotated[int, Bound(0)]
     max_prompt_tokens: CountOrNull
     max_new_tokens: Count
@@ -159,7 +160,7 @@ def fits(value: Any, expected: Any) -> bool:
     if (origin or expected) in (dict, collections.abc.Mapping):
         return isinstance(value, Mapping)
     if isinstance(expected, type):  # a class, whose objects have a `_target_`
-        return expected is object
+        return expected in (object, Any)
     return origin is not collections.abc.Callable  # other annotations are not checked
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,6 +86,7 @@ def split(
     algorithm: Algorithm,
     num_gradient_steps: int,
     ranks: Ranks = Ranks(),  # noqa: B008
+    orders: Sequence[Sequence[int]] | None = None,
 ) -> list[MiniBatch]:
     """Divides the groups into mini-batches, in the order of their numbers, and gives every row its weights.
 
@@ -94,19 +97,30 @@ def split(
 
     Args:
         advantages_PGX: [P, G, 1] or [P, G, T].
+        orders: for each pass over the groups, the order in which its mini-batches take them; None: one pass in the
+            order of their numbers.
     """
     scores = [(record.source, record.scores) for record in batch.used]
     scores += [(group.prompt.source, tuple(grade.score for grade in group.grades)) for group in batch.groups]
     for source, scores_G in scores:
         if not torch.tensor(scores_G, dtype=torch.float32).isfinite().all():
             return [MiniBatch(problem=f"the reward of {source} is not finite as a float32 ({list(scores_G)})")]
-    return [
-        _mini_batch(batch, chosen, advantages_PGX, algorithm, ranks)
-        for chosen in parts(len(batch.groups), num_gradient_steps)
-    ]
+    ranges, first = parts(len(batch.groups), num_gradient_steps), range(len(batch.groups))
+    chosen = [[order[place] for place in places] for order in orders or [first] for places in ranges]
+    return [_mini_batch(batch, places, advantages_PGX, algorithm, ranks) for places in chosen]
 
 
-def _mini_batch(batch: Batch, chosen: range, advantages_PGX: Tensor, algorithm: Algorithm, ranks: Ranks) -> MiniBatch:
+def shuffles(num_epochs: int, num_groups: int, seed: int, step: int) -> list[Sequence[int]]:
+    """Returns the order of the groups in each pass over the rollout of a DAPO step. The first pass keeps the order of
+    the prompts, which are shuffled already; each further one has a random order of its own."""
+    key = zlib.crc32(b"epochs")
+    further = (np.random.default_rng([seed, key, step, epoch]) for epoch in range(1, num_epochs))
+    return [range(num_groups), *(generator.permutation(num_groups).tolist() for generator in further)]
+
+
+def _mini_batch(
+    batch: Batch, chosen: Sequence[int], advantages_PGX: Tensor, algorithm: Algorithm, ranks: Ranks
+) -> MiniBatch:
     groups = batch.groups
     places = [(p, g) for p in chosen for g in range(groups[p].size)]
     if not places:
@@ -123,6 +137,7 @@ def _mini_batch(batch: Batch, chosen: range, advantages_PGX: Tensor, algorithm: 
             trajectory,
             _first(advantages_PGX[p, g], trajectory),
             _first(weight, trajectory),
+            trajectory.reference_logps_T,
             place=place,
             origin=(groups[p].number, g),
         )

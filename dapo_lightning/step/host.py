@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import lightning as L
 import torch
-from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -52,8 +52,9 @@ class PolicyHost:
         """Makes the current policy, without its adapters if it has any, the reference, unless there is one already."""
         self._reference = self._reference or self.policy.reference()
 
-    def shard(self, strategy: Strategy, compute_dtype: torch.dtype | None) -> None:
+    def shard(self, trainer: L.Trainer) -> None:
         """Shards the policy and its reference, if the strategy shards (trainer=fsdp2)."""
+        strategy, compute_dtype = trainer.strategy, torch.bfloat16 if trainer.precision == "bf16-mixed" else None
         if not isinstance(strategy, FSDP2) or is_sharded(self.policy.model):
             return
         mesh = strategy.device_mesh["data_parallel"]
@@ -108,9 +109,15 @@ class PolicyHost:
     def prepared(self, rows: Sequence[Row], algorithm: Algorithm, ranks: Ranks) -> list[Row]:
         """Adds to the rows of a mini-batch what is known before its first backward pass: the log-probs of the reference
         if there is one, and the marks of options that look at the whole mini-batch (see `marks.py`)."""
-        rows = with_marks(rows, algorithm, partial(self._statistics, self.policy.model), ranks)
-        if not self._reference:
-            return rows
+        marked = with_marks(rows, algorithm, partial(self._statistics, self.policy.model), ranks)
+        return self.with_reference_logps(marked)
+
+    @torch.no_grad()
+    def with_reference_logps(self, rows: Sequence[Row]) -> list[Row]:
+        """Adds the log-probs of the reference to the rows, if there is a reference, unless all ranks know them."""
+        num_unknown = sum(row.reference_logps_T is None for row in rows)
+        if not self._reference or Ranks.current().max(num_unknown) == 0:
+            return list(rows)
         with self._reference() as reference:
             logps = self.logps(reference, rows)
         return [replace(row, reference_logps_T=logps_T) for row, logps_T in zip(rows, logps, strict=True)]
@@ -146,11 +153,17 @@ class PolicyHost:
         self, model: PreTrainedModel, rows: Sequence[Row], with_entropies: bool = True
     ) -> list[tuple[Tensor, ...]]:
         """The same with entropies."""
+        compute = partial(completion_logps, temperature=self.temperature, with_entropies=with_entropies)
+        return self.of_tokens(compute, model, rows)
+
+    def of_tokens(
+        self, compute: Callable[..., Sequence[Tensor | None]], model: PreTrainedModel, rows: Sequence[Row]
+    ) -> list[tuple[Tensor, ...]]:
+        """Returns what `compute` gives for each row's tokens, [T] each, in the order of the rows, on the CPU."""
         found: dict[int, tuple[Tensor, ...]] = {}
         for part in self.micro_batches(rows, model):
             prompts, written = [row.prompt_tokens for row in part], [row.trajectory.tokens_T for row in part]
-            columns = completion_logps(model, prompts, written, self.temperature, with_entropies)
-            values = [values_BT.cpu() for values_BT in columns if values_BT is not None]
+            values = [values_BT.cpu() for values_BT in compute(model, prompts, written) if values_BT is not None]
             for b, row in enumerate(part):
                 found[id(row)] = tuple(values_BT[b, : len(row.trajectory.tokens_T)].clone() for values_BT in values)
         return [found[id(row)] for row in rows]

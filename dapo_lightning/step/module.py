@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from dapo_lightning.algorithm import Algorithm
-from dapo_lightning.algorithm.tokens import Reduced
 from dapo_lightning.distributed.ranks import Ranks
-from dapo_lightning.distributed.sharding import full_tensor, gathered
+from dapo_lightning.distributed.sharding import gathered
 from dapo_lightning.draws.fill import Batch, PromptDraws, fill
 from dapo_lightning.draws.worker import RolloutWorker
 from dapo_lightning.step import guard, shares
 from dapo_lightning.step.checkpoint import check_weights, without_frozen
 from dapo_lightning.step.evaluation import Evaluation
-from dapo_lightning.step.experience import MiniBatch, advantages, split
+from dapo_lightning.step.experience import MiniBatch, advantages, shuffles, split
+from dapo_lightning.step.gradient import gradient_of
 from dapo_lightning.step.host import PolicyHost
-from dapo_lightning.step.objective import summed, surrogate_loss
-from dapo_lightning.step.reporter import step_metrics
+from dapo_lightning.step.objective import surrogate_loss
+from dapo_lightning.step.reporter import log_step, step_metrics
 from dapo_lightning.step.result import History, StepResult, Update
 from dapo_lightning.step.schedule import scheduled
 from dapo_lightning.types import Generation, Group, NumberedPrompt, PendingGroup
-
-PROGRESS_BAR = ("reward/mean", "accuracy", "entropy", "length/mean")
 
 
 class DAPOModule(L.LightningModule):
@@ -40,15 +39,16 @@ class DAPOModule(L.LightningModule):
     Args:
         worker: samples groups with the policy that is trained.
         algorithm: one option for each technique.
-        optimizer: parameters -> optimizer.
+        optimizer: parameter groups -> optimizer.
         generation: how completions are sampled in training.
         evaluation: how completions of held-out prompts are sampled; None samples them as in training.
         num_completions: completions per prompt in training (G).
         num_evaluation_completions: completions per held-out prompt.
-        num_gradient_steps: mini-batches per rollout.
+        num_gradient_steps: mini-batches per pass over a rollout.
         micro_batch_tokens: largest number of tokens in a forward pass; it affects memory, but not the result.
         max_gradient_norm: gradients with a larger norm are scaled down to it.
         schedule: optimizer -> the schedule of its learning rate, in DAPO steps.
+        num_epochs: passes over a rollout. The first one takes the groups in order, each further one is shuffled.
         logps_are_exact: see `PolicyHost`.
     """
 
@@ -56,12 +56,13 @@ class DAPOModule(L.LightningModule):
         self,
         worker: RolloutWorker,
         algorithm: Algorithm,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: Callable[[Iterable[Any]], Optimizer],
         generation: Generation,
         evaluation: Generation | None = None,
         num_completions: int = 16,
         num_evaluation_completions: int = 8,
         num_gradient_steps: int = 4,
+        num_epochs: int = 1,
         micro_batch_tokens: int = 4096,
         max_gradient_norm: float = 1.0,
         schedule: Callable[[Optimizer], LRScheduler] = scheduled,
@@ -76,6 +77,7 @@ class DAPOModule(L.LightningModule):
         self.generation, self.num_completions = generation, num_completions
         self.evaluation, self.num_evaluation_completions = evaluation or generation, num_evaluation_completions
         self.num_gradient_steps, self.max_gradient_norm = num_gradient_steps, max_gradient_norm
+        self.num_epochs = num_epochs
         self._optimizer, self._schedule = optimizer, schedule
         self.history = History()
         self._evaluation = Evaluation()
@@ -87,10 +89,10 @@ class DAPOModule(L.LightningModule):
             batch = fill(draws, self.sample, algorithm.sampling, ranks)
         with self.clock("update"):
             batch = shares.exchange(batch, algorithm, self.num_gradient_steps, ranks)  # each completion to its rank
-            batch = self.host.with_old_logps(batch, algorithm, self.history.dapo_steps, ranks)  # line 3: old log-probs
             rewards_PG = batch.scores_PG() + algorithm.overlong.penalty(batch.lengths_PG())  # overlong (Eq. 13)
+            batch = self.with_old_policy(batch, rewards_PG, ranks)  # line 3: old log-probs
             advantages_PGX = advantages(rewards_PG, batch.groups, algorithm)  # line 9: advantage (Eq. 9)
-            mini_batches = split(batch, advantages_PGX, algorithm, self.num_gradient_steps, ranks)  # line 10
+            mini_batches = self.mini_batches(batch, advantages_PGX, ranks)  # line 10
             updates = tuple(self.gradient_step(rows, ranks) for rows in mini_batches)  # 11: ratio, clip, loss (Eq. 8)
         return {"step": self._finish(draws, batch, mini_batches, updates)}
 
@@ -99,29 +101,30 @@ class DAPOModule(L.LightningModule):
         step = self.history.dapo_steps
         return self.worker.generate(prompts, self.num_completions, self.generation, "train", policy_step=step)
 
+    def with_old_policy(self, batch: Batch, rewards_PG: Tensor, ranks: Ranks) -> Batch:
+        """Adds what the weights that sampled say about the completions: their log-probs."""
+        return self.host.with_old_logps(batch, self.algorithm, self.history.dapo_steps, ranks)
+
+    def mini_batches(self, batch: Batch, advantages_PGX: Tensor, ranks: Ranks) -> list[MiniBatch]:
+        """The mini-batches of all passes over the rollout."""
+        orders = shuffles(self.num_epochs, len(batch.groups), self.worker.seed, self.history.dapo_steps)
+        return split(batch, advantages_PGX, self.algorithm, self.num_gradient_steps, ranks, orders)
+
     def gradient_step(self, mini_batch: MiniBatch, ranks: Ranks) -> Update:
-        """Runs forward and backward passes on all micro-batches and takes one optimizer step, or skips it if a value is
-        not finite or no token is in the loss."""
+        """Takes one optimizer step, or skips it if a value is not finite or no token is in the loss."""
         if mini_batch.num_tokens == 0:  # all rows are masked, no group was kept, or a reward is not finite
             return Update(is_taken=False, problem=mini_batch.problem)
-        parts = self.host.micro_batches(self.host.prepared(mini_batch.rows, self.algorithm, ranks))
-        loss, metrics = 0.0, list[dict[str, Reduced]]()
-        for number, rows in enumerate(parts, start=1):
-            with self.host.backward(self.trainer.strategy.model, is_last=number == len(parts)):
-                part, part_metrics = surrogate_loss(self.model, rows, self.algorithm, self.generation.temperature)
-                self.manual_backward(part * ranks.size)  # the strategy averages over ranks, the loss is the sum
-            loss += float(part.detach())
-            metrics.append(part_metrics)
-        everyones = ranks.gather([(loss, summed(metrics))])
-        loss = sum(loss for loss, _ in everyones)
-        norm = float(full_tensor(nn.utils.clip_grad_norm_(self.model.parameters(), self.max_gradient_norm)))
-        optimizer = cast(LightningOptimizer, self.optimizers())
-        is_finite = math.isfinite(loss) and math.isfinite(norm)
-        if is_finite:
+        update, optimizer = self.gradient(mini_batch, ranks), cast(LightningOptimizer, self.optimizers())
+        if update.is_taken:
             optimizer.step()
         optimizer.zero_grad()
-        problem = None if is_finite else f"loss {loss} with gradient norm {norm} is not finite"
-        return Update(is_finite, loss, norm, mini_batch.num_tokens, summed([m for _, m in everyones]), problem)
+        return update
+
+    def gradient(self, mini_batch: MiniBatch, ranks: Ranks) -> Update:
+        """Computes the gradient of a mini-batch, which the weights then hold."""
+        mini_batch = replace(mini_batch, rows=tuple(self.host.prepared(mini_batch.rows, self.algorithm, ranks)))
+        loss_of = partial(surrogate_loss, self.model, algorithm=self.algorithm, temperature=self.generation.temperature)
+        return gradient_of(mini_batch, self.host, loss_of, self, self.max_gradient_norm, ranks)
 
     def _finish(
         self, draws: PromptDraws, batch: Batch, mini_batches: list[MiniBatch], updates: tuple[Update, ...]
@@ -131,15 +134,10 @@ class DAPOModule(L.LightningModule):
         learning_rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         cast(LRScheduler, self.lr_schedulers()).step()
         self.history, draws.state = self.history.after(batch, updates), batch.next_state  # from here on, it counts
-        history = self.history
-        metrics = step_metrics(batch, updates, self.algorithm.overlong, self.clock.lap(), learning_rate)
-        metrics |= {"steps/dapo": float(history.dapo_steps), "steps/gradient": float(history.gradient_steps)}
-        for logger in self.loggers:  # `self.log` would repeat a metric at steps that did not measure it
-            logger.log_metrics(metrics, history.dapo_steps)
-        for name, value in metrics.items():
-            self.log(name, value, prog_bar=name in PROGRESS_BAR, logger=False, rank_zero_only=True)
+        metrics = step_metrics(batch, updates, self.algorithm.overlong, self.clock.lap(), learning_rate, self.history)
+        log_step(self, metrics, self.history.dapo_steps)
         self.algorithm = self.algorithm.adapted(metrics)
-        return StepResult(history.dapo_steps, batch, tuple(mini_batches), updates, metrics)
+        return StepResult(self.history.dapo_steps, batch, tuple(mini_batches), updates, metrics)
 
     def on_validation_epoch_start(self) -> None:
         self._evaluation.start(self.model)
@@ -154,8 +152,8 @@ class DAPOModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         metrics = self._evaluation.finish()
         self.history = self.history.evaluated(metrics)
-        named = {f"validation/{name}": value for name, value in metrics.items()}
-        self.log_dict(named | {"step": float(self.history.dapo_steps)}, rank_zero_only=True)
+        metrics = {f"validation/{name}": value for name, value in metrics.items()}
+        self.log_dict(metrics | {"step": float(self.history.dapo_steps)}, rank_zero_only=True)
 
     def setup(self, stage: str) -> None:
         """Takes the reference before Lightning loads a checkpoint or shards the policy."""
@@ -165,10 +163,14 @@ class DAPOModule(L.LightningModule):
             self.host.take_reference()
 
     def configure_model(self) -> None:
-        self.host.shard(self.trainer.strategy, torch.bfloat16 if self.trainer.precision == "bf16-mixed" else None)
+        self.host.shard(self.trainer)
+
+    def trained_weights(self) -> list[dict[str, Any]]:
+        """The parameter groups of the optimizer."""
+        return [{"params": [weight for weight in self.model.parameters() if weight.requires_grad]}]
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer(weight for weight in self.model.parameters() if weight.requires_grad)
+        optimizer = self._optimizer(self.trained_weights())
         return {"optimizer": optimizer, "lr_scheduler": self._schedule(optimizer)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

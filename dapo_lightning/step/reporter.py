@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import lightning as L
+
 from dapo_lightning.algorithm import OverlongOption
 from dapo_lightning.draws.fill import Batch
 from dapo_lightning.step.metrics import completion_metrics, grading_metrics
 from dapo_lightning.step.objective import summed
-from dapo_lightning.step.result import Update
+from dapo_lightning.step.result import History, Update
 from dapo_lightning.step.turns import turn_metrics
 from dapo_lightning.utils.memory import peak_memory_mb
 
+PROGRESS_BAR = ("reward/mean", "accuracy", "entropy", "length/mean")
 REASONS = ("useful", "all_correct", "all_wrong")
 
 
@@ -21,6 +24,7 @@ def step_metrics(
     overlong: OverlongOption,
     seconds: Mapping[str, float],
     learning_rate: float,
+    history: History,
 ) -> dict[str, float]:
     """Returns everything that is logged for one DAPO step, by name.
 
@@ -31,6 +35,7 @@ def step_metrics(
 
     Args:
         seconds: wall time of this step by activity.
+        history: counters of the run, this step included.
     """
     used, num_trained = batch.used, len(batch.groups)
     tokens_generated = sum(sum(record.num_tokens) for record in batch.records)
@@ -58,7 +63,16 @@ def step_metrics(
         "tokens_per_second/grade": tokens_generated / max(1e-9, metrics["seconds/grade"]),
         "tokens_per_second/update": tokens_trained / max(1e-9, metrics["seconds/update"]),
     }
+    metrics |= {"steps/dapo": float(history.dapo_steps), "steps/gradient": float(history.gradient_steps)}
     return metrics | _update_metrics(updates)
+
+
+def log_step(module: L.LightningModule, metrics: Mapping[str, float], step: int) -> None:
+    """Sends the metrics to the loggers and to the progress bar."""
+    for logger in module.loggers:  # `module.log` would repeat a metric at steps that did not measure it
+        logger.log_metrics(dict(metrics), step)
+    for name, value in metrics.items():
+        module.log(name, value, prog_bar=name in PROGRESS_BAR, logger=False, rank_zero_only=True)
 
 
 def _update_metrics(updates: Sequence[Update]) -> dict[str, float]:

@@ -31,7 +31,7 @@ AT_ONCE = [
     ("plan.acelerator=h200", "Did you mean plan.accelerator?"),
     ("+num_steps=3", "num_steps exists already: write num_steps=3."),
     # keys of another option
-    ("kl.coefficient=0.01", "kl.coefficient belongs to kl=k3; kl=none has no such key. Add kl=k3"),
+    ("kl.coefficient=0.01", "kl.coefficient belongs to kl=k1 and kl=k2 and kl=k3; kl=none has no such key. Choose one"),
     ("sampling=static sampling.max_rounds=2", "sampling.max_rounds belongs to sampling=dynamic"),
     ("loss.token_weight=0.3", "loss.token_weight belongs to loss=blend"),
     ("overlong=none overlong.cache_tokens=5", "belongs to overlong=punish and overlong=punish_and_filter"),

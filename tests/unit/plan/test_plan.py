@@ -28,6 +28,7 @@ from dapo_lightning.plan.memory import capacity, decode_copy, kv_cache, largest_
 from dapo_lightning.plan.model import as_text, sizes_of
 from dapo_lightning.policy import Policy
 from dapo_lightning.policy.tiny import TinyPolicy
+from dapo_lightning.policy.value_model import value_model
 from dapo_lightning.rollout.cache import SharedPromptCache, read_prompts
 from dapo_lightning.rollout.weights import prepared_weights
 from dapo_lightning.run.cli import main
@@ -337,6 +338,21 @@ def test_only_sharded_memory_is_divided():
     assert whole["weights"] == whole["gradients"] == whole["DDP's buckets"] == one["weights"]
     sizes = sizes_of(QWEN_32B)
     assert sizes.parameters / 4096 < sizes.part(4096) < 2 * sizes.parameters / 4096  # parts are padded
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_a_critic_is_counted_exactly(is_tied):
+    policy = wide_tiny()
+    config = policy.config.__class__(**{**policy.config.to_dict(), "tie_word_embeddings": is_tied})
+    made = value_model(Policy(LlamaForCausalLM(config), codec=None)).model
+    expected = sum(weight.numel() for weight in made.parameters())
+    without, with_critic = (assess(settings(*ppo), config, LAPTOP) for ppo in ([], ["experiment=ppo", "num_epochs=2"]))
+    held, less = with_critic.phases["update"], without.phases["update"]
+    assert held["critic"] == 4 * expected == held["gradients"] - less["gradients"]
+    assert held["optimizer states"] - less["optimizer states"] == 8 * expected
+    flops, before = ({part.name: part.flops for part in found.work} for found in (with_critic, without))
+    assert flops["update"] == 2 * before["update"] and before["update"] < flops["critic's update"] < flops["update"]
+    assert flops["critic's update"] == 6 * flops["values"]  # two passes, each of a forward and a backward pass
 
 
 def test_thousands_of_ranks_take_no_time():

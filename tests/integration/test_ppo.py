@@ -1,0 +1,98 @@
+"""Runs of PPO: exact with every strategy and across interruptions, and refused where they would make no sense."""
+
+import re
+
+import pytest
+import torch
+from compare import assert_the_same
+from runs import SMALL, assert_same_weights, command, config, finish, resume, run
+
+from dapo_lightning.callbacks.metrics_file import read_metrics
+from dapo_lightning.run.checks import check, check_critic
+from dapo_lightning.run.command import as_dict
+from dapo_lightning.run.errors import ConfigError
+from dapo_lightning.utils.checkpoints import latest
+
+PPO = (
+    "module=ppo", "critic=value_model", "advantage=gae", "sampling=static", "critic.learning_rate=1e-3",
+    "critic.pretraining_steps=1", "num_epochs=2", "kl=k1", "kl.coefficient=0.1", "kl.target=0.001", "data.num_train=40",
+    "num_completions_per_prompt=2",
+    "num_prompts_per_step=8", "max_new_tokens=20", "num_steps=3", "evaluation.every=3",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("ppo") / "one", *PPO)
+
+
+def critic_of(folder):
+    state = torch.load(latest(folder / "checkpoints"), weights_only=True)["state_dict"]
+    return {name: weight for name, weight in state.items() if name.startswith("critic.")}
+
+
+def test_only_the_critic_is_trained_at_first_and_its_metrics_are_logged(one):
+    _, first, second, third = read_metrics(one / "metrics.csv")
+    assert first["gradient/norm"] == 0 < first["critic/gradient_norm"] and "ratio/mean" not in first
+    assert first["critic/explained_variance"] == pytest.approx(0)  # all values are 0
+    assert second["gradient/norm"] > 0 and second["critic/explained_variance"] != 0
+    assert third["critic/loss"] < first["critic/loss"] and third["gradient/steps"] == 4
+    assert 0 <= third["critic/clip_fraction"] < 1
+
+
+@pytest.mark.parametrize("steps", [1, 2], ids=["after the pretraining", "later"])
+def test_resumed_equals_straight_bit_for_bit(one, tmp_path, steps):
+    folder = run(tmp_path / "run", *PPO, f"num_steps={steps}")
+    resume(folder, "num_steps=3")
+    assert_same_weights(one, folder)
+    ours, theirs = critic_of(folder), critic_of(one)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+SHARDED = ("trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=2")
+
+
+@pytest.mark.parametrize("trainer", [("trainer=ddp_cpu",), SHARDED], ids=["two", "two, sharded"])
+def test_two_processes_equal_one(one, tmp_path, trainer):
+    folder = tmp_path / "run"
+    finish(command(folder, *SMALL, *PPO, *trainer, *(["num_steps=1"] if trainer == SHARDED else [])))
+    if trainer == SHARDED:  # resumed after the pretraining
+        finish(command(folder, f"resume={folder}", "num_steps=3"))
+    assert_the_same(one, folder)
+    ours, theirs = critic_of(folder), critic_of(one)
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], atol=2e-4, rtol=0)
+
+
+def test_a_penalty_in_the_reward_lowers_the_returns(one, tmp_path):
+    """In the first step the policy is its reference, and it is not trained, so the coefficient is adapted later."""
+    folder = run(tmp_path / "run", *PPO, "kl.coefficient=1.0")
+    ours, theirs = read_metrics(folder / "metrics.csv"), read_metrics(one / "metrics.csv")
+    assert ours[1]["critic/return"] == pytest.approx(theirs[1]["critic/return"], abs=1e-5)
+    assert ours[3]["critic/return"] != pytest.approx(theirs[3]["critic/return"], abs=1e-4)
+    assert ours[2]["kl/coefficient"] == 1.0 != ours[3]["kl/coefficient"] and ours[2]["kl/reference"] != 0
+
+
+def test_a_group_may_hold_a_single_completion(tmp_path):
+    folder = run(tmp_path / "run", *PPO, "num_completions_per_prompt=1", "trainer.precision=bf16-mixed", "num_steps=2")
+    assert read_metrics(folder / "metrics.csv")[-1]["gradient/norm"] > 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["advantage=gae"], "advantage=gae needs module=ppo critic=value_model"),
+        (["critic=value_model"], "critic=value_model needs module=ppo advantage=gae"),
+        (["experiment=ppo", "critic=none"], "module=ppo needs critic=value_model"),
+        (["experiment=ppo", "advantage=mean_centered"], "module=ppo needs advantage=gae"),
+        (["experiment=ppo", "module=dapo"], "critic=value_model needs module=ppo"),
+        (["kl=k3", "kl.place=reward"], "use kl.place=loss, or experiment=ppo"),
+        (["experiment=ppo", "sampling=dynamic", "num_completions_per_prompt=1"], "Use sampling=static"),
+    ],
+    ids=" ".join,
+)
+def test_combinations_without_meaning_are_refused(overrides, says):
+    settings = as_dict(config(*overrides, "run_folder=x"))
+    check(settings)
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        check_critic(settings)
