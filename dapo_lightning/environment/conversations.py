@@ -98,7 +98,8 @@ class Conversations(Partner):
 
     def _grade(self, numbers: Iterable[int]) -> None:
         """Grades the last turns of these rows; those of one prompt together."""
-        together = [[self._rows[n] for n in part] for _, part in groupby(numbers, lambda n: n // self._num_completions)]
+        of_prompts = groupby(sorted(numbers), lambda number: number // self._num_completions)
+        together = [[self._rows[number] for number in part] for _, part in of_prompts]
         for rows, pending in [(rows, self._submit(rows)) for rows in together]:
             for row, grade in zip(rows, pending(), strict=True):
                 row.grades.append(grade)
