@@ -24,7 +24,7 @@ def write_sources(pages: Path) -> None:
         target = pages / path.relative_to(DOCS)
         if path.suffix == ".md":
             _write(target, expanded(path))
-        elif path.suffix in (".png", ".css"):
+        elif path.suffix in (".png", ".css", ".html"):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
     for name, text in reference_pages().items():
