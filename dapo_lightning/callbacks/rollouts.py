@@ -62,7 +62,8 @@ class Rollouts(L.Callback):
             self._thin(trainer.is_global_zero)
 
     def _rows(self, module: DAPOModule, result: StepResult, ranks: Ranks) -> list[dict[str, Any]]:
-        rows = [row for mini_batch in result.mini_batches for row in mini_batch.rows]
+        passes = (row for mini_batch in result.mini_batches for row in mini_batch.rows)
+        rows = list({row.origin: row for row in passes}.values())  # with num_epochs, each is trained on several times
         columns = {row.origin: {"advantage": float(row.advantages.mean())} for row in rows}
         if self.tokens_every is not None and (result.number == 1 or result.number % self.tokens_every == 0):
             numbers = {group.number for group in result.batch.groups[: self.tokens_num_groups]}
