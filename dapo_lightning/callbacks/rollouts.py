@@ -67,7 +67,8 @@ class Rollouts(L.Callback):
         columns = {row.origin: {"advantage": float(row.advantages.mean())} for row in rows}
         if self.tokens_every is not None and (result.number == 1 or result.number % self.tokens_every == 0):
             numbers = {group.number for group in result.batch.groups[: self.tokens_num_groups]}
-            chosen = [row for row in rows if row.origin[0] in numbers]
+            last = {row.origin: row for row in rows if row.origin[0] in numbers}  # of several epochs
+            chosen = list(last.values())
             for row, record in zip(chosen, token_records(module, chosen), strict=True):
                 columns[row.origin] |= record
         trained = dict(ranks.gather(list(columns.items())))  # a completion may be trained on by another rank
