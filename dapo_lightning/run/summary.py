@@ -74,7 +74,8 @@ def summarize_evaluation(
 ) -> dict[str, Any]:
     """Returns the content of summary.json with mode=evaluate: the metrics, and the settings that they depend on."""
     settings = {
-        name: config[name] for name in ("policy", "checkpoint", "data", "reward", "environment", "evaluation", "seed")
+        name: config[name]
+        for name in ("policy", "checkpoint", "data", "reward", "environment", "evaluation", "stop", "seed")
     }
     return settings | {
         "prompts": prompts,
