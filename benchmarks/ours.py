@@ -88,7 +88,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     case = CASES[arguments.case]
 
-    source = HubPolicy(str(case.policy_folder()), chat=case.model == "smollm2", gradient_checkpointing=case.recompute)
+    source = HubPolicy(str(case.policy_folder()), chat=case.model == "smollm2")
     codec = source.codec()
     if not case.natural:
         codec = replace(codec, end_tokens=(-1,))  # nothing ends a completion
@@ -98,8 +98,9 @@ def main() -> None:
         Questions(case), codec.encode, LengthLimit(None, case.max_new_tokens, codec.max_positions),
         num_prompts_per_step=case.num_prompts, num_steps=arguments.steps, num_validation_prompts=1, seed=0,
     )  # fmt: skip
+    policy = replace(source.load(codec, Questions(case), Path()), recomputes=case.recompute)
     module = DAPOModule(
-        RolloutWorker(source.load(codec, Questions(case), Path()), Decode(), OddLength(), seed=0),
+        RolloutWorker(policy, Decode(), OddLength(), seed=0),
         algorithm,
         partial(torch.optim.AdamW, lr=1e-6, weight_decay=0.0, fused=True),
         generation,

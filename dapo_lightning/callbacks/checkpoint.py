@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,26 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.tensor import DTensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
+from dapo_lightning.distributed.ranks import Ranks
+from dapo_lightning.distributed.shards import read_whole, take_shards, write_shards
 from dapo_lightning.policy.digest import Digest, digest_of
 from dapo_lightning.rollout.finite import NotFiniteError
 from dapo_lightning.step.checkpoint import not_finite
-from dapo_lightning.utils.atomic import replacing
-from dapo_lightning.utils.checkpoints import all_checkpoints, steps_done
+from dapo_lightning.utils.atomic import flush, replacing
+from dapo_lightning.utils.checkpoints import (
+    CHECKSUMS,
+    MAIN,
+    PARTS,
+    all_checkpoints,
+    checksum,
+    main_file,
+    remove,
+    steps_done,
+)
 
 log = logging.getLogger(__name__)
 
@@ -45,19 +61,54 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         try:
-            with replacing(Path(path)) as partial:
-                torch.save(checkpoint, partial)
-                if foreign := get_unsafe_globals_in_checkpoint(partial):
-                    raise NotSavedError(
-                        f"{path} was not saved: it contains objects of {', '.join(sorted(foreign))}. state_dict() "
-                        "must return only plain values and tensors, because nothing else is loaded."
-                    )
-        except (OSError, RuntimeError) as error:  # torch's own error hides the error of the system
-            reason = next((e.strerror for e in (error, error.__context__) if isinstance(e, OSError)), None) or error
+            if shards := take_shards(checkpoint):
+                _save_folder(checkpoint, shards, Path(path))
+            else:
+                _save_file(checkpoint, Path(path))
+        except (OSError, RuntimeError, CheckpointException) as error:  # torch's own error hides that of the system
+            causes = (error, error.__context__, *(e for e, _ in getattr(error, "failures", {}).values()))
+            reason = next((e.strerror for e in causes if isinstance(e, OSError)), None) or error
             raise NotSavedError(
                 f"{path} could not be saved: {str(reason).rstrip('.')}. Earlier checkpoints are intact: once the "
                 "problem is solved, the run can be continued."
             ) from None
+
+    def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Loads a checkpoint whole, also if it was saved in parts."""
+        checkpoint = super().load_checkpoint(main_file(Path(path)), *arguments, **options)
+        return read_whole(checkpoint, Path(path)) if Path(path).is_dir() else checkpoint
+
+
+def _save_file(checkpoint: dict[str, Any], path: Path) -> None:
+    with replacing(path) as partial:
+        torch.save(checkpoint, partial)
+        if foreign := get_unsafe_globals_in_checkpoint(partial):
+            raise NotSavedError(
+                f"{path} was not saved: it contains objects of {', '.join(sorted(foreign))}. state_dict() must return "
+                "only plain values and tensors, because nothing else is loaded."
+            )
+
+
+def _save_folder(checkpoint: dict[str, Any], shards: Mapping[str, DTensor], path: Path) -> None:
+    """All ranks write their parts into a temporary folder together; the first one renames it."""
+    ranks, partial = Ranks.current(), path.with_suffix(".partial")
+    if ranks.rank == 0:
+        remove(partial)
+        partial.mkdir()
+    ranks.wait()
+    write_shards(shards, partial)
+    mine = sorted(partial.glob(f"shard-{ranks.rank + 1:05}-{PARTS}"))
+    for part in mine:
+        flush(part)
+    checksums = dict(ranks.gather([(part.name, checksum(part)) for part in mine]))
+    if ranks.rank == 0:
+        _save_file(checkpoint, partial / MAIN)
+        with replacing(partial / CHECKSUMS) as file:
+            file.write_text(json.dumps(checksums, indent=2), encoding="utf-8")
+        remove(path)
+        partial.rename(path)
+        with suppress(OSError):  # some network file systems cannot flush folders
+            flush(path.parent)
 
 
 class AtomicCheckpoint(Checkpoint):
@@ -149,4 +200,4 @@ class AtomicCheckpoint(Checkpoint):
             later = [path for path in saved if steps_done(path) > steps]
             halves = self.folder.glob("*.partial")  # a kill may leave these
             for old in [*saved[: len(saved) - len(later)][: -self.keep], *later, *halves]:
-                old.unlink(missing_ok=True)
+                remove(old)

@@ -64,6 +64,10 @@ class Ranks:
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
+    def wait(self) -> None:
+        """Returns once all ranks have called it."""
+        self.gather([None])
+
     def max(self, value: int) -> int:
         """Returns the largest value of all ranks."""
         return max(self.gather([value]))

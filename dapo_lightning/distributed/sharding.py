@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -18,19 +18,35 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from dapo_lightning.distributed.shards import load_shards, load_whole
+from dapo_lightning.utils.checkpoints import main_file
+
 
 class FSDP2(ModelParallelStrategy):
-    """Lightning's strategy with all ranks in one data-parallel group. Checkpoints are single files, as with every other
-    strategy, so that any strategy can load them."""
+    """Lightning's strategy with all ranks in one data-parallel group. Checkpoints are folders to which all ranks write
+    together (see `shards`), and any strategy can load them."""
 
     shards_weights: ClassVar[bool] = True  # read from the class, before anything is built
 
     def __init__(self, process_group_backend: str | None = None):
-        super().__init__(save_distributed_checkpoint=False, process_group_backend=process_group_backend)
+        super().__init__(save_distributed_checkpoint=True, process_group_backend=process_group_backend)
 
     def _setup_distributed(self) -> None:
         super()._setup_distributed()
         self._data_parallel_size, self._tensor_parallel_size = self.world_size, 1
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        self.checkpoint_io.save_checkpoint(checkpoint, Path(self.broadcast(filepath)))  # on all ranks
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Loads weights and optimizer states. The checkpoint that it returns has the weights' names and shapes."""
+        path, module = Path(self.broadcast(checkpoint_path)), self.lightning_module
+        checkpoint: dict[str, Any] = torch.load(main_file(path), mmap=True, map_location="cpu", weights_only=True)
+        if path.is_dir():
+            load_shards(checkpoint, path, module, self.optimizers)
+        else:
+            load_whole(checkpoint, module, self.optimizers)
+        return checkpoint
 
 
 def shard(model: PreTrainedModel, mesh: DeviceMesh, compute_dtype: torch.dtype | None) -> None:
@@ -77,8 +93,3 @@ def exchanging_gradients(model: nn.Module | None, is_last: bool) -> AbstractCont
 def full_tensor(value: Tensor) -> Tensor:
     """Returns the full tensor if each rank holds only a part of it. This is a collective for sharded tensors."""
     return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def full_state_dict(model: nn.Module) -> dict[str, Any]:
-    """Returns all weights, on the CPU, on rank 0, and nothing on other ranks. This is a collective."""
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

@@ -54,12 +54,12 @@ def example(trainer: str) -> dict[str, Any]:
     limits = {"max_new_tokens": 4096, "top_p": 1.0}
     strategy = {"_target_": target_of(FSDP2)} if trainer == "fsdp2" else trainer
     return {
-        "policy": {"gradient_checkpointing": True},
+        "policy": {},
         "rollout": {"_target_": target_of(Decode), "max_rows": 64},
         "kl": {"_target_": target_of(NoKL)},
         "sampling": {"_target_": target_of(Dynamic)},
         "optimizer": {"_target_": target_of(AdamW), "fused": True},
-        "trainer": {"strategy": strategy, "precision": "bf16-mixed"},
+        "trainer": {"strategy": strategy, "precision": "bf16-mixed", "activation_checkpointing": True},
         "num_prompts_per_step": 512,
         "num_completions_per_prompt": 16,
         "num_gradient_steps": 4,

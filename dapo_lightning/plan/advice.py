@@ -93,8 +93,7 @@ def _options(config: Config, cluster: Cluster) -> Iterator[Change]:
     possible_ranks = [number for number in range(1, completions + 1) if completions % number == 0]
     if ranks not in possible_ranks:
         yield _set("plan.num_accelerators", max(n for n in possible_ranks if n < ranks), CLUSTER)
-    if "gradient_checkpointing" in config["policy"]:
-        yield _set("policy.gradient_checkpointing", True, MEMORY)
+    yield _set("trainer.activation_checkpointing", True, MEMORY)
     for rows in _halves(config["rollout"].get("max_rows", 0), num_completions):
         yield _set("rollout.max_rows", rows, MEMORY)
     for tokens in _halves(config["micro_batch_tokens"], prompt_tokens(config) + config["max_new_tokens"]):

@@ -3,7 +3,7 @@
 Assumptions:
 - a multiply-accumulate is two operations; only linear layers and attention count;
 - attention takes 4 operations per dimension of the query heads and pair of tokens (see `MicroBatch.pairs`);
-- an update is three forward passes, since a backward pass is two; four with gradient checkpointing, which repeats the
+- an update is three forward passes, since a backward pass is two; four with activation checkpointing, which repeats the
   forward pass. With adapters, the linear layers take one pass less; the adapters' own products are not counted;
 - each prompt is read once for its completions; in the update, once in each micro-batch that contains it;
 - each decoding step reads all linear weights, each prompt's keys and values once, and each completion's own once. The

@@ -58,7 +58,7 @@ class Job:
     lora_rank: int | None  # of the adapters, which alone are trained; None: all weights are
     optimizer_states: int  # numbers kept for each trained weight
     fused: bool  # an optimizer step needs no workspace
-    recomputes: bool  # gradient checkpointing
+    recomputes: bool  # activation checkpointing
     num_logp_passes: int  # forward passes for old log-probs, unless the rollout's are exact, and for the reference's
     copies_reference: bool  # with adapters, the reference is the policy without them
     has_critic: bool  # which is trained beside the policy
@@ -109,7 +109,7 @@ def job_of(config: Config, cluster: Cluster) -> Job:
         lora_rank=lora["rank"] if lora else None,
         optimizer_states=_optimizer_states(config["optimizer"]),
         fused=bool(config["optimizer"].get("fused")),
-        recomputes=bool(policy.get("gradient_checkpointing")),
+        recomputes=bool(config["trainer"].get("activation_checkpointing")),
         num_logp_passes=(not has_exact_logps) + needs_reference,
         copies_reference=needs_reference and not lora,
         has_critic=option_attribute(config.get("critic"), "gives_values"),

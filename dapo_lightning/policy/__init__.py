@@ -5,17 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dapo_lightning.data import Dataset
+from dapo_lightning.distributed.ranks import Ranks
+from dapo_lightning.distributed.weights import plain_weights
 from dapo_lightning.forward.head import try_head
 from dapo_lightning.policy.codec import Codec
+from dapo_lightning.policy.export import export
 
 Reference = Callable[[], AbstractContextManager[PreTrainedModel]]
 
@@ -29,10 +33,14 @@ class Policy:
     """A model with its codec.
 
     The model is always in eval mode, because with dropout, the ratio would differ from 1 before any weight has changed.
+
+    Args:
+        recomputes: whether activations are recomputed in the backward pass instead of being kept.
     """
 
     model: PreTrainedModel
     codec: Codec
+    recomputes: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         try_head(self.model)
@@ -48,43 +56,23 @@ class Policy:
 
     @contextmanager
     def recomputing_activations(self) -> Iterator[None]:
-        """Turns gradient checkpointing on within the context, if the model was loaded with it.
-
-        Hugging Face checkpoints only layers in training mode. The layers are therefore set to training mode, but their
-        forward passes run in eval mode, so that dropout stays off. This uses the private name of the function that
-        each layer calls for checkpointing, because there is no public one. If transformers renames it,
-        `policy.gradient_checkpointing=true` fails in the first gradient step.
-        """
+        """Within the context, layers keep only their inputs, and the backward pass computes the rest again, if the
+        policy `recomputes`. (Hugging Face's own gradient checkpointing requires training mode, which would turn dropout
+        on.)"""
+        layers = [layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer)]
         with ExitStack() as undo:
-            for layer in self.model.modules():
-                if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
-                    recompute = layer._gradient_checkpointing_func
-                    undo.callback(setattr, layer, "_gradient_checkpointing_func", recompute)
-                    undo.callback(setattr, layer, "training", False)
-                    layer._gradient_checkpointing_func = _in_eval_mode(layer, recompute)
-                    layer.training = True
+            for layer in layers if self.recomputes else ():
+                layer.__dict__["forward"] = partial(
+                    checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
+                )
+                undo.callback(layer.__dict__.pop, "forward")
             yield
 
-    def save(self, folder: Path, weights: dict[str, Any] | None = None) -> None:
-        """Writes a folder that transformers can load; `weights` are the gathered weights of a sharded model."""
-        self.model.save_pretrained(folder, state_dict=weights)
-        self.codec.tokenizer.save_pretrained(folder)
-
-
-def _in_eval_mode(layer: nn.Module, recompute: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps the checkpoint function of a layer so that each forward pass, first or repeated, runs in eval mode."""
-
-    def recompute_in_eval_mode(forward: Callable[..., Any], *args: Any) -> Any:
-        def forward_in_eval_mode(*args: Any) -> Any:
-            before, layer.training = layer.training, False
-            try:
-                return forward(*args)
-            finally:
-                layer.training = before
-
-        return recompute(forward_in_eval_mode, *args)
-
-    return recompute_in_eval_mode
+    def save(self, folder: Path) -> None:
+        """Writes a folder that transformers can load. If the model is sharded, all ranks must call this together."""
+        export(self.model, plain_weights(self.model), folder)
+        if Ranks.current().rank == 0:
+            self.codec.tokenizer.save_pretrained(folder)
 
 
 class PolicySource(Protocol):

@@ -44,7 +44,6 @@ class HubPolicy:
         attention: "auto" means sdpa (or eager for models that do not support sdpa), with shared prompts if the model
             allows them (see `dapo_lightning.policy.trial`); any other value is Hugging Face's `attn_implementation`:
             sdpa, eager, flash_attention_2, ...
-        gradient_checkpointing: recompute activations in the backward pass instead of keeping them.
         chat: pass prompts through the tokenizer's chat template.
         system_prompt, template_kwargs: see `Chat`.
         date: the date that chat templates see as today's date, such as 2026-01-31; None: the real one.
@@ -61,7 +60,6 @@ class HubPolicy:
     trust_remote_code: bool = False
     dtype: str = "float32"
     attention: str = "auto"
-    gradient_checkpointing: bool = False
     chat: bool = True
     system_prompt: str | None = None
     template_kwargs: Mapping[str, Any] | None = None
@@ -129,8 +127,6 @@ class HubPolicy:
         model = self._pretrained.model(DTYPES[self.dtype], attention).eval()
         if model.can_generate():  # `generate` reads the end tokens from there
             model.generation_config.eos_token_id = list(codec.end_tokens)
-        if self.gradient_checkpointing:  # the new name of the method, or its old name in older releases
-            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         if self.attention == "auto" and attention_of(model) == "eager":
             log.info("transformers has no sdpa for %s, so policy.attention=eager is used, which needs more memory",
                      type(model).__name__)  # fmt: skip

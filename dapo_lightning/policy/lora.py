@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +10,13 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from dapo_lightning.distributed.ranks import Ranks
+from dapo_lightning.distributed.sharding import full_tensor
+from dapo_lightning.distributed.weights import plain_weights
 from dapo_lightning.policy import Policy, PolicyError, Reference
 from dapo_lightning.policy.codec import Codec
-from dapo_lightning.policy.merge import check_peft, merge
+from dapo_lightning.policy.export import export
+from dapo_lightning.policy.merge import check_peft, untied_if_adapted
 
 _README = """---
 base_model: {base}
@@ -64,8 +67,6 @@ class Lora:
             adapted = peft.get_peft_model(model, settings)
         except ValueError as error:
             raise PolicyError(f"policy.lora.target_modules={targets}: {error}") from None
-        if any(getattr(layer, "gradient_checkpointing", False) for layer in model.modules()):
-            adapted.enable_input_require_grads()  # with frozen embeddings, the recomputed graph would have no gradient
         return LoraPolicy(adapted.eval(), codec, merged=self.save == "merged")
 
 
@@ -85,14 +86,19 @@ class LoraPolicy(Policy):
 
         return reference
 
-    def save(self, folder: Path, weights: dict[str, Any] | None = None) -> None:
-        """Saves one plain model with the adapters merged in, or the adapters only (for `PeftModel.from_pretrained`).
-        Such a model is never sharded, so `weights` is not needed."""
+    def save(self, folder: Path) -> None:
+        """Saves one plain model with the adapters merged in, or the adapters only (for `PeftModel.from_pretrained`)."""
+        base: Any = self.model.get_base_model()
         if self.merged:
-            merge(copy.deepcopy(self.model)).save_pretrained(folder)
-        else:
-            self.model.save_pretrained(folder)
-            base = self.model.get_base_model()
+            with untied_if_adapted(base):
+                export(base, plain_weights(self.model), folder)
+        adapters = {} if self.merged else {
+            name: full_tensor(weight) for name, weight in self.model.state_dict().items() if ".lora_" in name
+        }  # fmt: skip
+        if Ranks.current().rank != 0:
+            return
+        if not self.merged:
+            self.model.save_pretrained(folder, state_dict=adapters)
             if base.can_generate():
                 base.generation_config.save_pretrained(folder)
             (folder / "README.md").write_text(_README.format(base=base.name_or_path), encoding="utf-8")

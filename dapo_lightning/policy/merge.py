@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,6 +38,19 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
     if merged.get_output_embeddings().weight is not merged.get_input_embeddings().weight:
         merged.config.tie_word_embeddings = False  # otherwise saving and loading would tie them again
     return cast(PreTrainedModel, merged)
+
+
+@contextmanager
+def untied_if_adapted(model: PreTrainedModel) -> Iterator[None]:
+    """Within the context, the configuration says that head and embedding differ, if an adapter makes them differ."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    before = model.config.tie_word_embeddings
+    if (_without_adapter(embedding), _without_adapter(head)) != (embedding, head):
+        model.config.tie_word_embeddings = False
+    try:
+        yield
+    finally:
+        model.config.tie_word_embeddings = before
 
 
 def merged_from(folder: Path, model: PreTrainedModel) -> PreTrainedModel:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dapo_lightning.distributed.ranks import Ranks
+from dapo_lightning.distributed.sharding import full_tensor
+from dapo_lightning.distributed.weights import plain_weights
 from dapo_lightning.forward.logprobs import completion_logps
 
 CHECKED_TOKENS = 8
@@ -113,18 +115,9 @@ def sampled(output: Any) -> tuple[Tensor, Tensor]:
 
 
 def served_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Yields the weights of the policy with the names under which it is saved. Adapters are merged. Tied weights appear
-    under both of their names, because vLLM would not load the second one otherwise."""
-    adapted = {name: layer for name, layer in model.named_modules() if hasattr(layer, "get_delta_weight")}
-    for name, weight in model.named_parameters(remove_duplicate=False):
-        layer, _, rest = name.partition(".base_layer.")
-        if ".lora_" in name:
-            continue
-        value = weight.detach()
-        if layer in adapted and rest == "weight":
-            for adapter in adapted[layer].active_adapters:
-                value = value + adapted[layer].get_delta_weight(adapter)
-        yield name.removeprefix("base_model.model.").replace(".base_layer.", "."), value
+    """Yields the weights of the policy with the names under which it is saved, each gathered when it is requested.
+    Tied weights appear under both of their names, because vLLM would not load the second one otherwise."""
+    return ((name, full_tensor(weight)) for name, weight in plain_weights(model, with_ties=True))
 
 
 def _served_config(model: PreTrainedModel) -> Any:

@@ -28,10 +28,11 @@ from dapo_lightning.run.command import as_dict, in_sweep, record_origin, resume_
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import hyperparameters, save_config
 from dapo_lightning.run.objects import made
-from dapo_lightning.run.targets import check_targets
+from dapo_lightning.run.targets import OF_THE_RUN, check_targets
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.step.checkpoint import not_finite
 from dapo_lightning.step.module import DAPOModule
+from dapo_lightning.step.offload import with_offloaded_states
 from dapo_lightning.types import Generation
 from dapo_lightning.utils.checkpoints import latest, newest_whole, steps_done
 from dapo_lightning.utils.clock import Clock
@@ -101,6 +102,8 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
         check_logps(generation, logps_are_exact, rollout.exact_logps, reweighting)
     optimizer, schedule = made(settings["optimizer"]), made(settings["schedule"])
     schedule(optimizer([torch.nn.Parameter(torch.zeros(1))]))  # a wrong option is reported before the policy is loaded
+    if config.trainer.get("offload_optimizer"):
+        optimizer = with_offloaded_states(optimizer)
     codec = source.codec()
     stop = StopTexts(codec.tokenizer, config.stop) if config.stop else None
     generation, evaluation = (replace(one, stop=stop) for one in (generation, evaluation))
@@ -124,6 +127,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     clock = Clock()
     with clock("load"):
         policy = source.load(codec, dataset, Path("outputs/warm_start"), reach=data.longest_prompt + limit.after_prompt)
+    policy = replace(policy, recomputes=bool(config.trainer.get("activation_checkpointing")))
     if (bad := not_finite(policy.model.state_dict())) is not None:
         raise ConfigError(f"policy: its weights are not finite ({bad}), so it cannot be used. Choose another policy.")
     module = made(settings["module"])(
@@ -165,8 +169,9 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
     taken = sorted(arguments.keys() & config.trainer.keys())
     if taken:
         raise ConfigError(f"trainer.{taken[0]} is set by the run itself: leave it out. (num_steps sets its length.)")
+    of_lightning = {key: value for key, value in settings["trainer"].items() if key not in OF_THE_RUN}
     try:
-        return made(settings["trainer"], **arguments)  # the strategy may be an object
+        return made(of_lightning, **arguments)  # the strategy may be an object
     except InstantiationException as error:
         given = ", ".join(f"{key}={value}" for key, value in config.trainer.items() if key != "_target_")
         raise ConfigError(f"trainer: Lightning refused {given}: {error.__cause__ or error}") from error

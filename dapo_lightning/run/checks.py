@@ -9,7 +9,6 @@ from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.schema import check_finite, check_plain
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.types import Generation
-from dapo_lightning.utils.options import option_attribute
 
 PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -25,11 +24,6 @@ def check(config: Mapping[str, Any]) -> None:
             "evaluation.num_completions=1."
         )
     _check_trainer(config["trainer"])
-    if config["policy"].get("lora") and option_attribute(config["trainer"]["strategy"], "shards_weights"):
-        raise ConfigError(
-            "policy=lora with trainer=fsdp2: adapters are small, so there is little to shard. Use trainer=ddp, "
-            "or policy=hub to train all weights."
-        )
 
 
 def check_critic(config: Mapping[str, Any]) -> None:
@@ -110,6 +104,10 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"trainer.strategy={trainer['strategy']}: FSDP1 does not support the manual clipping and accumulation of "
             "gradients in the DAPO step. Use trainer=fsdp2, or a DDP strategy."
+        )
+    if trainer.get("offload_optimizer") and trainer.get("accelerator") == "cpu":
+        raise ConfigError(
+            "trainer.offload_optimizer=true: with trainer.accelerator=cpu, all memory is host memory. Leave it out."
         )
     if trainer["precision"] not in PRECISIONS:
         raise ConfigError(

@@ -32,7 +32,7 @@ from dapo_lightning.run.foreign import (
 from dapo_lightning.run.options import groups, numbers_of_options
 from dapo_lightning.run.sweep_folders import folder_name
 from dapo_lightning.slurm import job as slurm
-from dapo_lightning.utils.checkpoints import damage, newest_whole, steps_done
+from dapo_lightning.utils.checkpoints import damage, main_file, newest_whole, steps_done
 from dapo_lightning.utils.extras import extra_with
 from dapo_lightning.utils.overrides import override_key
 from dapo_lightning.utils.version import code_version
@@ -125,8 +125,8 @@ def load_evaluated(config: DictConfig) -> DictConfig:
     they belonged to the old option.
     """
     given = Path(config.checkpoint)
-    file = newest_whole(given / "checkpoints")[0] if given.is_dir() else given
-    if file is None or not file.is_file() or not (file.parent.parent / "config.yaml").is_file():
+    file = newest_whole(given / "checkpoints")[0] if (given / "config.yaml").is_file() else given
+    if file is None or not main_file(file).is_file() or not (file.parent.parent / "config.yaml").is_file():
         raise ConfigError(
             f"checkpoint={given} is neither the folder of a run nor a .ckpt file inside one. "
             "For the folder of a policy, use policy=hub policy.name=<folder>."

@@ -13,7 +13,7 @@ from dapo_lightning.policy.digest import check_same, digest_of
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.step.result import History
-from dapo_lightning.utils.checkpoints import steps_done
+from dapo_lightning.utils.checkpoints import main_file, steps_done
 
 CHANGED_BY_RESUMING = ("num_steps",)
 _RESTORED: dict[str, Any] = {
@@ -34,7 +34,7 @@ def read_checkpoint(checkpoint: Path, expected: Mapping[str, Any] = _RESTORED) -
         ConfigError: if the file is not a checkpoint of this version, or does not match its name.
     """
     try:
-        content = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+        content = torch.load(main_file(checkpoint), map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # the unpickler raises errors of many kinds
         raise ConfigError(
             f"{checkpoint}: is not a checkpoint of this version. Only plain values and tensors are loaded, because "

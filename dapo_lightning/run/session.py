@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 from omegaconf import DictConfig
 
-from dapo_lightning.distributed.sharding import full_state_dict, is_sharded
+from dapo_lightning.distributed.sharding import is_sharded
 from dapo_lightning.draws.datamodule import PromptDataModule
 from dapo_lightning.report.__main__ import report
 from dapo_lightning.rollout.finite import NotFiniteError
@@ -60,11 +60,11 @@ def _train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if module.history.dapo_steps not in module.history.evaluations:
         trainer.validate(module, data, verbose=False)
-    weights = full_state_dict(module.model) if is_sharded(module.model) else None  # a collective
+    if (bad := not_finite(module.model.state_dict())) is not None:
+        raise NotFiniteError(f"the weights are not finite ({bad}), so they were not saved. Lower optimizer.lr.")
+    if trainer.is_global_zero or is_sharded(module.model):
+        module.worker.policy.save(folder / "policy")
     if trainer.is_global_zero:
-        if (bad := not_finite(weights or module.model.state_dict())) is not None:
-            raise NotFiniteError(f"the weights are not finite ({bad}), so they were not saved. Lower optimizer.lr.")
-        module.worker.policy.save(folder / "policy", weights)
         if (folder / "metrics.csv").exists():  # missing with logger.csv=null
             draw_curves(folder)
         summary = summarize(module.history, module.clock.seconds, data.counts, read_config(folder), folder)

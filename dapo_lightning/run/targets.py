@@ -18,6 +18,7 @@ from dapo_lightning.run.options import groups, nearest
 from dapo_lightning.run.schema import PLAIN, check_value
 
 _REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+OF_THE_RUN = ("activation_checkpointing", "offload_optimizer")  # keys of the trainer that Lightning does not know
 _OF_HYDRA = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 
 
@@ -91,7 +92,7 @@ def _check_arguments(path: str, node: Mapping[str, Any], target: Callable[..., A
     rest = next((name for name, one in parameters.items() if one.kind is inspect.Parameter.VAR_KEYWORD), None)
     hints = _hints(target)
     for key, value in node.items():
-        if key in _OF_HYDRA:
+        if key in _OF_HYDRA or (path == "trainer" and key in OF_THE_RUN):
             continue
         if key not in parameters or key == rest:
             if rest is None:

@@ -61,7 +61,8 @@ class PolicyHost:
         if self._reference:
             with self._reference() as reference:
                 shard(reference, mesh, compute_dtype)
-        shard(self.policy.model, mesh, compute_dtype)
+        if not is_sharded(self.policy.model):  # with adapters, it is the reference, too
+            shard(self.policy.model, mesh, compute_dtype)
 
     @torch.no_grad()
     def with_old_logps(self, batch: Batch, algorithm: Algorithm, policy_step: int, ranks: Ranks) -> Batch:

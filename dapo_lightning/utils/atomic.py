@@ -19,16 +19,17 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_suffix(".partial")
     try:
         yield partial
-        _flush(partial)
+        flush(partial)
         partial.replace(path)
         with suppress(OSError):  # some network file systems cannot flush folders
-            _flush(path.parent)
+            flush(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,16 +1,21 @@
 """Several processes train what one process trains, whether each holds the whole policy or a part of it."""
 
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
 
 import pytest
 from compare import assert_the_same
+from conftest import tiny
 from runs import SMALL, command, finish, wait_for
+from torch.distributed.checkpoint import HuggingFaceStorageReader
 
+from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO
 from dapo_lightning.distributed.ranks import Ranks
-from dapo_lightning.utils.checkpoints import latest, steps_done
+from dapo_lightning.distributed.shards import ShardsError
+from dapo_lightning.utils.checkpoints import damage, latest, steps_done
 
 # A mini-batch of the runs that are compared with `one` is one group, whose completions must go to different ranks.
 SPLIT = ["kl=k3", "num_prompts_per_step=4", "num_completions_per_prompt=6", "num_gradient_steps=4"]
@@ -49,8 +54,39 @@ def test_a_run_can_be_resumed_on_another_number_of_ranks(one, tmp_path, first, t
     folder = tmp_path / "run"
     shorter = [override for override in RUN if not override.startswith("num_steps")]
     finish(command(folder, *shorter, *SPLIT, "num_steps=2", *first))
-    finish(command(folder, f"resume={folder}", "num_steps=3", *then))
+    is_damaged = first == SHARDED
+    if is_damaged:
+        part = sorted(latest(folder / "checkpoints").glob("*.safetensors"))[-1]
+        part.write_bytes(part.read_bytes()[:-1] + b"?")
+    output = finish(command(folder, f"resume={folder}", "num_steps=3", *then))
     assert_the_same(one, folder)
+    assert ("step_000002.ckpt is damaged (the checksum of shard-00002" in output) == is_damaged
+
+
+def test_sharded_adapters_equal_whole_ones_and_are_resumed_on_another_number_of_ranks(tmp_path):
+    """With the adapters switched off, the sharded policy is its own reference."""
+    tiny(seed=0).save(tmp_path / "base")
+    kept = [o for o in RUN if not o.startswith(("policy.", "num_steps", "num_prompts_per_step", "callbacks"))]
+    lora = [*kept, "policy=lora", f"policy.name={tmp_path / 'base'}", "policy.chat=false", "policy.lora.rank=4",
+            "kl=k3", "num_prompts_per_step=12", "callbacks.completions=null"]  # fmt: skip
+    finish(command(tmp_path / "one", *lora, "num_steps=2"))
+    folder = tmp_path / "run"
+    finish(command(folder, *lora, "num_steps=1", *SHARDED, "trainer.activation_checkpointing=true"))
+    names = HuggingFaceStorageReader(str(latest(folder / "checkpoints"))).read_metadata().state_dict_metadata
+    assert names and all("lora_" in name for name in names)
+    finish(command(folder, f"resume={folder}", "num_steps=2", *SHARDED[:2], *THREE))
+    assert_the_same(tmp_path / "one", folder)
+
+    whole = shutil.copytree(latest(folder / "checkpoints"), tmp_path / "step_000009.ckpt")
+    first, *_, last = sorted(whole.glob("*.safetensors"))
+    shutil.copy(first, whole / "a.safetensors")
+    assert "a.safetensors does not belong to it" in damage(whole)
+    (whole / "a.safetensors").unlink()
+    assert damage(whole) is None
+    last.unlink()
+    assert f"{last.name} is missing" in damage(whole)
+    with pytest.raises(ShardsError, match=r"parts of .* are missing"):
+        AtomicCheckpointIO().load_checkpoint(whole, weights_only=True)
 
 
 @pytest.mark.parametrize("victim", ["first", "second"])

@@ -115,7 +115,7 @@ AT_ONCE = [
     ("num_completions_per_prompt=1", "a group needs at least two"),
     ("trainer.precision=16", "bf16-mixed"),
     ("trainer.strategy=fsdp", "FSDP1"),
-    ("policy=lora policy.name=a trainer=fsdp2", "Use trainer=ddp"),
+    ("trainer.accelerator=cpu trainer.offload_optimizer=true", "all memory is host memory"),
     # runs that do not exist, folders that cannot be made, sweeps without -m
     ("resume=nowhere", "resume=nowhere: holds no config.yaml with a checkpoint"),
     ("checkpoint=nowhere", "checkpoint=nowhere is for mode=evaluate"),

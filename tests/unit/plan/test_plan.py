@@ -158,8 +158,7 @@ def beside_persistent_tensors(model, autocast, recomputes=False):
     """Planned and measured bytes at the peak, without weights, gradients and moments."""
     context = nullcontext()
     if recomputes:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        context = Policy(model, None).recomputing_activations()
+        context = Policy(model, None, recomputes=True).recomputing_activations()
     now, peak = peak_of_update(model, autocast, context)
     precision = ["trainer.precision=bf16-mixed"] if autocast else []
     job = replace(job_of(settings(*SMALL, *precision), LAPTOP), recomputes=recomputes)
@@ -415,7 +414,7 @@ def test_recomputation_costs_operations():
         return {part.name: part.flops for part in assess(paper("trainer=fsdp2", *overrides), QWEN_32B, on(8)).work}
 
     recomputed = passes()
-    kept = passes("policy.gradient_checkpointing=false")
+    kept = passes("trainer.activation_checkpointing=false")
     assert recomputed["update"] == pytest.approx(4 / 3 * kept["update"])
     assert recomputed["update"] == pytest.approx(4 * recomputed["log-probs"])  # old log-probs: bf16 has none exact
     assert passes("kl=k3")["log-probs"] == pytest.approx(2 * recomputed["log-probs"])

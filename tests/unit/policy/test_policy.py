@@ -3,10 +3,10 @@
 import csv
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
-import transformers
 from conftest import tiny
 from peft import PeftModel
 from runs import SMALL, assert_same_weights, config, resume, run, weights
@@ -198,15 +198,10 @@ def hub_run(target, folder, *overrides):
     return run(target, *SMALL_HUB, f"policy.name={folder}", *overrides)
 
 
-def test_a_hub_policy_trains_and_gradient_checkpointing_changes_only_memory(folder, tmp_path, monkeypatch):
+def test_a_hub_policy_trains_and_activation_checkpointing_changes_only_memory(folder, tmp_path):
     plain = hub_run(tmp_path / "plain", folder)
-    calls = []
-    checkpoint = transformers.modeling_utils.checkpoint
-    monkeypatch.setattr(
-        transformers.modeling_utils, "checkpoint", lambda *a, **k: calls.append(0) or checkpoint(*a, **k)
-    )
-    recomputed = hub_run(tmp_path / "recomputed", folder, "policy.gradient_checkpointing=true")
-    assert calls
+    options = ("trainer.activation_checkpointing=true", "trainer.offload_optimizer=true")
+    recomputed = hub_run(tmp_path / "recomputed", folder, *options)
     for name, one in weights(plain).items():
         torch.testing.assert_close(one, weights(recomputed)[name], atol=2e-5, rtol=0)
     start = AutoModelForCausalLM.from_pretrained(folder).state_dict()
@@ -214,7 +209,7 @@ def test_a_hub_policy_trains_and_gradient_checkpointing_changes_only_memory(fold
 
 
 def test_lora_runs_resume_and_checkpoints_hold_the_adapters_only(folder, tmp_path):
-    lora = ("policy=lora", "kl=k3", "policy.gradient_checkpointing=true")
+    lora = ("policy=lora", "kl=k3", "trainer.activation_checkpointing=true")
     straight = hub_run(tmp_path / "straight", folder, *lora)
     state = torch.load(latest(straight / "checkpoints"), weights_only=True)["state_dict"]
     assert state and all("lora_" in name for name in state)
@@ -254,7 +249,7 @@ def test_dropout_stays_off(tmp_path):
     policy.codec.tokenizer.save_pretrained(tmp_path / "gpt2")
     for name, option in (("plain", "false"), ("recomputed", "true")):
         folder = hub_run(tmp_path / name, tmp_path / "gpt2", "policy.chat=false", "sampling=static",
-                         f"policy.gradient_checkpointing={option}")  # fmt: skip
+                         f"trainer.activation_checkpointing={option}")  # fmt: skip
         assert all(float(row["sampling/logp_gap"]) < 1e-5 for row in steps(folder))
     assert json.loads((folder / "summary.json").read_text())["gradient_steps"] == 8
 
@@ -265,8 +260,8 @@ def test_dropout_stays_off_in_layers_that_apply_it_themselves(tmp_path):
                        num_attention_heads=2, max_position_embeddings=128, dropout=0.5, eos_token_id=1)  # fmt: skip
     OPTForCausalLM(config).save_pretrained(tmp_path)
     tiny(seed=1).codec.tokenizer.save_pretrained(tmp_path)
-    source = HubPolicy(str(tmp_path), chat=False, gradient_checkpointing=True)
-    policy, found = source.load(source.codec(), None, tmp_path), []
+    source = HubPolicy(str(tmp_path), chat=False)
+    policy, found = replace(source.load(source.codec(), None, tmp_path), recomputes=True), []
     for context in (nullcontext, policy.recomputing_activations):
         policy.model.zero_grad()
         with context():

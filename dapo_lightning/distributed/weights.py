@@ -1,0 +1,31 @@
+"""The weights of a model under the names with which it is saved, whether it is sharded or has adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+
+def plain_weights(model: nn.Module, with_ties: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Yields the weights and saved buffers of a model, with its adapters merged in. Sharded ones stay sharded:
+    `full_tensor` gathers them, one at a time. For sharded models with adapters, this is a collective.
+
+    Args:
+        with_ties: also yield tied weights under their second name.
+    """
+    adapted = {name: layer for name, layer in model.named_modules() if hasattr(layer, "get_delta_weight")}
+    seen = set[int]()
+    for name, value in model.state_dict(keep_vars=True).items():
+        if ".lora_" in name:
+            continue
+        layer_name, _, rest = name.partition(".base_layer.")
+        plain_name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        if layer_name in adapted and rest == "weight":
+            layer, merged = adapted[layer_name], value.detach()
+            for adapter in layer.active_adapters:
+                merged = merged + layer.get_delta_weight(adapter)
+            yield plain_name, merged.detach()
+        elif with_ties or id(value) not in seen:
+            seen.add(id(value))
+            yield plain_name, value.detach()
