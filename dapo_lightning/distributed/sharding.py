@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from dapo_lightning.distributed.shards import load_shards, load_whole
+from dapo_lightning.distributed.shards import load_shards, load_whole, take_ties
 from dapo_lightning.utils.checkpoints import main_file
 
 
@@ -36,6 +36,7 @@ class FSDP2(ModelParallelStrategy):
         self._data_parallel_size, self._tensor_parallel_size = self.world_size, 1
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        take_ties(checkpoint, self.lightning_module)
         self.checkpoint_io.save_checkpoint(checkpoint, Path(self.broadcast(filepath)))  # on all ranks
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
@@ -60,6 +61,16 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, compute_dtype: torch.dtype |
     for layer in [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]:
         fully_shard(layer, mesh=mesh, mp_policy=precision)
     fully_shard(model, mesh=mesh, mp_policy=precision)
+
+
+@torch.no_grad()
+def fill(model: PreTrainedModel, source: nn.Module, device: torch.device) -> None:
+    """Gives a sharded model without values those of another sharded model, whose parts are equally large."""
+    model.to_empty(device=device)
+    model.tie_weights()
+    values = dict(source.named_parameters(remove_duplicate=False)) | dict(source.named_buffers())
+    for name, own in (*model.named_parameters(), *model.named_buffers()):
+        local_part(own).copy_(local_part(values[name]))
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -88,6 +99,11 @@ def gathered(model: nn.Module) -> Iterator[None]:
 def exchanging_gradients(model: nn.Module | None, is_last: bool) -> AbstractContextManager[None]:
     """The context of a backward pass. Replicas (DDP) exchange gradients only in the last one of a gradient step."""
     return nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync()
+
+
+def local_part(value: Tensor) -> Tensor:
+    """Returns what this rank holds of a tensor."""
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def full_tensor(value: Tensor) -> Tensor:

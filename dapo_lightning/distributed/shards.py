@@ -31,6 +31,21 @@ class ShardsError(ValueError):
     """The parts in a checkpoint are not those that are needed."""
 
 
+def take_ties(checkpoint: dict[str, Any], module: nn.Module) -> None:
+    """Removes the second name of each tied weight and records which one it was."""
+    first, ties = dict[nn.Parameter, str](), {}
+    for name, weight in module.named_parameters(remove_duplicate=False):
+        if first.setdefault(weight, name) != name and name in checkpoint["state_dict"]:
+            ties[name] = first[weight]
+            del checkpoint["state_dict"][name]
+    checkpoint["ties"] = ties
+
+
+def _tie(checkpoint: dict[str, Any]) -> None:
+    weights = checkpoint["state_dict"]
+    weights |= {name: weights[first] for name, first in checkpoint["ties"].items() if first in weights}
+
+
 def take_shards(checkpoint: dict[str, Any]) -> dict[str, DTensor]:
     """Removes the sharded tensors from a checkpoint of Lightning and returns them by their place in it."""
     return {
@@ -59,6 +74,7 @@ def read_whole(checkpoint: dict[str, Any], folder: Path) -> dict[str, Any]:
         if place not in places:
             raise ShardsError(f"{folder} contains {name}, which does not belong to its checkpoint.")
         places[place][last] = value
+    _tie(checkpoint)
     for optimizer in checkpoint.get("optimizer_states", []):
         _rename(optimizer, {name: i for i, name in enumerate(_names_in(optimizer))})
     return checkpoint
@@ -71,6 +87,7 @@ def load_shards(checkpoint: dict[str, Any], folder: Path, model: nn.Module, opti
     for name, (shape, dtype) in shapes.items():
         if name.startswith("weights/"):
             checkpoint["state_dict"][name.removeprefix("weights/")] = torch.empty(shape, dtype=dtype, device="meta")
+    _tie(checkpoint)
     ours = {f"weights/{name}": weight for name, weight in state.items()}
     states = [get_optimizer_state_dict(model, optimizer) for optimizer in optimizers]
     ours |= {

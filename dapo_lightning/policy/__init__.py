@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -36,11 +37,13 @@ class Policy:
 
     Args:
         recomputes: whether activations are recomputed in the backward pass instead of being kept.
+        shards: if the model is on the meta device, that is, without values: returns a sharded model with them.
     """
 
     model: PreTrainedModel
     codec: Codec
     recomputes: bool = field(default=False, kw_only=True)
+    shards: Callable[[], nn.Module] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         try_head(self.model)
@@ -84,10 +87,13 @@ class PolicySource(Protocol):
     @property
     def dtype(self) -> str: ...
     def codec(self) -> Codec: ...
-    def load(self, codec: Codec, dataset: Dataset, cache: Path, reach: int | None = None) -> Policy:
+    def load(
+        self, codec: Codec, dataset: Dataset, cache: Path, reach: int | None = None, sharded: bool = False
+    ) -> Policy:
         """Returns the policy. A warm start uses worked examples from the dataset and stores its result under `cache`.
 
         Args:
             reach: the maximum number of tokens of a prompt and its completion together; None if it is not known.
+            sharded: the policy will be sharded, so it may be returned without values (see `Policy.shards`).
         """
         ...

@@ -6,7 +6,7 @@ import datetime
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from dapo_lightning.policy.limits import changing_positions, max_positions
 from dapo_lightning.policy.lora import Lora
 from dapo_lightning.policy.notices import notices
 from dapo_lightning.policy.pretrained import Pretrained
-from dapo_lightning.policy.trial import choose_ways
+from dapo_lightning.policy.trial import Trial, choose_ways
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,9 @@ class HubPolicy:
             log.warning("policy.name=%s: %s.", self.name, notice)
         return codec
 
-    def load(self, codec: Codec, dataset: Dataset, cache: Path, reach: int | None = None) -> Policy:
+    def load(
+        self, codec: Codec, dataset: Dataset, cache: Path, reach: int | None = None, sharded: bool = False
+    ) -> Policy:
         """Returns the model in eval mode, with adapters if `lora` is set."""
         if changing := changing_positions(self.config(), reach):
             raise PolicyError(
@@ -124,7 +126,10 @@ class HubPolicy:
                 f"max_prompt_tokens and max_new_tokens, so that together they are at most {changing[1]}."
             )
         attention = None if self.attention == "auto" else self.attention  # None: sdpa if there is one, else eager
-        model = self._pretrained.model(DTYPES[self.dtype], attention).eval()
+        sharded = sharded and self.lora is None and self._pretrained.base is None  # adapters need values
+        model = (self._pretrained.empty if sharded else self._pretrained.model)(DTYPES[self.dtype], attention).eval()
+        if sharded and Trial.on_miniature(model, reach) is None:  # the model itself has to be tried
+            sharded, model = False, self._pretrained.model(DTYPES[self.dtype], attention).eval()
         if model.can_generate():  # `generate` reads the end tokens from there
             model.generation_config.eos_token_id = list(codec.end_tokens)
         if self.attention == "auto" and attention_of(model) == "eager":
@@ -132,7 +137,8 @@ class HubPolicy:
                      type(model).__name__)  # fmt: skip
         choose_ways(model, reach, may_share=self.attention == "auto")
         if self.lora is None:
-            return Policy(model, codec)
+            shards = partial(self._pretrained.sharded, model)
+            return Policy(model, codec, shards=shards if sharded else None)
         policy = self.lora.attach(model, codec)
         try:
             short_logps(policy.model)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,6 +22,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.distributed import DistributedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dapo_lightning.policy import PolicyError
 from dapo_lightning.policy.merge import merged_from
@@ -108,13 +112,35 @@ class Pretrained:
         if self.base and self.folder:
             with self._explaining("its adapters cannot be merged into their model"):
                 return merged_from(self.folder, self.base.model(dtype, attention))
-        with self._explaining("cannot be loaded"):
-            model, found = AutoModelForCausalLM.from_pretrained(
-                self._source,
+        return self._loaded(dtype=dtype, attn_implementation=attention)
+
+    def empty(self, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
+        """Returns the model on the meta device, that is, without values."""
+        with self._explaining("cannot be loaded"), torch.device("meta"):
+            config = AutoConfig.from_pretrained(self._source, **self._options)
+            model = AutoModelForCausalLM.from_config(
+                config,
                 dtype=dtype,
                 attn_implementation=attention,
-                output_loading_info=True,
-                **self._options,
+                trust_remote_code=self.trust_remote_code,
+            )
+        model.config.name_or_path = self._source
+        if model.can_generate():
+            with suppress(OSError):  # many models have no generation config
+                model.generation_config = GenerationConfig.from_pretrained(self._source, revision=self.revision)
+        return model
+
+    def sharded(self, like: PreTrainedModel) -> PreTrainedModel:
+        """Returns the same model sharded over all ranks, each of which has read only its parts of the files."""
+        layers = [name for name, layer in like.named_modules() if isinstance(layer, GradientCheckpointingLayer)]
+        plan = {re.sub(r"\.\d+(?=\.|$)", ".*", name): "free_full_weight" for name in layers}
+        sharding = DistributedConfig(fsdp_size=dist.get_world_size(), fsdp_plan=plan)
+        return self._loaded(dtype=like.dtype, distributed_config=sharding)
+
+    def _loaded(self, **settings: Any) -> PreTrainedModel:
+        with self._explaining("cannot be loaded"):
+            model, found = AutoModelForCausalLM.from_pretrained(
+                self._source, output_loading_info=True, **settings, **self._options
             )
         if missing := sorted(found["missing_keys"]):
             raise PolicyError(

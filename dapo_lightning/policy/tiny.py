@@ -52,7 +52,9 @@ class TinyPolicy:
         tokenizer = tiny_tokenizer()
         return Codec(tokenizer, (tokenizer.eos_token_id,), self.max_positions)
 
-    def load(self, codec: Codec, dataset: Dataset, cache: Path, reach: int | None = None) -> Policy:
+    def load(
+        self, codec: Codec, dataset: Dataset, cache: Path, reach: int | None = None, sharded: bool = False
+    ) -> Policy:
         """Builds the policy and starts it warm; the result of a warm start is stored under `cache`."""
         policy = Policy(self._model(), codec)
         if isinstance(self.warm_start, str):

@@ -56,7 +56,10 @@ def choose_ways(model: PreTrainedModel, reach: int | None, may_share: bool) -> N
     if may_share:
         why = trial.wrong(SHARED_PROMPT, Ways())
         if not why:
-            try_shared_prompts(model)
+            if model.device.type == "meta":
+                model.set_attn_implementation(SHARED_PROMPT)
+            else:
+                try_shared_prompts(model)
             return
         log.info("%s cannot share prompts (%s): each completion of a group computes the prompt again, and rows are "
                  "padded.%s", name, why, _shorter_rows_share(model, limits))  # fmt: skip

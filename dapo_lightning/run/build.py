@@ -36,6 +36,7 @@ from dapo_lightning.step.offload import with_offloaded_states
 from dapo_lightning.types import Generation
 from dapo_lightning.utils.checkpoints import latest, newest_whole, steps_done
 from dapo_lightning.utils.clock import Clock
+from dapo_lightning.utils.options import option_attribute
 
 log = logging.getLogger(__name__)
 
@@ -126,9 +127,15 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     rank_zero_only(reward.check)(data.prompts)
     clock = Clock()
     with clock("load"):
-        policy = source.load(codec, dataset, Path("outputs/warm_start"), reach=data.longest_prompt + limit.after_prompt)
+        policy = source.load(
+            codec,
+            dataset,
+            Path("outputs/warm_start"),
+            reach=data.longest_prompt + limit.after_prompt,
+            sharded=option_attribute(settings["trainer"]["strategy"], "shards_weights"),
+        )
     policy = replace(policy, recomputes=bool(config.trainer.get("activation_checkpointing")))
-    if (bad := not_finite(policy.model.state_dict())) is not None:
+    if policy.shards is None and (bad := not_finite(policy.model.state_dict())) is not None:
         raise ConfigError(f"policy: its weights are not finite ({bad}), so it cannot be used. Choose another policy.")
     module = made(settings["module"])(
         worker=RolloutWorker(policy, rollout, reward, config.seed, clock, environment),

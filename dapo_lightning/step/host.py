@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.distributed.ranks import Ranks
-from dapo_lightning.distributed.sharding import FSDP2, exchanging_gradients, is_sharded, shard
+from dapo_lightning.distributed.sharding import FSDP2, exchanging_gradients, fill, is_sharded, shard
 from dapo_lightning.draws.exchange import completed
 from dapo_lightning.draws.fill import Batch
 from dapo_lightning.forward.layout import is_switched
@@ -22,6 +22,8 @@ from dapo_lightning.forward.logprobs import completion_logps
 from dapo_lightning.forward.micro_batches import micro_batches, packed_micro_batches
 from dapo_lightning.forward.ways import ways_of
 from dapo_lightning.policy import Policy, Reference
+from dapo_lightning.rollout.finite import NotFiniteError
+from dapo_lightning.step.checkpoint import not_finite
 from dapo_lightning.step.experience import Row, placeholder
 from dapo_lightning.step.marks import with_marks
 from dapo_lightning.types import Group, Trajectory
@@ -57,12 +59,18 @@ class PolicyHost:
         strategy, compute_dtype = trainer.strategy, torch.bfloat16 if trainer.precision == "bf16-mixed" else None
         if not isinstance(strategy, FSDP2) or is_sharded(self.policy.model):
             return
-        mesh = strategy.device_mesh["data_parallel"]
+        mesh, models = strategy.device_mesh["data_parallel"], [self.policy.model]
         if self._reference:
             with self._reference() as reference:
-                shard(reference, mesh, compute_dtype)
-        if not is_sharded(self.policy.model):  # with adapters, it is the reference, too
-            shard(self.policy.model, mesh, compute_dtype)
+                models = list({id(model): model for model in (reference, self.policy.model)}.values())
+        for model in models:
+            shard(model, mesh, compute_dtype)
+        if self.policy.shards:  # read only now, so that no rank ever holds the whole model
+            source = self.policy.shards()
+            for model in models:
+                fill(model, source, strategy.root_device)
+            if (bad := not_finite(self.policy.model.state_dict())) is not None:
+                raise NotFiniteError(f"policy: its weights are not finite ({bad}), so it cannot be used.")
 
     @torch.no_grad()
     def with_old_logps(self, batch: Batch, algorithm: Algorithm, policy_step: int, ranks: Ranks) -> Batch:
