@@ -63,14 +63,26 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, compute_dtype: torch.dtype |
     fully_shard(model, mesh=mesh, mp_policy=precision)
 
 
-@torch.no_grad()
-def fill(model: PreTrainedModel, source: nn.Module, device: torch.device) -> None:
-    """Gives a sharded model without values those of another sharded model, whose parts are equally large."""
-    model.to_empty(device=device)
+def fill(model: PreTrainedModel, source: PreTrainedModel) -> None:
+    """Gives a sharded model without values those of the same model, which is sharded over the same ranks."""
+
+    def own_part(value: Tensor) -> Tensor:
+        part = local_part(value)
+        return part.clone() if part.device.type == "cpu" else part  # it may be the file itself, mapped into memory
+
+    values = dict(source.named_parameters(remove_duplicate=False))
+    parts = {
+        name: DTensor.from_local(
+            own_part(values[name].detach()), own.device_mesh, own.placements, run_check=False,
+            shape=own.shape, stride=own.stride(),
+        )
+        for name, own in model.named_parameters() if isinstance(own, DTensor)
+    }  # fmt: skip
+    model.load_state_dict(parts, strict=False, assign=True)
+    for name, buffer in source.named_buffers():
+        path, _, last = name.rpartition(".")
+        model.get_submodule(path)._buffers[last] = buffer
     model.tie_weights()
-    values = dict(source.named_parameters(remove_duplicate=False)) | dict(source.named_buffers())
-    for name, own in (*model.named_parameters(), *model.named_buffers()):
-        local_part(own).copy_(local_part(values[name]))
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -43,7 +42,7 @@ class Policy:
     model: PreTrainedModel
     codec: Codec
     recomputes: bool = field(default=False, kw_only=True)
-    shards: Callable[[], nn.Module] | None = field(default=None, kw_only=True)
+    shards: Callable[[], PreTrainedModel] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         try_head(self.model)

@@ -66,9 +66,8 @@ class PolicyHost:
         for model in models:
             shard(model, mesh, compute_dtype)
         if self.policy.shards:  # read only now, so that no rank ever holds the whole model
-            source = self.policy.shards()
             for model in models:
-                fill(model, source, strategy.root_device)
+                fill(model, self.policy.shards())
             if (bad := not_finite(self.policy.model.state_dict())) is not None:
                 raise NotFiniteError(f"policy: its weights are not finite ({bad}), so it cannot be used.")
 

@@ -89,7 +89,9 @@ def _damage(checkpoint: Path, versions: tuple[tuple[Path, int, int], ...]) -> st
         with zipfile.ZipFile(checkpoint) as archive:
             records = archive.infolist()
             packed = [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]
-            if packed or sum(record.file_size for record in records) > size:  # could fill the memory once expanded
+            if (
+                packed or sum(record.file_size for record in records) > checkpoint.stat().st_size
+            ):  # could fill the memory once expanded
                 return f"{packed[0] if packed else 'its content'} is compressed, and runs never compress checkpoints"
             bad = archive.testzip()
     except Exception as error:  # damaged headers raise errors of many kinds
