@@ -64,20 +64,17 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, compute_dtype: torch.dtype |
 
 
 def fill(model: PreTrainedModel, source: PreTrainedModel) -> None:
-    """Gives a sharded model without values those of the same model, which is sharded over the same ranks."""
-
-    def own_part(value: Tensor) -> Tensor:
-        part = local_part(value)
-        return part.clone() if part.device.type == "cpu" else part  # it may be the file itself, mapped into memory
-
-    values = dict(source.named_parameters(remove_duplicate=False))
-    parts = {
-        name: DTensor.from_local(
-            own_part(values[name].detach()), own.device_mesh, own.placements, run_check=False,
-            shape=own.shape, stride=own.stride(),
+    """Gives a sharded model without values those of the same model, which is sharded over the same ranks. The source
+    loses its weights one by one, so that this takes no memory."""
+    parts = {}
+    for name, own in model.named_parameters():
+        path, _, last = name.rpartition(".")
+        part = local_part(source.get_submodule(path)._parameters.pop(last).detach())  # type: ignore[union-attr]
+        if part.device.type == "cpu":
+            part = part.clone()  # it may be the file itself, mapped into memory
+        parts[name] = DTensor.from_local(
+            part, own.device_mesh, own.placements, run_check=False, shape=own.shape, stride=own.stride()
         )
-        for name, own in model.named_parameters() if isinstance(own, DTensor)
-    }  # fmt: skip
     model.load_state_dict(parts, strict=False, assign=True)
     for name, buffer in source.named_buffers():
         path, _, last = name.rpartition(".")
