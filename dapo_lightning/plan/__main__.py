@@ -12,7 +12,7 @@ from dapo_lightning.algorithm.kl import NoKL
 from dapo_lightning.algorithm.sampling import Dynamic
 from dapo_lightning.distributed.sharding import FSDP2
 from dapo_lightning.plan.accelerators import ACCELERATORS, Cluster
-from dapo_lightning.plan.assessment import assess
+from dapo_lightning.plan.advice import MEMORY, ROUNDING, Change, advise, assess_with
 from dapo_lightning.plan.model import QWEN, known_config
 from dapo_lightning.plan.report import duration
 from dapo_lightning.rollout.decode import Decode
@@ -41,12 +41,22 @@ def overview(name: str, numbers: Sequence[int]) -> str:
         assert model_config is not None
         for number in numbers:
             for trainer in ("ddp", "fsdp2") if number > 1 else ("single",):
-                found = assess(example(trainer), model_config, Cluster(ACCELERATORS[name], number))
+                run = (example(trainer), model_config, Cluster(ACCELERATORS[name], number))
+                changes = advise(*run, may=is_setting)
+                found = assess_with(changes, *run)
                 totals = [f"{found.totals[phase] / 1e9:.0f}" for phase in PHASES]
-                verdict = ("yes" if found.fits else "no", duration(found.seconds))
+                settings = " ".join(change.override for change in changes) or (
+                    "-" if found.fits else "none tried helps"
+                )
+                verdict = ("yes" if found.fits else "no", duration(found.seconds), settings)
                 rows.append((model.partition("/")[2], number, trainer, *totals, *verdict))
     phases = [f"{phase}, GB" for phase in PHASES]
-    return table(("policy", "ranks", "trainer", *phases, "fits", "minimum time per step"), rows)
+    return table(("policy", "ranks", "trainer", *phases, "fits", "minimum time per step", "with"), rows)
+
+
+def is_setting(change: Change) -> bool:
+    """Whether a change leaves the training, its cluster and the trainer of the row as they are."""
+    return change.affects in (MEMORY, ROUNDING) and change.key != "trainer"
 
 
 def example(trainer: str) -> dict[str, Any]:

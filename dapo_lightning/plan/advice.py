@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import getitem
@@ -36,11 +36,19 @@ class Change:
         return self.override.partition("=")[0]
 
 
-def advise(config: Config, model_config: PreTrainedConfig, cluster: Cluster) -> tuple[Change, ...]:
+def advise(
+    config: Config,
+    model_config: PreTrainedConfig,
+    cluster: Cluster,
+    may: Callable[[Change], bool] = lambda change: True,
+) -> tuple[Change, ...]:
     """Returns changes with which the run fits, each of which is necessary; none if it fits or if nothing helps.
 
     Tries changes in order of their cost (memory only, then rounding, cluster, evaluation, training) and takes the first
     that reduces what is missing; then it starts over, because a change that was useless before may help now.
+
+    Args:
+        may: whether a change may be tried.
     """
 
     def assessed(changes: Iterable[Change]) -> Assessment:
@@ -48,7 +56,7 @@ def advise(config: Config, model_config: PreTrainedConfig, cluster: Cluster) -> 
 
     taken: dict[str, Change] = {}
     while not (now := assessed(taken.values())).fits:
-        for change in _options(*_changed(taken.values(), config, cluster)):
+        for change in filter(may, _options(*_changed(taken.values(), config, cluster))):
             tried = {key: other for key, other in taken.items() if key != change.key} | {change.key: change}
             if _missing(assessed(tried.values())) < _missing(now):
                 taken = tried
@@ -88,7 +96,6 @@ def _missing(assessment: Assessment) -> tuple[int, float]:
 def _options(config: Config, cluster: Cluster) -> Iterator[Change]:
     """Yields possible changes in order of their cost."""
     num_completions, ranks, chip = config["num_completions_per_prompt"], cluster.num_accelerators, cluster.accelerator
-    trains_all = not config["policy"].get("lora")  # adapters can be neither sharded nor used by an engine
     completions = completions_per_mini_batch(config)
     possible_ranks = [number for number in range(1, completions + 1) if completions % number == 0]
     if ranks not in possible_ranks:
@@ -98,16 +105,18 @@ def _options(config: Config, cluster: Cluster) -> Iterator[Change]:
         yield _set("rollout.max_rows", rows, MEMORY)
     for tokens in _halves(config["micro_batch_tokens"], prompt_tokens(config) + config["max_new_tokens"]):
         yield _set("micro_batch_tokens", tokens, MEMORY)
-    if trains_all and ranks > 1:
+    if not chip.is_cpu:
+        yield _set("trainer.offload_optimizer", True, MEMORY)
+    if ranks > 1:
         yield Change("trainer=fsdp2", SHARDING, MEMORY)
     if not chip.is_cpu:
         yield _set("trainer.precision", "bf16-mixed", ROUNDING)
-    for more in [number for number in possible_ranks if number > ranks and trains_all]:
+    for more in [number for number in possible_ranks if number > ranks]:
         override = f"plan.num_accelerators={more} trainer=fsdp2"  # more ranks help only if they share the weights
         yield Change(override, {"plan.num_accelerators": more, **SHARDING}, CLUSTER)
     for count in _halves(config["evaluation"]["num_completions"], num_completions):
         yield _set("evaluation.num_completions", count, "the evaluation")
-    for share in (0.3, 0.35, 0.4, 0.45, 0.5) if trains_all and not chip.is_cpu else ():
+    for share in (0.3, 0.35, 0.4, 0.45, 0.5) if not chip.is_cpu else ():
         engine = {"rollout": {"_target_": target_of(Vllm), "gpu_memory_utilization": share}}
         yield Change(f"rollout=vllm rollout.gpu_memory_utilization={share}", engine, ROUNDING)
     for larger in sorted(ACCELERATORS.values(), key=lambda accelerator: accelerator.memory_bytes):

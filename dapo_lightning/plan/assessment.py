@@ -43,9 +43,12 @@ class Assessment:
 
     @property
     def loading_bytes(self) -> float:
-        """Host memory that each rank needs to load the policy, its reference copy and the critic, before sharding."""
+        """Host memory that each rank needs to load the policy, its reference copy and the critic: the whole of them,
+        or only its parts if they are read into shards. (Policies with adapters are read whole.)"""
+        reads_parts = self.job.sharded and self.job.lora_rank is None
+        weights = self.sizes.part(self.cluster.num_accelerators) if reads_parts else self.sizes.parameters
         copies_critic = self.job.has_critic and self.job.lora_rank is None
-        return float(self.job.weight_bytes * self.sizes.parameters * (1 + self.job.copies_reference + copies_critic))
+        return float(self.job.weight_bytes * weights * (1 + self.job.copies_reference + copies_critic))
 
     @property
     def seconds(self) -> float:
@@ -70,8 +73,6 @@ def _obstacles(config: Config, sizes: ModelSizes, job: Job, cluster: Cluster) ->
             f"{config['num_completions_per_prompt']}) cannot be divided equally among {cluster.num_accelerators} "
             f"ranks: use at most {completions} ranks, and a number that divides it."
         )
-    if job.lora_rank is not None and job.sharded:
-        yield "policy=lora does not work with trainer=fsdp2: use trainer=ddp."
     if job.rollout is Memory.ENGINE:
         tokens = job.train.prompt_tokens + max(job.train.max_new_tokens, job.evaluation.max_new_tokens)
         needed = 2.0 * (sizes.parameters + 2 * sizes.num_layers * sizes.cache * tokens)

@@ -9,6 +9,7 @@ Assumptions:
 - each decoding step reads all linear weights, each prompt's keys and values once, and each completion's own once. The
   longest completion of a batch reaches the limit; the others end at the mean length and leave the batch;
 - every rollout is as fast as `decode`, and an engine decodes all completions of a rank at once;
+- copies of optimizer states to and from host memory (`trainer.offload_optimizer`) take no time;
 - dynamic sampling generates 1 / keep rate times the groups that are trained on;
 - peak rates of operations, memory and links are attained and overlap, so the minimum time is the longest of the three.
 """

@@ -59,6 +59,7 @@ class Job:
     optimizer_states: int  # numbers kept for each trained weight
     fused: bool  # an optimizer step needs no workspace
     recomputes: bool  # activation checkpointing
+    offloads: bool  # optimizer states are in host memory between the optimizer's steps
     num_logp_passes: int  # forward passes for old log-probs, unless the rollout's are exact, and for the reference's
     copies_reference: bool  # with adapters, the reference is the policy without them
     has_critic: bool  # which is trained beside the policy
@@ -110,6 +111,7 @@ def job_of(config: Config, cluster: Cluster) -> Job:
         optimizer_states=_optimizer_states(config["optimizer"]),
         fused=bool(config["optimizer"].get("fused")),
         recomputes=bool(config["trainer"].get("activation_checkpointing")),
+        offloads=bool(config["trainer"].get("offload_optimizer")),
         num_logp_passes=(not has_exact_logps) + needs_reference,
         copies_reference=needs_reference and not lora,
         has_critic=option_attribute(config.get("critic"), "gives_values"),

@@ -1,7 +1,7 @@
 """Bytes on the rank that needs the most, in each phase of a DAPO step.
 
-Weights, optimizer states, the reference copy and the share of a rollout engine are held throughout; gradients only
-during the update, since `zero_grad` frees them. What one phase needs is free again in the next; caching allocators keep
+Weights, optimizer states (only during the optimizer's step if they are offloaded), the reference copy and the share of
+a rollout engine are held throughout; gradients only during the update, since `zero_grad` frees them. What one phase needs is free again in the next; caching allocators keep
 and reuse it. Not counted: memory of the system and of libraries (`Cluster.usable_share`), checkpoints, completions.
 
 All completions are assumed to have the maximal length, since memory must suffice for the worst batch.
@@ -34,9 +34,9 @@ def phases(sizes: ModelSizes, saved: np.ndarray, job: Job, cluster: Cluster) -> 
     """
     part = sizes.part(cluster.num_accelerators)
     weights = float(job.weight_bytes * (part if job.sharded else sizes.parameters))
-    trained = float(GRADIENT_BYTES * (part if job.sharded else sizes.trained(job.lora_rank)))
-    adapters = 0 if job.lora_rank is None else GRADIENT_BYTES * sizes.trained(job.lora_rank)
-    held = {"weights": weights + adapters, "optimizer states": job.optimizer_states * trained}
+    of_adapters = sizes.trained(job.lora_rank) / (cluster.num_accelerators if job.sharded else 1)
+    trained = GRADIENT_BYTES * (float(part) if job.sharded and job.lora_rank is None else of_adapters)
+    held = {"weights": weights + (0.0 if job.lora_rank is None else trained)}
     if job.copies_reference:
         held["reference copy"] = weights
     everything = trained
@@ -46,7 +46,9 @@ def phases(sizes: ModelSizes, saved: np.ndarray, job: Job, cluster: Cluster) -> 
         trained_of_critic = own if job.lora_rank is None else critic.trained(job.lora_rank) + sizes.hidden
         held["critic"] = float((job.weight_bytes if job.lora_rank is None else GRADIENT_BYTES) * trained_of_critic)
         everything += GRADIENT_BYTES * trained_of_critic
-        held["optimizer states"] = job.optimizer_states * everything
+    states = {"optimizer states": job.optimizer_states * everything}
+    if not job.offloads:
+        held |= states
     if job.rollout is Memory.ENGINE:
         held["rollout engine"] = job.engine_share * cluster.accelerator.memory_bytes
     updated = held | {"gradients": everything} | ({"DDP's buckets": trained} if job.replicated else {})
@@ -57,7 +59,7 @@ def phases(sizes: ModelSizes, saved: np.ndarray, job: Job, cluster: Cluster) -> 
         **log_probs,
         **({"values": held | _forward(sizes.critic(), job, micro_batch)} if job.has_critic else {}),
         "update": updated | _backward(sizes, saved, job, micro_batch),
-        "optimizer step": updated | ({} if job.fused else {"optimizer's workspace": everything}),
+        "optimizer step": updated | states | ({} if job.fused else {"optimizer's workspace": everything}),
         "evaluate": held | _sampling(sizes, job, job.evaluation, cluster),
     }
 

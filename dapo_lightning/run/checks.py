@@ -9,6 +9,7 @@ from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.schema import check_finite, check_plain
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.types import Generation
+from dapo_lightning.utils.options import option_attribute
 
 PRECISIONS = ("32-true", "bf16-mixed")
 
