@@ -45,9 +45,7 @@ def overview(name: str, numbers: Sequence[int]) -> str:
                 changes = advise(*run, may=is_setting)
                 found = assess_with(changes, *run)
                 totals = [f"{found.totals[phase] / 1e9:.0f}" for phase in PHASES]
-                settings = " ".join(change.override for change in changes) or (
-                    "-" if found.fits else "none tried helps"
-                )
+                settings = " ".join(change.override for change in changes) or "-"
                 verdict = ("yes" if found.fits else "no", duration(found.seconds), settings)
                 rows.append((model.partition("/")[2], number, trainer, *totals, *verdict))
     phases = [f"{phase}, GB" for phase in PHASES]

@@ -1,8 +1,9 @@
 """Bytes on the rank that needs the most, in each phase of a DAPO step.
 
-Weights, optimizer states (only during the optimizer's step if they are offloaded), the reference copy and the share of
-a rollout engine are held throughout; gradients only during the update, since `zero_grad` frees them. What one phase needs is free again in the next; caching allocators keep
-and reuse it. Not counted: memory of the system and of libraries (`Cluster.usable_share`), checkpoints, completions.
+Weights, the reference copy, the share of a rollout engine and, unless they are offloaded, optimizer states are held
+throughout; gradients only during the update, since `zero_grad` frees them. What one phase needs is free again in the
+next; caching allocators keep and reuse it. Not counted: memory of the system and of libraries
+(`Cluster.usable_share`), checkpoints, completions.
 
 All completions are assumed to have the maximal length, since memory must suffice for the worst batch.
 """
