@@ -87,6 +87,8 @@ def _save_file(checkpoint: dict[str, Any], path: Path) -> None:
                 f"{path} was not saved: it contains objects of {', '.join(sorted(foreign))}. state_dict() must return "
                 "only plain values and tensors, because nothing else is loaded."
             )
+        if path.is_dir():  # a damaged checkpoint of the same step, by several ranks
+            remove(path)
 
 
 def _save_folder(checkpoint: dict[str, Any], shards: Mapping[str, DTensor], path: Path) -> None:

@@ -36,12 +36,14 @@ class FSDP2(ModelParallelStrategy):
         self._data_parallel_size, self._tensor_parallel_size = self.world_size, 1
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        assert self.lightning_module is not None
         take_ties(checkpoint, self.lightning_module)
         self.checkpoint_io.save_checkpoint(checkpoint, Path(self.broadcast(filepath)))  # on all ranks
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Loads weights and optimizer states. The checkpoint that it returns has the weights' names and shapes."""
         path, module = Path(self.broadcast(checkpoint_path)), self.lightning_module
+        assert module is not None
         checkpoint: dict[str, Any] = torch.load(main_file(path), mmap=True, map_location="cpu", weights_only=True)
         if path.is_dir():
             load_shards(checkpoint, path, module, self.optimizers)
@@ -69,7 +71,7 @@ def fill(model: PreTrainedModel, source: PreTrainedModel) -> None:
     parts = {}
     for name, own in model.named_parameters():
         path, _, last = name.rpartition(".")
-        part = local_part(source.get_submodule(path)._parameters.pop(last).detach())  # type: ignore[union-attr]
+        part = local_part(source.get_submodule(path)._parameters.pop(last).detach())
         if part.device.type == "cpu":
             part = part.clone()  # it may be the file itself, mapped into memory
         parts[name] = DTensor.from_local(

@@ -83,13 +83,13 @@ def read_whole(checkpoint: dict[str, Any], folder: Path) -> dict[str, Any]:
 def load_shards(checkpoint: dict[str, Any], folder: Path, model: nn.Module, optimizers: list[Optimizer]) -> None:
     """Reads into a sharded model and its optimizers what belongs to this rank, and puts weights without values into
     the checkpoint, whose names and shapes can be compared with those of the model. A collective."""
-    shapes, state = _shapes(folder), get_model_state_dict(model)
+    shapes, state = _shapes(folder), dict[str, Any](get_model_state_dict(model))
     for name, (shape, dtype) in shapes.items():
         if name.startswith("weights/"):
             checkpoint["state_dict"][name.removeprefix("weights/")] = torch.empty(shape, dtype=dtype, device="meta")
     _tie(checkpoint)
     ours = {f"weights/{name}": weight for name, weight in state.items()}
-    states = [get_optimizer_state_dict(model, optimizer) for optimizer in optimizers]
+    states: list[Any] = [get_optimizer_state_dict(model, optimizer) for optimizer in optimizers]
     ours |= {
         f"{place}/{name}": value
         for place, values in _places({"state_dict": {}, "optimizer_states": states})
@@ -107,7 +107,7 @@ def load_shards(checkpoint: dict[str, Any], folder: Path, model: nn.Module, opti
 def load_whole(checkpoint: dict[str, Any], model: nn.Module, optimizers: list[Optimizer]) -> None:
     """Loads a checkpoint of a process without shards into a sharded model and its optimizers. A collective."""
     options = StateDictOptions(full_state_dict=True, strict=False)
-    shapes = {name: value.shape for name, value in get_model_state_dict(model).items()}
+    shapes = {name: value.shape for name, value in dict[str, Any](get_model_state_dict(model)).items()}
     fitting = {n: value for n, value in checkpoint["state_dict"].items() if shapes.get(n) == value.shape}
     set_model_state_dict(model, fitting, options=options)
     names = {weight: name for name, weight in model.named_parameters()}
@@ -142,7 +142,7 @@ def _shapes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     Raises:
         ShardsError: if the parts of a tensor do not make up a whole one; it may come from somebody else.
     """
-    found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    found: dict[str, Any] = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     for name, tensor in found.items():
         if sum(chunk.sizes.numel() for chunk in tensor.chunks) != tensor.size.numel():
             raise ShardsError(f"{folder}: parts of {name} are missing.")

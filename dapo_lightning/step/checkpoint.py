@@ -49,8 +49,9 @@ def check_weights(checkpoint: Mapping[str, Any], module: nn.Module) -> None:
                 f"the checkpoint holds other weights than this configuration of the policy trains (for example "
                 f"{min(different)}): use the policy.* settings of the run that saved it."
             )
-    are_loaded = state is None or any(weight.is_meta for weight in state.values())
-    name = not_finite(module.state_dict() if are_loaded else state)
+    if state is None or any(weight.is_meta for weight in state.values()):  # loaded already, into shards
+        state = module.state_dict()
+    name = not_finite(state)
     if name is not None:
         raise WeightsError(
             f"the weights of the checkpoint are not finite ({name}), so they are no policy. Use an earlier checkpoint, "
