@@ -73,6 +73,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 "problem is solved, the run can be continued."
             ) from None
 
+    main_file = staticmethod(main_file)  # for strategies
+
     def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
         """Loads a checkpoint whole, also if it was saved in parts."""
         checkpoint = super().load_checkpoint(main_file(Path(path)), *arguments, **options)

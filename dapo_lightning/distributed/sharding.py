@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dapo_lightning.distributed.shards import load_shards, load_whole, take_ties
-from dapo_lightning.utils.checkpoints import main_file
 
 
 class FSDP2(ModelParallelStrategy):
@@ -44,7 +43,8 @@ class FSDP2(ModelParallelStrategy):
         """Loads weights and optimizer states. The checkpoint that it returns has the weights' names and shapes."""
         path, module = Path(self.broadcast(checkpoint_path)), self.lightning_module
         assert module is not None
-        checkpoint: dict[str, Any] = torch.load(main_file(path), mmap=True, map_location="cpu", weights_only=True)
+        io: Any = self.checkpoint_io
+        checkpoint: dict[str, Any] = torch.load(io.main_file(path), mmap=True, map_location="cpu", weights_only=True)
         if path.is_dir():
             load_shards(checkpoint, path, module, self.optimizers)
         else:
