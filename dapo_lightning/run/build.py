@@ -132,7 +132,8 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
             dataset,
             Path("outputs/warm_start"),
             reach=data.longest_prompt + limit.after_prompt,
-            sharded=option_attribute(settings["trainer"]["strategy"], "shards_weights"),
+            sharded=option_attribute(settings["trainer"]["strategy"], "shards_weights")
+            and not option_attribute(settings["critic"], "gives_values"),  # a critic begins as a copy of the policy
         )
     policy = replace(policy, recomputes=bool(config.trainer.get("activation_checkpointing")))
     if policy.shards is None and (bad := not_finite(policy.model.state_dict())) is not None:
