@@ -119,7 +119,7 @@ def load_whole(checkpoint: dict[str, Any], model: nn.Module, optimizers: list[Op
 
 def _places(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the mappings of a checkpoint that contain tensors, with the name of their place."""
-    yield "weights", checkpoint["state_dict"]
+    yield "weights", checkpoint.get("state_dict", {})
     for number, optimizer in enumerate(checkpoint.get("optimizer_states", [])):
         for name in _names_in(optimizer):
             yield f"optimizer {number}/{name}", optimizer["state"].setdefault(name, {})

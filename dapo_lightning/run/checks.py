@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.schema import check_finite, check_plain
 from dapo_lightning.slurm import job as slurm
-from dapo_lightning.types import Generation
 from dapo_lightning.utils.options import option_attribute
+
+if TYPE_CHECKING:  # torch is imported once nothing is left to refuse
+    from dapo_lightning.types import Generation
 
 PRECISIONS = ("32-true", "bf16-mixed")
 
