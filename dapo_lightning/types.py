@@ -185,7 +185,7 @@ class Grade:
         stage: how the reward decided, as it names it (`reward=math`: "string", "number", "symbolic", ...); None if it
             has only one way.
         parts: the scores that `score` is the weighted sum of, by name.
-        kind: what became of a program ("passed", or why it failed); None for rewards that run none.
+        kind: the outcome of a program ("passed", or why it failed); None for rewards that run none.
     """
 
     score: float

@@ -16,8 +16,8 @@ from dapo_lightning.algorithm.tokens import AllTokens, Mean, PerToken, Tokens
 class ClipCov(Clip):
     """The clipped objective, without a random share of the tokens whose covariance lies between two bounds.
 
-    The entropy falls by the covariance of log-probs and advantages, to which few tokens contribute most. Means and
-    shares are those of the whole mini-batch. The random choice depends on nothing but its tokens.
+    The entropy falls by the covariance of log-probs and advantages, most of which comes from a few tokens. Means and
+    shares are those of the whole mini-batch. The random choice depends only on its tokens.
 
     Args:
         share: of the tokens of a mini-batch that are left out; at least one is, if there is any between the bounds.

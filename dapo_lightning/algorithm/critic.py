@@ -1,4 +1,4 @@
-"""The critic: a second network that predicts the return of each state, as PPO has it and GRPO and DAPO do not."""
+"""The critic: a second network that predicts the return of each state. PPO has one; GRPO and DAPO have none."""
 
 from __future__ import annotations
 

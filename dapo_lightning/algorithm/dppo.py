@@ -15,8 +15,8 @@ class _Divergence:
     """sg(min(r, cap)) * A * log pi, without the tokens that leave the trust region: those whose divergence exceeds its
     bound and whose update would increase it (A > 0 and pi > pi_old, or A < 0 and pi < pi_old).
 
-    The divergence is that of two outcomes, the sampled token and all others, so that it needs no further logits. Rare
-    tokens may change by a large ratio, and likely ones not by much. No gradient flows through sg.
+    The divergence is that of two outcomes, the sampled token and all others, so that it needs no further logits. The
+    ratio may become large for rare tokens, but not for likely ones. No gradient flows through sg.
 
     Args:
         lower: bound where the policy moves away from a token.

@@ -1,4 +1,4 @@
-"""What is done about the entropy of the policy, which falls as the policy learns. DAPO relies on Clip-Higher alone."""
+"""Objectives that depend on the entropy of the policy, which falls in training. DAPO relies on Clip-Higher alone."""
 
 from __future__ import annotations
 

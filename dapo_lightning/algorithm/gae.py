@@ -17,8 +17,8 @@ def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, la
     """A_t = delta_t + gamma lam A_t+1, with delta_t = r_t + gamma V_t+1 - V_t (Schulman et al. 2015, Eq. 16).
 
     After the last token the value is 0, whether the completion was truncated or not, as in verl and TRL: a truncated
-    completion gets its reward and nothing follows it. Tokens where the mask is False were not chosen by the policy.
-    They are skipped, so the next token of the policy follows the previous one directly.
+    completion gets its reward, and no continuation is estimated. Tokens where the mask is False were not chosen by the
+    policy. They are skipped, so the next token of the policy follows the previous one directly.
 
     Args:
         lam_B: one lambda for each row.
@@ -49,7 +49,7 @@ def whitened(advantages_BT: Tensor, mask_BT: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GAE:
-    """Advantages of single tokens, from the values of a critic. The reward of a completion is that of its last token.
+    """Advantages of single tokens, from the values of a critic. The reward of a completion is given to its last token.
 
     Args:
         gamma: discount for each token.

@@ -15,7 +15,7 @@ from dapo_lightning.types import Group
 @dataclass(frozen=True)
 class LeaveOneOutNormalized:
     """(R_i - mean of the others) / (std of the others + epsilon), with ddof 1, as in NeMo RL: neither number depends on
-    R_i itself, so the baseline stays unbiased. Where the others do not differ, nothing is divided.
+    R_i itself, so the baseline stays unbiased. If the others are all equal, the difference is not divided.
 
     Raises:
         ValueError: if epsilon is negative or not finite; when called, if groups have fewer than three completions.

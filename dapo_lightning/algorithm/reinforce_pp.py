@@ -31,8 +31,8 @@ class ReinforcePPBaseline:
 
 
 def whitened(values_PG: Tensor, groups: Sequence[Group]) -> Tensor:
-    """(x - mean) / sqrt(var + 1e-8) over all tokens of the batch, of which each has the value of its completion, with
-    the variance of the population. It is exactly 0 if all values are equal. [P, G]."""
+    """(x - mean) / sqrt(var + 1e-8) over all tokens of the batch, each of which has the value of its completion. The
+    variance is that of the population. [P, G]; exactly 0 if all values are equal."""
     if (values_PG == values_PG[0, 0]).all():
         return torch.zeros_like(values_PG)
     lengths_PG = torch.stack([group.lengths_G() for group in groups]).to(values_PG)

@@ -1,4 +1,4 @@
-"""What became of every group that a DAPO step generated."""
+"""How a DAPO step used each group that it generated."""
 
 from __future__ import annotations
 

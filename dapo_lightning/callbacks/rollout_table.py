@@ -31,7 +31,7 @@ SCHEMA = pa.schema(
         "score": pa.float64(),
         "correct": pa.bool_(),
         "answer": _TEXT,  # what the reward found
-        "stage": _TEXT,  # how the reward decided, or what became of a program
+        "stage": _TEXT,  # how the reward decided, or the outcome of a program
         "parts": pa.list_(pa.struct({"name": _TEXT, "score": pa.float64()})),  # of a weighted reward
         "failure": _TEXT,  # why the completion could not be graded
         "detail": _TEXT,
@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
         "advantage": pa.float32(),  # mean over tokens; null for completions that are not in the loss
         "mean_logp": pa.float32(),  # per token, while sampling
         "mean_entropy": pa.float32(),
-        "policy_step": pa.int32(),  # DAPO steps that the policy had been trained for when it wrote the completion
+        "policy_step": pa.int32(),  # number of DAPO steps after which the policy wrote the completion
         # The columns of single tokens are null except for a few groups every few steps.
         "token_texts": pa.list_(_TEXT),
         "old_logps": _FLOATS,  # before the update of this step

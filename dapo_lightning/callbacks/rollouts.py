@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class Rollouts(L.Callback):
-    """Writes one file per DAPO step and rank, whole or not at all, with a row for each completion.
+    """Writes one file per DAPO step and rank, atomically, with a row for each completion.
 
     If the files exceed `megabytes`, every second of the recorded steps is removed, and from then on only every second
-    step is recorded: the record covers the whole run at even distances.
+    step is recorded, so that the record covers the whole run evenly.
 
     Args:
         tokens_every: DAPO steps between records of single tokens, which cost a forward pass; the first step is always

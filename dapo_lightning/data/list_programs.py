@@ -4,9 +4,9 @@
 assert statements, and the policy sees none of them: `reward=code` runs them.
 
 The worked examples are all correct, but they are written in several ways: line by line, with idle lines (`x=x`) that
-run into the token budget, with the rest of the work in the last line, or as one expression. The last two need the
-steps in another order than they are asked for, in which a tiny policy makes mistakes. So what it has to unlearn are
-habits, as in `data.arithmetic`.
+run into the token budget, with the rest of the work in the last line, or as one expression. The last two require
+the steps in a different order from that of the question, and a tiny policy makes mistakes there. As in
+`data.arithmetic`, it therefore has habits to unlearn.
 """
 
 from __future__ import annotations

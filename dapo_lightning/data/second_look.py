@@ -1,8 +1,8 @@
 """Sums that need a second look: one turn has room for a few steps only, so long sums are finished in the next turn.
 
-The prompts are those of `data=arithmetic`. In the worked examples, the first turn goes a few steps and gives the
-running total as a provisional answer, `7a+5=12#12`; after the message of the environment, the second turn goes on where
-the first has stopped, `b-3=9#9`. The habits to be unlearned are to guess in the first turn, and to repeat a wrong
+The prompts are those of `data=arithmetic`. In the worked examples, the first turn takes a few steps and gives the
+running total as a provisional answer, `7a+5=12#12`; after the message of the environment, the second turn continues
+where the first has stopped, `b-3=9#9`. The habits to be unlearned are to guess in the first turn, and to repeat a wrong
 answer in the second one.
 """
 
@@ -23,7 +23,7 @@ class SecondLook:
     """Sums as in `Arithmetic`, with worked examples in two turns.
 
     Args:
-        steps_per_turn: steps that a worked example goes in one turn.
+        steps_per_turn: steps that a worked example takes in one turn.
         plain_share: the first worked examples, as a share of all, have no bad habits.
         guess, repeat: of the later ones, how many guess in the first turn, and how many of those whose first answer is
             wrong repeat it in the second turn.

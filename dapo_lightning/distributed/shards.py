@@ -65,7 +65,7 @@ def write_shards(shards: Mapping[str, DTensor], folder: Path) -> None:
 
 
 def read_whole(checkpoint: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Puts whole tensors into a checkpoint whose parts are in a folder, so that it equals one of a single process."""
+    """Puts whole tensors into a checkpoint whose parts are in a folder, as if a single process had written it."""
     shapes, places = _shapes(folder), dict(_places(checkpoint))
     whole = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
     dcp.load(whole, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
@@ -81,8 +81,8 @@ def read_whole(checkpoint: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def load_shards(checkpoint: dict[str, Any], folder: Path, model: nn.Module, optimizers: list[Optimizer]) -> None:
-    """Reads into a sharded model and its optimizers what belongs to this rank, and puts weights without values into
-    the checkpoint, whose names and shapes can be compared with those of the model. A collective."""
+    """Reads this rank's parts into a sharded model and its optimizers, and puts weights without values into the
+    checkpoint, so that their names and shapes can be compared with those of the model. A collective."""
     shapes, state = _shapes(folder), dict[str, Any](get_model_state_dict(model))
     for name, (shape, dtype) in shapes.items():
         if name.startswith("weights/"):

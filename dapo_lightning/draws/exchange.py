@@ -1,4 +1,4 @@
-"""What ranks tell each other of the groups that they have generated.
+"""What ranks tell each other about the groups that they have generated.
 
 Every rank needs the numbers of all kept groups: scores, lengths, loss masks. They travel as small Python objects. The
 tensors of a completion are needed only by the rank that trains on it. They travel as one flat tensor for each field.

@@ -1,4 +1,4 @@
-"""Environments: what the policy reads between its turns."""
+"""Environments, which reply to the turns of the policy."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Dialogue:
 
 
 class Environment(Protocol):
-    """Replies to the turns of the policy, and makes one grade of those of its turns.
+    """Replies to the turns of the policy, and combines the grades of its turns into one.
 
     `num_turns`: how many turns the policy may have.
     `max_turn_tokens`: how many tokens the policy may write in a turn; None: as many as in all turns together.
@@ -58,7 +58,7 @@ class Environment(Protocol):
         ...
 
     def reply(self, dialogues: Sequence[Dialogue]) -> Sequence[str | None]:
-        """Returns the next message of each conversation, or None if it is over. The last turn is not replied to."""
+        """Returns the next message of each conversation, or None if it is over. Last turns get no reply."""
         ...
 
     def final(self, grades: Sequence[Grade]) -> Grade:

@@ -76,10 +76,10 @@ class Conversations(Partner):
     def submit(
         self, prompt_number: int, trajectories: Sequence[Trajectory]
     ) -> tuple[tuple[str, ...], Callable[[], list[tuple[Grade, ...]]]]:
-        """Starts to grade the last turns of prompt number `prompt_number` of this call, unless they are graded.
+        """Starts to grade the last turns of prompt number `prompt_number` of this call, unless they have grades.
 
-        Returns the texts of its G trajectories, and a function that waits for their grades: those of all turns, or the
-        one of the transcript.
+        Returns the texts of its G trajectories, and a function that waits for their grades: one for each turn, or one
+        for the transcript.
         """
         start = prompt_number * self._num_completions
         rows = self._rows[start : start + self._num_completions]

@@ -21,8 +21,8 @@ _OF_THE_MACHINE = ("_name_or_path", "transformers_version", "dtype")
 def digest_of(policy: Policy, has_reference: bool) -> Digest:
     """Hashes a policy that has just been loaded. Call it before the weights are sharded.
 
-    Of the weights, only those are hashed that a checkpoint does not restore: frozen ones, and, if the run keeps a
-    reference, those that the reference copies. Weights that are read only into shards are not hashed.
+    Only weights that a checkpoint does not restore are hashed: frozen ones, and, if the run keeps a reference, those
+    that the reference copies. Weights that are read only into shards are not hashed.
     """
     tokenizer, weights = policy.codec.tokenizer, dict(policy.model.named_parameters())
     frozen = {name: weight for name, weight in weights.items() if not weight.requires_grad}

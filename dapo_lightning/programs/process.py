@@ -104,7 +104,7 @@ class Process:
         if self._status == -signal.SIGSYS:
             return "forbidden", "a system call that is not permitted"
         if self._is_stopped:
-            return "exception", "it has disturbed the channel to its tests"
+            return "exception", "it has corrupted the channel to its tests"
         if self._status == -signal.SIGKILL:
             return "memory", "killed by the system"
         if self._status < 0:

@@ -69,8 +69,8 @@ def _result(verdict: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Runs on the server and prints the verdict. The file of the tests has no name any more when the program starts,
-    and is read only afterwards, because the memory of this process is copied for the program."""
+    """Runs on the server and prints the verdict. The file of the tests is unlinked before the program starts, and
+    read only afterwards, because the memory of this process is copied for the program."""
     work = json.loads(Path(_JOB).read_text())
     tests = Path(_TESTS).open()  # noqa: SIM115
     Path(_TESTS).unlink()

@@ -1,4 +1,4 @@
-"""The fork server: a warm interpreter, which forks a tester for every program. It never learns anything itself."""
+"""The fork server: a warm interpreter, which forks a tester for every program. It never receives any tests itself."""
 
 from __future__ import annotations
 

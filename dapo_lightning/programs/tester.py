@@ -64,7 +64,7 @@ def _deadline(seconds: float) -> Iterator[None]:
         raise Failed("timeout")
 
     signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again and again, in case that a test catches it
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # repeatedly, in case a test catches it
     try:
         yield
     finally:
@@ -189,7 +189,7 @@ def _ask(
         value = values.decode(reply["value"], lambda found: Remote(process, found))
         changed = values.decode(reply["arguments"], lambda found: Remote(process, found))
     except Exception as error:
-        raise Failed("exception", f"returned something odd ({type(error).__name__})") from None
+        raise Failed("exception", f"returned a value that cannot be read ({type(error).__name__})") from None
     for old, new in zip(arguments or (), changed or (), strict=False):
         _update(old, new)
     return value

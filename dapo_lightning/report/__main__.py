@@ -13,7 +13,7 @@ from dapo_lightning.utils.console import show_all_characters
 
 MEGABYTES = 20.0
 
-HELP = """Writes report.html into the folder: one file that loads nothing and opens in any browser.
+HELP = """Writes report.html into the folder: one self-contained file that opens in any browser.
 
 For a run, it shows curves, every step, and every completion with its tokens; for a folder of several runs, the tables
 and figures of the study, and the runs side by side (this needs the extra `study`)."""

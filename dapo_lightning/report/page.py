@@ -1,4 +1,4 @@
-"""Data -> one HTML file that loads nothing.
+"""Data -> one self-contained HTML file.
 
 Everything that a policy wrote is hostile text. It reaches the page only as JSON in a script element, escaped so that no
 text can end the element, and the page's script shows it only with `textContent`. A content security policy allows this
@@ -23,7 +23,7 @@ _SCRIPTS = ("dom.js", "charts.js", "tokens.js", "step.js", "groups.js", "tables.
 
 
 def safe_json(data: Any) -> Markup:
-    """Returns JSON that may stand in a script element. Numbers that JSON cannot express become null."""
+    """Returns JSON that is safe in a script element. Numbers that JSON cannot express become null."""
     text = json.dumps(_finite(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character, escape in _ESCAPED.items():
         text = text.replace(character, escape)

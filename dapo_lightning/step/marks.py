@@ -1,4 +1,4 @@
-"""Marks tokens by what only the whole mini-batch shows, for options that look beyond a micro-batch."""
+"""Marks tokens for options that need the whole mini-batch, not only a micro-batch."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ FAILURES = ("timeout", "memory", "crash", "error")
 
 
 def grading_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
-    """Counts the completions that could not be graded, by reason, and programs, by what became of them; averages each
+    """Counts the completions that could not be graded, by reason, and programs, by outcome; averages each
     part of a weighted reward."""
     failures, parts, kinds = Counter(_all(records, "failures")), _all(records, "parts"), Counter(_all(records, "kinds"))
     counts = {f"grading/{reason}": float(failures[reason]) for reason in FAILURES}

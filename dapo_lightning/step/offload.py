@@ -13,9 +13,9 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 def with_offloaded_states(make: MakeOptimizer) -> MakeOptimizer:
     """Returns a function that makes the same optimizer, whose states are on the device of the weights only while it
-    takes a step. They are then beside weights and gradients, but not beside activations, caches or an engine. The
-    values do not change. (Lightning moves states that it has loaded to the device: there they stay until after the
-    first step.)"""
+    takes a step. Weights and gradients are there at the same time, but activations, caches and an engine are not. The
+    values do not change. (Lightning moves states that it has loaded to the device, where they remain until the end of
+    the first step.)"""
 
     def make_offloaded(weights: Iterable[nn.Parameter]) -> Optimizer:
         optimizer = make(weights)

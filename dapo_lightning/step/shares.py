@@ -71,8 +71,8 @@ def owners_of(groups: Sequence[Group], algorithm: Algorithm, num_gradient_steps:
 
 def _balanced(groups: Sequence[Group], algorithm: Algorithm, num_ranks: int) -> Owners:
     """Groups go whole to the rank with the fewest tokens, large ones first, unless it would get more than its share.
-    The completions of the other groups go, long ones first, where the number of tokens is then the smallest. A prompt
-    counts once on each rank that reads it."""
+    The completions of the other groups follow, long ones first, each on the rank that then has the fewest tokens. A
+    prompt counts once on each rank that reads it."""
     prompts, lengths = [len(group.prompt_tokens) for group in groups], [_lengths(group, algorithm) for group in groups]
     costs = [prompt + sum(of_group.values()) for prompt, of_group in zip(prompts, lengths, strict=True)]
     limit = UNEVEN * sum(costs) / num_ranks

@@ -1,4 +1,4 @@
-"""Reads YAML that may come from somebody else: plain values that take no more room in memory than in the file."""
+"""Reads YAML from untrusted sources: plain values that take little more memory than the file has bytes."""
 
 from __future__ import annotations
 

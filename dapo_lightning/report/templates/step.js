@@ -1,4 +1,4 @@
-// One DAPO step as a picture: what was drawn and what became of it, and where the time went.
+// One DAPO step as a picture: the groups, how they were used, and how long each phase took.
 const LANES = [
   ["trained", null, "trained on", "in the update"],
   ["carried", null, "carried", "for the next step"],
