@@ -122,7 +122,7 @@ class RejectionOption(Protocol):
 
 
 class EntropyOption(Protocol):
-    """What is done about the entropy of the policy. See `entropy.py`."""
+    """An objective that depends on the entropy of the policy. See `entropy.py`."""
 
     def __call__(self, objective_BT: Tensor, tokens: Tokens) -> PerToken:
         """The objective of each token, without the KL penalty -> the objective that is maximised instead."""
@@ -200,11 +200,11 @@ class Algorithm:
         return replace(self, **{group: option.adapted(metrics) for group, option in self._adaptive().items()})
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
-        """The numbers of the options that adapt themselves, for checkpoints."""
+        """The values of adaptive options, for checkpoints."""
         return {group: asdict(option) for group, option in self._adaptive().items()}
 
     def loaded(self, state: Mapping[str, Mapping[str, Any]]) -> Algorithm:
-        """The algorithm with the numbers of a checkpoint."""
+        """The algorithm with the values of a checkpoint."""
         return replace(self, **{group: replace(o, **state[group]) for group, o in self._adaptive().items()})
 
     def _adaptive(self) -> dict[str, Any]:
@@ -213,5 +213,5 @@ class Algorithm:
     @property
     def needs_trajectories(self) -> bool:
         """Whether advantages or weights are computed from tokens, log-probs or entropies of the trajectories, which all
-        ranks then exchange; otherwise, options may use only what `Group` and `CountedTokens` say of their numbers."""
+        ranks then exchange; otherwise, options may use only the numbers in `Group` and `CountedTokens`."""
         return any(getattr(option, "needs_trajectories", False) for option in (self.advantage, self.loss))

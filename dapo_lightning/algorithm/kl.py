@@ -93,7 +93,7 @@ class Penalty:
 @dataclass(frozen=True)
 class K1(Penalty):
     """The log-ratio -d, d = log pi_ref - log pi: unbiased, may be negative, high variance. It belongs to the reward: as
-    a loss, its gradient is that of log pi, which is zero on average."""
+    a loss, it would have the gradient of log pi, which is zero on average."""
 
     place: str = "reward"
 

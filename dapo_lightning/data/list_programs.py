@@ -73,7 +73,8 @@ class ListPrograms:
     def __post_init__(self) -> None:
         if not 1 <= self.min_steps <= self.max_steps <= len(_KINDS):
             raise ValueError(
-                f"data.min_steps={self.min_steps} and data.max_steps={self.max_steps}: 1 to {len(_KINDS)}, in order."
+                f"data.min_steps={self.min_steps} must not exceed data.max_steps={self.max_steps}; both lie in 1 to "
+                f"{len(_KINDS)}."
             )
         if not all(0 <= share <= 1 for share in (self.direct + self.idle, self.jump)) or not 0 <= self.again < 1:
             raise ValueError("data.direct + data.idle, data.jump and data.again are probabilities (again below 1).")

@@ -48,7 +48,7 @@ class Ranks:
         """
         if self.size == 1:
             return sent
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"  # NCCL takes no tensors of the CPU
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"  # NCCL cannot send CPU tensors
         given = torch.cat(list(sent)).to(device)
         received = given.new_empty(sum(lengths))
         dist.all_to_all_single(received, given, list(lengths), [len(tensor) for tensor in sent])

@@ -66,8 +66,8 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, compute_dtype: torch.dtype |
 
 
 def fill(model: PreTrainedModel, source: PreTrainedModel) -> None:
-    """Gives a sharded model without values those of the same model, which is sharded over the same ranks. The source
-    loses its weights one by one, so that this takes no memory."""
+    """Fills a sharded model without values from the same model, which is sharded over the same ranks. The source loses
+    its weights one by one, so no additional memory is needed."""
     parts = {}
     for name, own in model.named_parameters():
         path, _, last = name.rpartition(".")
@@ -113,7 +113,7 @@ def exchanging_gradients(model: nn.Module | None, is_last: bool) -> AbstractCont
 
 
 def local_part(value: Tensor) -> Tensor:
-    """Returns what this rank holds of a tensor."""
+    """Returns this rank's part of a tensor."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 

@@ -31,8 +31,8 @@ def token_statistics(logits_NV: Tensor, ids_N: Tensor, temperature: float, with_
 
 
 def try_head(model: PreTrainedModel) -> None:
-    """Finds out whether the model returns the output of its LM head unchanged, and stores this with the model's other
-    ways. Models that scale or cap their logits do not, so the logits of all their tokens are computed at once."""
+    """Finds out whether the model returns the output of its LM head unchanged, and stores this in the model's `Ways`.
+    Models that scale or cap their logits do not, so the logits of all their tokens are computed at once."""
     head, given, is_last = model.get_output_embeddings(), torch.zeros(1, 1, 1), False
 
     def instead(hidden: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reads what gives values to names: `x = 1, y = 2`, `(x, y) = (1, 2)`, `f(t) = 2t`."""
+"""Reads statements that assign values to names: `x = 1, y = 2`, `(x, y) = (1, 2)`, `f(t) = 2t`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _CALL = re.compile(r"([A-Za-z](?:\^-1)?)\(([a-z])\)")
 
 
 def _label(side: Node, known: frozenset[str] | None) -> str | None:
-    """The name of what an equation gives a value to; None if it is not a name, but something to be solved. A reference
-    may name a number, as in `sin(1) = 0.84`, and an answer what a reference does."""
+    """The name to which an equation assigns a value; None if it is not a name but an equation to be solved. In a
+    reference, the name may be a number, as in `sin(1) = 0.84`; an answer may use any name that its reference has."""
     if side.op in ("name", "e", "i"):
         return str(side.args[0]) if side.args else side.op
     if side.op == "abs" and side.args[0].op == "name" and str(side.args[0].args[0]).isupper():
@@ -27,7 +27,7 @@ def _label(side: Node, known: frozenset[str] | None) -> str | None:
 
 
 def assignments(node: Node, known: frozenset[str] | None = None) -> list[tuple[str, Node]]:
-    """The pairs (name, value) of `x = 1, y = 2`, of `(x, y) = (1, 2)` or of `x = 1, 2`; [] if some item is no such."""
+    """The pairs (name, value) of `x = 1, y = 2`, of `(x, y) = (1, 2)` or of `x = 1, 2`; [] if an item is none."""
     items = node.args if node.op in LISTS else (node,)
     pairs: list[tuple[str, Node]] = []
     for item in items:
@@ -57,7 +57,7 @@ def assignments(node: Node, known: frozenset[str] | None = None) -> list[tuple[s
 
 
 def _exact_side(chain: Node) -> Node:
-    """The value in `x = 2/3 = ...`: the last side, but for an approximation of one that is exact."""
+    """The value in `x = 2/3 = ...`: the last side, without approximations after an exact one."""
     sides, signs = chain.args[::2], chain.args[1::2]
     while len(sides) > 2 and signs[-1] == "~":
         sides, signs = sides[:-1], signs[:-1]

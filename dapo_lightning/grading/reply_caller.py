@@ -1,4 +1,4 @@
-"""Calls the user's own environment: a function from the conversation so far to the next message, or to its end."""
+"""Calls the user's own environment: a function that returns the next message of a conversation, or ends it."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def isolated(
     etc = [Path("/etc") / name for name in (*_SETTINGS, *(_NETWORK if network else ()))]
     command = [str(_program()), "--unshare-all", "--die-with-parent", "--cap-drop", "ALL"]
     command += ["--share-net"] if network else []
-    if os.getuid() == 0:  # who is root there could not create user namespaces of its own
+    if os.getuid() == 0:  # root could not create user namespaces in the sandbox
         command += ["--uid", _NOBODY, "--gid", _NOBODY]
     for mounted in ("/tmp", "/dev/shm"):
         command += ["--dev", "/dev"] if mounted.startswith("/dev") else []

@@ -1,4 +1,4 @@
-"""Gives trees that mean the same one shape."""
+"""Gives trees with the same meaning the same shape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MIRRORED = {">": "<", ">=": "<="}
 
 
 def signed(node: Node) -> Node:
-    r"""Writes each item with \pm as two."""
+    r"""Writes each item with \pm as two items."""
     items = node.args if node.op in (*LISTS, "set") else (node,)
     if not has(node, "pm", "mp"):
         return node
@@ -31,7 +31,7 @@ def _chosen(node: Any, is_plus: bool) -> Any:
 
 
 def with_constant(gold: Node, found: Node) -> Node:
-    """The constant of integration has the name that it has in the reference."""
+    """Renames the constant of integration as in the reference."""
     others = [name for name in names(found) - names(gold) if name in ("c", "C", "k", "K", "C_1", "c_1")]
     return (
         renamed(found, others[0], "C")
@@ -41,7 +41,7 @@ def with_constant(gold: Node, found: Node) -> Node:
 
 
 def shaped(node: Any) -> Any:
-    """Gives equal structures one shape: matrices are multiplied out, a column is a tuple, and `a > b` is `b < a`."""
+    """Gives equal structures the same shape: matrices are multiplied out, columns are tuples, and `a > b` is `b < a`."""
     if not isinstance(node, Node):
         return node
     op, args = node.op, tuple(map(shaped, node.args))

@@ -11,7 +11,7 @@ from mpmath.ctx_mp import MPContext
 
 from dapo_lightning.grading.tree import Node, has, names
 
-MP = MPContext()  # not the one that other code may have set
+MP = MPContext()  # mpmath's global context may have been changed by other code
 MP.dps = 220
 TINY = MP.mpf(10) ** -200
 _MAX_BITS = 200_000  # of an exact number

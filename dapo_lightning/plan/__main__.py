@@ -53,7 +53,7 @@ def overview(name: str, numbers: Sequence[int]) -> str:
 
 
 def is_setting(change: Change) -> bool:
-    """Whether a change leaves the training, its cluster and the trainer of the row as they are."""
+    """Whether a change affects neither the training, nor its cluster, nor the trainer of the row."""
     return change.affects in (MEMORY, ROUNDING) and change.key != "trainer"
 
 

@@ -73,7 +73,7 @@ class MicroBatch:
 
 
 _SMALL = [MicroBatch(1, s, r, t) for s, r, t in ((5, 1, 4), (9, 1, 4), (5, 2, 4), (5, 1, 9), (11, 3, 6), (7, 2, 13))]
-_LIMITS = [LONG] * len(_SMALL) + [1]  # the last one again, as if it were long
+_LIMITS = [LONG] * len(_SMALL) + [1]  # the last micro-batch occurs twice, the second time as a long one
 _SMALL.append(_SMALL[-1])
 
 

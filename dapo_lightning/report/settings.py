@@ -1,4 +1,4 @@
-"""The configuration of a run beside the defaults of its options."""
+"""The configuration of a run, compared with the defaults of its options."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def sweep_data(sweep: Path, output: Path) -> dict[str, Any]:
     """Returns the data of a sweep's page.
 
     Args:
-        output: the folder of the page, which the links to the pages of single runs start from.
+        output: the folder of the page, to which the links to the pages of single runs are relative.
 
     Raises:
         NoRunsError: if there is no run.

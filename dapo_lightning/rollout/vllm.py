@@ -124,7 +124,7 @@ def _sampling_params(noise_T: Tensor, generation: Generation, end_tokens: Sequen
 
 
 def _completion(output: Any, end_tokens: Sequence[int], generation: Generation) -> Completion:
-    """A completion ends at the first stop text. The engine has no tokenizer, so it generates on until an end token."""
+    """A completion ends at the first stop text. The engine has no tokenizer, so it continues until an end token."""
     tokens_T, logps_T = sampled(output)
     n, has_ended = ends_at(tokens_T, end_tokens, generation)
     return Completion(tokens_T[:n], logps_T[:n], entropies_T=-logps_T[:n], truncated=not has_ended)

@@ -38,7 +38,7 @@ def check_critic(config: Mapping[str, Any]) -> None:
         given = next(group for group in parts if group in chosen)
         other = " ".join(remedies[group] for group in parts if group in missing)
         raise ConfigError(
-            f"{remedies[given]} needs {other}: only the three together are PPO (module=ppo trains the critic, "
+            f"{remedies[given]} needs {other}: PPO needs all three (module=ppo trains the critic, "
             f"critic=value_model gives values, advantage=gae uses them). Add {other}, or use experiment=ppo."
         )
     if config["kl"].get("place") == "reward" and not chosen:
@@ -72,7 +72,7 @@ def check_logps(
     if generation.is_restricted and not rollout_is_exact:
         raise ConfigError(
             f"top_p={generation.top_p}, top_k={generation.top_k}, min_p={generation.min_p}: this rollout records "
-            "log-probs after it has excluded tokens, which are not those of the policy that is trained. Use top_p=1.0, "
+            "log-probs after it has excluded tokens, so they are not those of the trained policy. Use top_p=1.0, "
             "top_k=null and min_p=0.0 (evaluation.top_p, evaluation.top_k and evaluation.min_p are free), or "
             "rollout=decode."
         )

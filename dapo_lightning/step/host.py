@@ -160,7 +160,7 @@ class PolicyHost:
     def _statistics(
         self, model: PreTrainedModel, rows: Sequence[Row], with_entropies: bool = True
     ) -> list[tuple[Tensor, ...]]:
-        """The same with entropies."""
+        """Log-probs, and entropies if wanted, of each row's tokens, as in `logps`."""
         compute = partial(completion_logps, temperature=self.temperature, with_entropies=with_entropies)
         return self.of_tokens(compute, model, rows)
 

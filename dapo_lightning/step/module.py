@@ -102,7 +102,7 @@ class DAPOModule(L.LightningModule):
         return self.worker.generate(prompts, self.num_completions, self.generation, "train", policy_step=step)
 
     def with_old_policy(self, batch: Batch, rewards_PG: Tensor, ranks: Ranks) -> Batch:
-        """Adds what the weights that sampled say about the completions: their log-probs."""
+        """Adds log-probs of the completions under the weights that sampled them."""
         return self.host.with_old_logps(batch, self.algorithm, self.history.dapo_steps, ranks)
 
     def mini_batches(self, batch: Batch, advantages_PGX: Tensor, ranks: Ranks) -> list[MiniBatch]:
@@ -121,7 +121,7 @@ class DAPOModule(L.LightningModule):
         return update
 
     def gradient(self, mini_batch: MiniBatch, ranks: Ranks) -> Update:
-        """Computes the gradient of a mini-batch, which the weights then hold."""
+        """Computes the gradient of a mini-batch, which is then stored in the weights."""
         mini_batch = replace(mini_batch, rows=tuple(self.host.prepared(mini_batch.rows, self.algorithm, ranks)))
         loss_of = partial(surrogate_loss, self.model, algorithm=self.algorithm, temperature=self.generation.temperature)
         return gradient_of(mini_batch, self.host, loss_of, self, self.max_gradient_norm, ranks)

@@ -37,7 +37,7 @@ function stepPicture() {
   const range = el("input", { type: "range", min: 0, max: steps.length - 1, value: 0, "aria-label": "DAPO step", oninput: () => change({ step: steps[range.value] }) });
   const output = el("output"), body = el("div", { class: "twocol" });
   const by = (n) => () => change({ step: steps[Math.max(0, Math.min(steps.length - 1, Number(range.value) + n))] });
-  section("step", "One step", "Every tile is a group of completions of one prompt; it is filled as far as they are right. Click one to read it.",
+  section("step", "One step", "Every tile is a group of completions of one prompt; the filled part is the share of right ones. Click a tile to read the group.",
     el("div", { class: "bar-row" }, output, el("button", { onclick: by(-1), "aria-label": "Previous step" }, "‹"), range, el("button", { onclick: by(1), "aria-label": "Next step" }, "›")), body);
   onChange((part) => {
     if (!("step" in part)) { if ("group" in part) mark(); return; }

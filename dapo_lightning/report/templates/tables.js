@@ -52,7 +52,7 @@ function runsBeside() {
   }
   const differing = [...new Set(data.runs.flatMap((run) => Object.keys(run.differs)))];
   const row = (run) => { const tick = el("input", { type: "checkbox", "aria-label": "show " + run.name, checked: chosen.has(run.name), onchange: () => { if (tick.checked) chosen.add(run.name); else chosen.delete(run.name); draw(); } }); return el("tr", {}, el("td", {}, tick), el("td", { class: "k" }, run.page ? el("a", { href: run.page, style: { color: "var(--accent)" } }, visible(run.name)) : visible(run.name)), el("td", {}, run.state), el("td", { class: "n" }, fmt(run.avg)), differing.map((name) => el("td", { class: "k" }, visible(run.differs[name] ?? "–")))); };
-  section("runs", "Runs side by side", "Tick runs to draw them. The columns on the right are the settings that differ.", el("div", { class: "filters" }, choice("Metric", names.map((name) => [name, name]), metric, (name) => { metric = name; draw(); })), box,
+  section("runs", "Runs side by side", "Tick runs to draw them. The columns on the right show the settings that differ.", el("div", { class: "filters" }, choice("Metric", names.map((name) => [name, name]), metric, (name) => { metric = name; draw(); })), box,
     el("div", { class: "scroll whole", style: { "max-height": "34rem", "overflow-y": "auto", "margin-top": "1rem" } }, el("table", { class: "data" }, el("thead", {}, el("tr", {}, ["", "run", "state", "avg@k", ...differing].map((name, i) => el("th", { class: i === 3 ? "n" : null }, visible(name))))), el("tbody", {}, data.runs.map(row)))));
   draw();
 }
