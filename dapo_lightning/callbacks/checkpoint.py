@@ -76,7 +76,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     main_file = staticmethod(main_file)  # for strategies
 
     def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Loads a checkpoint whole, also if it was saved in parts."""
+        """Loads a whole checkpoint, even if it was saved in parts."""
         checkpoint = super().load_checkpoint(main_file(Path(path)), *arguments, **options)
         return read_whole(checkpoint, Path(path)) if Path(path).is_dir() else checkpoint
 

@@ -21,7 +21,7 @@ class Function:
 
     The function may have these parameters, in any order: `messages` (the chat so far, from the prompt to the last turn
     of the policy), `answer`, `correct` and `scores` (one entry per turn, if turns are graded), and all columns of the
-    data. It returns the next message, or None to end the conversation. It must not rely on a state of its own, because
+    data. It returns the next message, or None to end the conversation. It must not keep a state, because
     calls for one conversation may reach different processes.
 
     If a call raises an exception, takes too long or ends its process, its conversation ends, and the log says so.

@@ -23,10 +23,10 @@ class SelfCorrection:
         num_turns: how many answers the policy may give.
         wrong: the message after a wrong answer. `{answer}` stands for the answer that the reward has read, `{detail}`
             for what failed according to the reward; both are empty if the reward does not know.
-        right: the message after a right answer, likewise; None: a right answer ends the conversation.
+        right: the message after a right answer, with the same placeholders; None: it ends the conversation.
         max_turn_tokens, max_message_tokens: see `Environment`.
         discount: a positive score is multiplied by this for each turn after the first, so that it is better to be right
-            at once. Other scores are not, because going on must not make a wrong answer cheaper.
+            at once. Other scores are not, because another turn must not make a wrong answer cheaper.
         spoilt: subtracted from the score for each turn that changes a right answer into a wrong one.
 
     Raises:

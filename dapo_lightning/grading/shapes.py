@@ -41,7 +41,7 @@ def with_constant(gold: Node, found: Node) -> Node:
 
 
 def shaped(node: Any) -> Any:
-    """Gives equal structures the same shape: matrices are multiplied out, columns are tuples, and `a > b` is `b < a`."""
+    """Gives equal structures the same shape: matrices are multiplied out, columns are tuples, `a > b` is `b < a`."""
     if not isinstance(node, Node):
         return node
     op, args = node.op, tuple(map(shaped, node.args))

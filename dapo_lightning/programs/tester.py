@@ -219,7 +219,7 @@ def _failed(reply: Any) -> Failed:
 
 
 def _exception(reply: Any) -> Exception:
-    """Returns the exception that the program has raised, as far as it is a built-in one."""
+    """Returns the exception that the program has raised, of the same type if that is a built-in one."""
     failed = _failed(reply)
     kind = failed.kind if failed.kind in KINDS and failed.kind != "wrong" else "exception"
     error: Exception = ProgramError(failed.detail)

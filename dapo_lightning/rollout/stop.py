@@ -15,7 +15,7 @@ class StopTexts:
     """Recognises turns that end with one of these texts, or within a token that completes one of them.
 
     Args:
-        texts: the stop texts; they stay part of the completion.
+        texts: the stop texts; they remain part of the completion.
 
     Raises:
         ValueError: naming the key, if there is an empty text.
