@@ -7,6 +7,7 @@ import torch
 from compare import assert_the_same
 from runs import SMALL, assert_same_weights, command, config, finish, resume, run
 
+from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO
 from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.run.checks import check, check_critic
 from dapo_lightning.run.command import as_dict
@@ -27,7 +28,8 @@ def one(tmp_path_factory):
 
 
 def critic_of(folder):
-    state = torch.load(latest(folder / "checkpoints"), weights_only=True)["state_dict"]
+    checkpoint = AtomicCheckpointIO().load_checkpoint(latest(folder / "checkpoints"), weights_only=True)
+    state = checkpoint["state_dict"]
     return {name: weight for name, weight in state.items() if name.startswith("critic.")}
 
 

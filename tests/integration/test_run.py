@@ -243,8 +243,8 @@ def test_too_many_skipped_steps_end_the_run_with_a_message(tmp_path):
 def test_a_loss_that_is_not_finite_is_skipped_and_weights_stay_finite(tmp_path, monkeypatch):
     original, calls = module.surrogate_loss, []
 
-    def poisoned(*arguments):
-        loss, sums = original(*arguments)
+    def poisoned(*arguments, **options):
+        loss, sums = original(*arguments, **options)
         calls.append(0)
         return (loss * float("nan") if len(calls) == 2 else loss), sums
 

@@ -194,7 +194,7 @@ def test_numbers_of_all_options_are_named():
     for group in TECHNIQUES:
         for file in (ROOT / "conf" / group).glob("*.yaml"):
             values = yaml.safe_load(file.read_text())
-            numbers = {name for name, value in values.items() if isinstance(value, int | float) or "${" in value}
+            numbers = {name for name, value in values.items() if type(value) in (int, float) or "${" in str(value)}
             assert {f"{group}.{name}" for name in numbers} <= set(numbers_of_options()), file
 
 

@@ -42,17 +42,17 @@ def graded(tmp_path_factory):
             for each, its in ((text, tests), ("open('/tmp/neighbour', 'w').write('x')\n" + RIGHT, TESTS)):
                 completions.append(each)
                 prompts.append(Prompt("?", "", f"test:{name}", {"tests": its}))
-        before = canaries()
+        before, earlier = canaries(), graders()
         with closing(Code(2, SECONDS, 256, fenced=False)) as reward:
             started = time.monotonic()
             grades = reward(prompts, completions)
             seconds = time.monotonic() - started
             with pytest.raises(BlockingIOError):  # nobody has called
                 server.accept()
-        after = canaries()
+        after, left = canaries(), graders() - earlier
     names = [name for name, _, _ in programs]
     assert (home / "secret.txt").read_text() == "hunter2" and not list(work.rglob("*evil*"))
-    return dict(zip(names, grades[::2], strict=True)), grades[1::2], seconds, before, after
+    return dict(zip(names, grades[::2], strict=True)), grades[1::2], seconds, before, after, left
 
 
 def canaries():
@@ -64,8 +64,15 @@ def canaries():
     return found
 
 
+def graders():
+    """The graders that this process has started, those of earlier tests included."""
+    started = {int(pid) for tasks in Path("/proc/self/task").glob("*/children") for pid in tasks.read_text().split()}
+    names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in started}
+    return {pid for pid, name in names.items() if b"bwrap" in name or b"grading.child" in name}
+
+
 def test_every_program_gets_the_verdict_that_it_deserves(graded):
-    grades, _, _, _, _ = graded
+    grades, *_ = graded
     wrong = {name: (grades[name].kind, grades[name].detail) for name, (_, kind) in WRONG.items()
              if grades[name].correct or grades[name].failure
              or (kind and grades[name].kind not in (kind, "timeout"))}  # fmt: skip
@@ -79,13 +86,11 @@ def test_neighbours_are_unharmed(graded):
 
 
 def test_nothing_outside_is_touched_and_the_time_is_bounded(graded):
-    grades, neighbours, seconds, before, after = graded
+    grades, neighbours, seconds, before, after, _ = graded
     assert before == after == set()
     slow = sum(grade.kind == "timeout" for grade in grades.values())
     assert seconds < 4 * SECONDS * slow + 0.5 * (len(grades) + len(neighbours))
 
 
 def test_no_process_is_left(graded):
-    started = [int(pid) for tasks in Path("/proc/self/task").glob("*/children") for pid in tasks.read_text().split()]
-    names = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in started]
-    assert not [name for name in names if b"bwrap" in name or b"grading.child" in name]
+    assert graded[-1] == set()
