@@ -204,8 +204,8 @@ class Algorithm:
         return {group: asdict(option) for group, option in self._adaptive().items()}
 
     def loaded(self, state: Mapping[str, Mapping[str, Any]]) -> Algorithm:
-        """The algorithm with the values of a checkpoint."""
-        return replace(self, **{group: replace(o, **state[group]) for group, o in self._adaptive().items()})
+        """The algorithm with the values of a checkpoint. Options that were not adaptive in its run stay as they are."""
+        return replace(self, **{group: replace(o, **state.get(group, {})) for group, o in self._adaptive().items()})
 
     def _adaptive(self) -> dict[str, Any]:
         return {group: option for group, option in self.options.items() if hasattr(option, "adapted")}

@@ -16,8 +16,9 @@ from dapo_lightning.algorithm.tokens import Mean, PerToken, Tokens
 class EntropyTarget:
     """objective + coefficient * entropy, if the entropy was at or below the target in the last DAPO step.
 
-    After each step, the coefficient rises by `delta` if the entropy of the sampled tokens is at or below the target,
-    and falls by it otherwise, between 0 and `maximum`. Coefficient and state are saved in checkpoints.
+    After each step in which the policy was trained, the coefficient rises by `delta` if the entropy of the sampled
+    tokens is at or below the target, and falls by it otherwise, between 0 and `maximum`. Coefficient and state are
+    saved in checkpoints.
 
     Args:
         target: entropy in nats.
@@ -52,6 +53,8 @@ class EntropyTarget:
 
     def adapted(self, metrics: Mapping[str, float]) -> EntropyTarget:
         """The option for the next DAPO step, given the metrics of this one."""
+        if "entropy/coefficient" not in metrics:  # the policy was not trained
+            return self
         is_low = metrics["entropy"] <= self.target
         coefficient = self.coefficient + (self.delta if is_low else -self.delta)
         return replace(self, coefficient=min(max(coefficient, 0.0), self.maximum), is_low=is_low)

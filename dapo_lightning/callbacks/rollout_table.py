@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
         "failure": _TEXT,  # why the completion could not be graded
         "detail": _TEXT,
         "reward": pa.float64(),  # the score with the overlong penalty
-        "advantage": pa.float32(),  # mean over tokens; null for completions that are not in the loss
+        "advantage": pa.float32(),  # mean over tokens of the policy; null for completions that are not in the loss
         "mean_logp": pa.float32(),  # per token, while sampling
         "mean_entropy": pa.float32(),
         "policy_step": pa.int32(),  # number of DAPO steps after which the policy wrote the completion

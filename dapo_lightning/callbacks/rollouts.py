@@ -14,6 +14,7 @@ from dapo_lightning.callbacks.fates import fates
 from dapo_lightning.callbacks.rollout_table import as_table, group_rows
 from dapo_lightning.callbacks.token_record import token_records
 from dapo_lightning.distributed.ranks import Ranks
+from dapo_lightning.step.experience import Row
 from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.step.result import StepResult
 from dapo_lightning.utils.atomic import replacing
@@ -64,11 +65,10 @@ class Rollouts(L.Callback):
     def _rows(self, module: DAPOModule, result: StepResult, ranks: Ranks) -> list[dict[str, Any]]:
         passes = (row for mini_batch in result.mini_batches for row in mini_batch.rows)
         rows = list({row.origin: row for row in passes}.values())  # with num_epochs, each is trained on several times
-        columns = {row.origin: {"advantage": float(row.advantages.mean())} for row in rows}
+        columns = {row.origin: {"advantage": mean_advantage(row)} for row in rows}
         if self.tokens_every is not None and (result.number == 1 or result.number % self.tokens_every == 0):
             numbers = {group.number for group in result.batch.groups[: self.tokens_num_groups]}
-            last = {row.origin: row for row in rows if row.origin[0] in numbers}  # of several epochs
-            chosen = list(last.values())
+            chosen = [row for row in rows if row.origin[0] in numbers]
             for row, record in zip(chosen, token_records(module, chosen), strict=True):
                 columns[row.origin] |= record
         trained = dict(ranks.gather(list(columns.items())))  # a completion may be trained on by another rank
@@ -100,3 +100,9 @@ class Rollouts(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._every, self._bytes = state_dict["every"], dict(state_dict["bytes"])
+
+
+def mean_advantage(row: Row) -> float:
+    """The mean over the tokens that the policy wrote. (Those of messages between its turns have none.)"""
+    mask_T = row.trajectory.loss_mask_T
+    return float(row.advantages.expand(len(mask_T))[mask_T].mean())

@@ -34,4 +34,4 @@ def value_model(policy: Policy) -> Policy:
     head = policy.model.get_output_embeddings()
     model.set_output_embeddings(ValueHead(head.weight.shape[1], head.weight.device))
     model.config.tie_word_embeddings = False
-    return Policy(model.eval(), policy.codec)
+    return Policy(model.eval(), policy.codec, recomputes=policy.recomputes)

@@ -20,6 +20,7 @@ _RESTORED: dict[str, Any] = {
     "state_dict": {},
     "hyper_parameters": {},
     "history": History().state_dict() | {"seconds": {}},
+    "algorithm": {},
 }
 """What a checkpoint must hold to be evaluated, by example."""
 

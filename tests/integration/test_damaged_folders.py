@@ -122,6 +122,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, caplog
         ({"lr_schedulers": [{}]}, "lr_schedulers.0.lr_lambdas"),
         ({"history": {"dapo_steps": 4}}, "history.gradient_steps"),
         ({"state_dict": None}, "state_dict"),
+        ({"algorithm": None}, "algorithm"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

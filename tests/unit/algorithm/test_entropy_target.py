@@ -11,9 +11,14 @@ from dapo_lightning.callbacks.metrics_file import read_metrics
 def test_the_coefficient_follows_the_entropy_by_hand():
     option, seen = EntropyTarget(target=0.2, delta=0.25, maximum=0.5), []
     for entropy in (0.1, 0.2, 0.1, 0.3, 0.3, 0.3):
-        option = option.adapted({"entropy": entropy})
+        option = option.adapted({"entropy": entropy, "entropy/coefficient": 0.0})
         seen.append((option.coefficient, option.is_low))
     assert seen == [(0.25, True), (0.5, True), (0.5, True), (0.25, False), (0.0, False), (0.0, False)]
+
+
+def test_the_coefficient_stays_while_the_policy_is_not_trained():
+    option = EntropyTarget(target=0.2, delta=0.25, coefficient=0.25, is_low=True)
+    assert option.adapted({"entropy": 0.1}) == option.adapted({"entropy": 0.3}) == option
 
 
 @pytest.mark.parametrize(("is_low", "applied"), [(True, 0.4), (False, 0.0)])
@@ -26,9 +31,10 @@ def test_the_bonus_is_applied_only_if_the_entropy_was_low(is_low, applied):
 
 def test_its_numbers_are_saved_and_loaded():
     options = algorithm(entropy=EntropyTarget(0.2, 0.1))
-    later = options.adapted({"entropy": 0.1})
+    later = options.adapted({"entropy": 0.1, "entropy/coefficient": 0.0})
     assert later.entropy.coefficient == 0.1 and later.clip is options.clip
     assert options.loaded(later.state_dict()) == later
+    assert options.loaded({}) == options  # evaluated in a run without it
     assert algorithm().state_dict() == {} and algorithm().adapted({}) == algorithm().loaded({})
 
 

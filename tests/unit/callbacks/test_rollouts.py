@@ -15,9 +15,11 @@ from dapo_lightning.algorithm.clip import Clip
 from dapo_lightning.algorithm.sampling import Dynamic, Static
 from dapo_lightning.callbacks.fates import fates
 from dapo_lightning.callbacks.rollout_table import as_table, group_rows
+from dapo_lightning.callbacks.rollouts import mean_advantage
 from dapo_lightning.callbacks.token_record import token_records, token_texts
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.forward.logprobs import completion_logps
+from dapo_lightning.step.experience import Row
 from dapo_lightning.step.host import PolicyHost
 
 DYNAMIC = Dynamic(max_rounds=6, at_cap="train_partial")
@@ -74,6 +76,13 @@ def test_a_run_records_all_that_it_generated(finished, frame):
     trained = frame[frame.fate == "trained"]
     assert trained.advantage.notna().all() and frame[frame.fate != "trained"].advantage.isna().all()
     assert trained.groupby(["step", "group"]).advantage.sum().abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("advantages", [[3.0], [2.0, 0.0, 4.0]])
+def test_the_mean_advantage_leaves_out_tokens_of_messages(advantages):
+    trajectory = make_group(0, [1], [3]).trajectories[0]
+    trajectory = replace(trajectory, loss_mask_T=torch.tensor([True, False, True]))
+    assert mean_advantage(Row((1,), trajectory, torch.tensor(advantages))) == 3.0
 
 
 def test_single_tokens_are_recorded_for_a_few_groups(frame):

@@ -9,6 +9,7 @@ from conftest import algorithm, batch_of, make_group, mini_batch, tiny
 
 from dapo_lightning.algorithm.critic import ValueModel
 from dapo_lightning.forward.logprobs import completion_values
+from dapo_lightning.policy import Policy
 from dapo_lightning.policy.lora import Lora
 from dapo_lightning.policy.value_model import value_model
 from dapo_lightning.step.critic import CriticHost
@@ -32,6 +33,13 @@ def test_the_critic_begins_with_the_policy_s_weights_and_with_values_of_zero():
     assert not {w.data_ptr() for w in made.model.parameters()} & {w.data_ptr() for w in policy.model.parameters()}
     assert not completion_values(made.model, [(5, 6)], [torch.tensor([7, 8])]).any()
     assert policy.model.get_output_embeddings().weight is policy.model.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_the_critic_recomputes_activations_if_the_policy_does(recomputes):
+    policy = tiny(seed=1)
+    made = value_model(Policy(policy.model, policy.codec, recomputes=recomputes))
+    assert made.recomputes == recomputes
 
 
 def test_frozen_weights_are_shared_with_the_policy():
