@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class LeaveOneOutNormalized:
     """
 
     epsilon: float = 1e-6
+    min_completions: ClassVar[int] = 3  # of a prompt; refused at the start
 
     def __post_init__(self) -> None:
         if not 0 <= self.epsilon < math.inf:
@@ -30,7 +32,7 @@ class LeaveOneOutNormalized:
     def __call__(self, rewards_PG: Tensor, groups: Sequence[Group]) -> Tensor:
         """[P, G] rewards -> [P, G, 1] advantages."""
         size = rewards_PG.shape[1]
-        if size < 3:
+        if size < self.min_completions:
             raise ValueError(
                 f"advantage=leave_one_out_normalized: the standard deviation of the other completions needs at least "
                 f"two of them, so num_completions_per_prompt={size} must be at least 3."

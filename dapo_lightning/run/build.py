@@ -23,7 +23,7 @@ from dapo_lightning.draws.datamodule import PromptDataModule
 from dapo_lightning.draws.length import LengthLimit
 from dapo_lightning.draws.worker import RolloutWorker
 from dapo_lightning.rollout.stop import StopTexts
-from dapo_lightning.run.checks import check, check_critic, check_logps
+from dapo_lightning.run.checks import check, check_logps, check_options
 from dapo_lightning.run.command import as_dict, in_sweep, record_origin, resume_command
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import hyperparameters, save_config
@@ -80,7 +80,7 @@ def set_up(config: DictConfig) -> tuple[DAPOModule, PromptDataModule, L.Trainer]
 def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     """Builds the module and the data module."""
     settings = as_dict(config)
-    check_critic(settings)
+    check_options(settings)
     algorithm = Algorithm(**{name: made(settings[name]) for name in TECHNIQUES})
     if config.mode == "evaluate":
         algorithm = replace(algorithm, kl=NoKL())  # an evaluation needs no reference

@@ -29,8 +29,25 @@ def check(config: Mapping[str, Any]) -> None:
     _check_trainer(config["trainer"])
 
 
-def check_critic(config: Mapping[str, Any]) -> None:
-    """Raises a ConfigError unless module, critic and advantage all belong to PPO, or none of them does."""
+def check_options(config: Mapping[str, Any]) -> None:
+    """Raises a ConfigError for options that make no sense together. Imports their classes, so their targets must have
+    been checked."""
+    _check_critic(config)
+    number, needed = config["num_completions_per_prompt"], option_attribute(config["advantage"], "min_completions", 0)
+    if number < needed:
+        raise ConfigError(
+            f"num_completions_per_prompt={number}: this advantage compares each completion with the spread of the "
+            f"others, so a group needs at least {needed}."
+        )
+    if number < 2 and option_attribute(config["sampling"], "filters_groups"):
+        raise ConfigError(
+            "num_completions_per_prompt=1 with sampling=dynamic: a group of one is never partly correct, so no group "
+            "would be kept. Use sampling=static."
+        )
+
+
+def _check_critic(config: Mapping[str, Any]) -> None:
+    """Module, critic and advantage must all belong to PPO, or none of them."""
     parts = {"module": "trains_critic", "critic": "gives_values", "advantage": "needs_values"}
     chosen = {group for group, attribute in parts.items() if option_attribute(config[group], attribute)}
     if chosen and (missing := parts.keys() - chosen):
@@ -46,10 +63,10 @@ def check_critic(config: Mapping[str, Any]) -> None:
             "kl.place=reward subtracts the penalty from the rewards of single tokens, which only advantage=gae reads: "
             "use kl.place=loss, or experiment=ppo."
         )
-    if config["num_completions_per_prompt"] < 2 and option_attribute(config["sampling"], "filters_groups"):
+    if (steps := config["critic"].get("pretraining_steps", 0)) >= config["num_steps"]:
         raise ConfigError(
-            "num_completions_per_prompt=1 with sampling=dynamic: a group of one is never partly correct, so no group "
-            "would be kept. Use sampling=static."
+            f"critic.pretraining_steps={steps} with num_steps={config['num_steps']}: the policy would never be "
+            "trained. Use fewer steps for pretraining, or a larger num_steps."
         )
 
 

@@ -15,7 +15,7 @@ from dapo_lightning.distributed.sharding import is_sharded
 from dapo_lightning.draws.datamodule import PromptDataModule
 from dapo_lightning.report.__main__ import report
 from dapo_lightning.rollout.finite import NotFiniteError
-from dapo_lightning.run.checks import check
+from dapo_lightning.run.checks import check, check_options
 from dapo_lightning.run.command import as_dict
 from dapo_lightning.run.curves import draw_curves
 from dapo_lightning.run.folder import read_config
@@ -115,6 +115,7 @@ def plan_run(config: DictConfig) -> float:
     settings = as_dict(config)
     check(settings)
     check_targets(settings)
+    check_options(settings)
     source = made(settings["policy"])
     found = plan(settings, known_config(getattr(source, "name", "")) or source.config(), cluster_of(settings))
     print(found)

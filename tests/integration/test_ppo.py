@@ -1,6 +1,7 @@
 """Runs of PPO: exact with every strategy and across interruptions, and refused where they would make no sense."""
 
 import re
+import shutil
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from runs import SMALL, assert_same_weights, command, config, finish, resume, ru
 
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO
 from dapo_lightning.callbacks.metrics_file import read_metrics
-from dapo_lightning.run.checks import check, check_critic
+from dapo_lightning.run.checks import check, check_options
 from dapo_lightning.run.command import as_dict
 from dapo_lightning.run.errors import ConfigError
-from dapo_lightning.utils.checkpoints import latest
+from dapo_lightning.run.session import plan_run
+from dapo_lightning.utils.checkpoints import all_checkpoints, latest, steps_done
 
 PPO = (
     "module=ppo", "critic=value_model", "advantage=gae", "sampling=static", "critic.learning_rate=1e-3",
@@ -25,6 +27,13 @@ PPO = (
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     return run(tmp_path_factory.mktemp("ppo") / "one", *PPO)
+
+
+def keep_only(folder, steps):
+    """Removes all checkpoints but that of a step, as if the run had been interrupted after it."""
+    for path in all_checkpoints(folder / "checkpoints"):
+        if steps_done(path) != steps:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def critic_of(folder):
@@ -44,8 +53,9 @@ def test_only_the_critic_is_trained_at_first_and_its_metrics_are_logged(one):
 
 @pytest.mark.parametrize("steps", [1, 2], ids=["after the pretraining", "later"])
 def test_resumed_equals_straight_bit_for_bit(one, tmp_path, steps):
-    folder = run(tmp_path / "run", *PPO, f"num_steps={steps}")
-    resume(folder, "num_steps=3")
+    folder = run(tmp_path / "run", *PPO, "callbacks.checkpoint.keep=3")
+    keep_only(folder, steps)
+    resume(folder)
     assert_same_weights(one, folder)
     ours, theirs = critic_of(folder), critic_of(one)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -57,9 +67,10 @@ SHARDED = ("trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=2")
 @pytest.mark.parametrize("trainer", [("trainer=ddp_cpu",), SHARDED], ids=["two", "two, sharded"])
 def test_two_processes_equal_one(one, tmp_path, trainer):
     folder = tmp_path / "run"
-    finish(command(folder, *SMALL, *PPO, *trainer, *(["num_steps=1"] if trainer == SHARDED else [])))
+    finish(command(folder, *SMALL, *PPO, *trainer, "callbacks.checkpoint.keep=3"))
     if trainer == SHARDED:  # resumed after the pretraining
-        finish(command(folder, f"resume={folder}", "num_steps=3"))
+        keep_only(folder, steps=1)
+        finish(command(folder, f"resume={folder}"))
     assert_the_same(one, folder)
     ours, theirs = critic_of(folder), critic_of(one)
     for name in theirs:
@@ -90,6 +101,11 @@ def test_a_group_may_hold_a_single_completion(tmp_path):
         (["experiment=ppo", "module=dapo"], "critic=value_model needs module=ppo"),
         (["kl=k3", "kl.place=reward"], "use kl.place=loss, or experiment=ppo"),
         (["experiment=ppo", "sampling=dynamic", "num_completions_per_prompt=1"], "Use sampling=static"),
+        (["advantage=leave_one_out_normalized", "num_completions_per_prompt=2"], "a group needs at least 3"),
+        (
+            ["experiment=ppo", "critic.pretraining_steps=5", "num_steps=5"],
+            "critic.pretraining_steps=5 with num_steps=5",
+        ),
     ],
     ids=" ".join,
 )
@@ -97,4 +113,6 @@ def test_combinations_without_meaning_are_refused(overrides, says):
     settings = as_dict(config(*overrides, "run_folder=x"))
     check(settings)
     with pytest.raises(ConfigError, match=re.escape(says)):
-        check_critic(settings)
+        check_options(settings)
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        plan_run(config(*overrides, "run_folder=x", "mode=plan"))
