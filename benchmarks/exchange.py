@@ -76,7 +76,7 @@ def measure(rank: int, size: int, port: int, options: argparse.Namespace) -> Non
     homes, groups = zip(*(new[number] for number in numbers), strict=True)
     records = tuple(map(GroupRecord.of, mine))
     batch = Batch(groups, 0, (), {}, records, options.prompts, 1, KeepRate(), None, homes)
-    shares.exchange(batch, Algorithm.dapo(2 * options.tokens, options.tokens), options.gradient_steps, ranks)
+    shares.exchange(batch, Algorithm.dapo(2 * options.tokens, options.tokens), options.gradient_steps, 1, ranks)
     if rank == 0:
         before, tensors, objects = (f"{n / 1e6:.3f}" for n in (sum(sizes[1:]), sum(ranks.tensors), sum(ranks.objects)))
         print(f"MB received by the first rank: {before} as pickles; now {tensors} in tensors, {objects} in statistics")

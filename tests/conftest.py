@@ -77,7 +77,7 @@ def mini_batches(
     ranks: Ranks = Ranks(),  # noqa: B008
 ) -> list[MiniBatch]:
     """What the DAPO step makes of kept groups: shaped rewards, advantages, weights."""
-    batch = replace(batch_of(groups), owners=owners_of(groups, options, num_gradient_steps, ranks.size))
+    batch = replace(batch_of(groups), owners=owners_of(groups, options, num_gradient_steps, 1, ranks.size))
     rewards_PG = batch.scores_PG() + options.overlong.penalty(batch.lengths_PG())
     return split(batch, advantages(rewards_PG, batch.groups, options), options, num_gradient_steps, ranks)
 

@@ -88,7 +88,7 @@ class DAPOModule(L.LightningModule):
         with self.clock.remainder("wait"), gathered(self.model):  # lines 2-8: sample, keep if 0 < correct < G (Eq. 11)
             batch = fill(draws, self.sample, algorithm.sampling, ranks)
         with self.clock("update"):
-            batch = shares.exchange(batch, algorithm, self.num_gradient_steps, ranks)  # each completion to its rank
+            batch = shares.exchange(batch, algorithm, self.num_gradient_steps, self.num_epochs, ranks)
             rewards_PG = batch.scores_PG() + algorithm.overlong.penalty(batch.lengths_PG())  # overlong (Eq. 13)
             batch = self.with_old_policy(batch, rewards_PG, ranks)  # line 3: old log-probs
             advantages_PGX = advantages(rewards_PG, batch.groups, algorithm)  # line 9: advantage (Eq. 9)

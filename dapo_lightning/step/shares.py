@@ -29,10 +29,10 @@ def parts(num_groups: int, num_gradient_steps: int) -> list[range]:
     return [range(*bound) for bound in pairwise(bounds)]
 
 
-def exchange(batch: Batch, algorithm: Algorithm, num_gradient_steps: int, ranks: Ranks) -> Batch:
+def exchange(batch: Batch, algorithm: Algorithm, num_gradient_steps: int, num_epochs: int, ranks: Ranks) -> Batch:
     """Gives each rank the completions that it trains on, with their tensors. If an option of the algorithm needs the
     tensors of all completions (`needs_trajectories`), all ranks get them."""
-    owners = owners_of(batch.groups, algorithm, num_gradient_steps, ranks.size)
+    owners = owners_of(batch.groups, algorithm, num_gradient_steps, num_epochs, ranks.size)
     everyone, needs_all = tuple(range(ranks.size)), algorithm.needs_trajectories
 
     def goes_to(p: int, g: int) -> Sequence[int]:
@@ -61,21 +61,24 @@ def numbers_only(option: object) -> Iterator[None]:
         ) from error
 
 
-def owners_of(groups: Sequence[Group], algorithm: Algorithm, num_gradient_steps: int, num_ranks: int) -> Owners:
-    """Divides the completions of each mini-batch so that all ranks compute nearly the same number of tokens."""
+def owners_of(
+    groups: Sequence[Group], algorithm: Algorithm, num_gradient_steps: int, num_epochs: int, num_ranks: int
+) -> Owners:
+    """Divides the completions of each mini-batch so that all ranks compute nearly the same number of tokens. Further
+    passes mix the groups anew, so with several passes each group is divided among the ranks."""
     found: list[tuple[int | None, ...]] = []
     for part in parts(len(groups), num_gradient_steps):
-        found += _balanced([groups[p] for p in part], algorithm, num_ranks)
+        found += _balanced([groups[p] for p in part], algorithm, num_ranks, keeps_groups=num_epochs == 1)
     return tuple(found)
 
 
-def _balanced(groups: Sequence[Group], algorithm: Algorithm, num_ranks: int) -> Owners:
+def _balanced(groups: Sequence[Group], algorithm: Algorithm, num_ranks: int, keeps_groups: bool) -> Owners:
     """Groups go whole to the rank with the fewest tokens, large ones first, unless it would get more than its share.
     The completions of the other groups follow, long ones first, each on the rank that then has the fewest tokens. A
     prompt counts once on each rank that reads it."""
     prompts, lengths = [len(group.prompt_tokens) for group in groups], [_lengths(group, algorithm) for group in groups]
     costs = [prompt + sum(of_group.values()) for prompt, of_group in zip(prompts, lengths, strict=True)]
-    limit = UNEVEN * sum(costs) / num_ranks
+    limit = UNEVEN * sum(costs) / num_ranks if keeps_groups else 0
     loads, owners = [0] * num_ranks, [dict[int, int]() for _ in groups]
     rest: list[tuple[int, int, int]] = []
     for p in sorted(range(len(groups)), key=lambda p: -costs[p]):

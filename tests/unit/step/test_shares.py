@@ -14,7 +14,7 @@ from dapo_lightning.algorithm.overlong import Filter
 from dapo_lightning.draws.exchange import ALL, announced, known_to_all
 from dapo_lightning.draws.stream import PromptStream
 from dapo_lightning.step import shares
-from dapo_lightning.step.experience import advantages, split
+from dapo_lightning.step.experience import advantages, shuffles, split
 from dapo_lightning.step.host import PolicyHost
 from dapo_lightning.types import Prompt, Trajectory
 
@@ -50,7 +50,7 @@ def filled(ranks, groups=GROUPS):
 
 
 def trained_on(batch, options, num_gradient_steps, ranks):
-    batch = shares.exchange(batch, options, num_gradient_steps, ranks)
+    batch = shares.exchange(batch, options, num_gradient_steps, 1, ranks)
     rewards_PG = batch.scores_PG() + options.overlong.penalty(batch.lengths_PG())
     return split(batch, advantages(rewards_PG, batch.groups, options), options, num_gradient_steps, ranks)
 
@@ -76,7 +76,7 @@ def test_every_row_is_trained_on_by_one_rank_with_its_own_tensors(options, size)
 
 
 def test_what_a_rank_does_not_need_does_not_reach_it():
-    batches = on_threads(2, lambda ranks: shares.exchange(filled(ranks), algorithm(), 1, ranks))
+    batches = on_threads(2, lambda ranks: shares.exchange(filled(ranks), algorithm(), 1, 1, ranks))
     for rank, batch in enumerate(batches):
         for p, group in enumerate(batch.groups):
             assert group.grades == GROUPS[p].grades and torch.equal(group.lengths_G(), GROUPS[p].lengths_G())
@@ -125,7 +125,7 @@ def test_surplus_groups_are_whole_on_every_rank_and_get_the_same_old_log_probs()
 def test_ranks_get_nearly_the_same_number_of_tokens(num_groups, size):
     draw = random.Random(0)
     groups = [make_group(n, [1, -1] * 8, [draw.randint(20, 200) for _ in range(16)]) for n in range(num_groups)]
-    (owners,) = [shares.owners_of(groups, algorithm(), 1, size)]
+    (owners,) = [shares.owners_of(groups, algorithm(), 1, 1, size)]
     loads = [0] * size
     for group, of_group in zip(groups, owners, strict=True):
         for rank in set(of_group):
@@ -137,8 +137,23 @@ def test_ranks_get_nearly_the_same_number_of_tokens(num_groups, size):
         assert sum(len(set(of_group)) > 1 for of_group in owners) <= 2 * size  # the others stay whole
 
 
+@pytest.mark.parametrize(("num_epochs", "bound"), [(1, 1.1), (2, 1.7)])
+def test_mini_batches_of_further_passes_give_every_rank_work(num_epochs, bound):
+    """Had the groups stayed whole, as in a single pass, one rank would get 2.2 times its share in the second one."""
+    draw = random.Random(0)
+    groups = [make_group(n, [1, -1] * 4, [draw.randint(50, 1000) for _ in range(8)]) for n in range(32)]
+    owners = shares.owners_of(groups, algorithm(), 4, num_epochs, 8)
+    order = shuffles(num_epochs, 32, seed=0, step=0)[-1]
+    for places in shares.parts(32, 4):
+        loads = [0] * 8
+        for p in (order[place] for place in places):
+            for rank, length in zip(owners[p], groups[p].lengths_G().tolist(), strict=True):
+                loads[rank] += length
+        assert max(loads) <= bound * sum(loads) / 8
+
+
 def test_one_rank_trains_on_everything():
-    assert shares.owners_of(GROUPS, algorithm(), 2, 1) == ((0, 0, 0),) * 4
-    filtered = shares.owners_of(GROUPS, algorithm(overlong=Filter()), 1, 2)
+    assert shares.owners_of(GROUPS, algorithm(), 2, 1, 1) == ((0, 0, 0),) * 4
+    filtered = shares.owners_of(GROUPS, algorithm(overlong=Filter()), 1, 1, 2)
     assert filtered[1][0] is None and filtered[2][2] is None
     assert Threads().mine(GROUPS) == GROUPS
