@@ -139,6 +139,8 @@ class Algorithm:
             them in `Tokens.marks`. They cost one more forward pass.
         adapted(metrics: Mapping[str, float]) -> the option for the next DAPO step, given the metrics of this one. Its
             numbers are saved in checkpoints.
+        couples_tokens = True: all tokens of a completion are trained through one ratio.
+        chooses_tokens = True: tokens of a completion are left out, or have advantages of their own.
     """
 
     ratio: RatioOption
@@ -152,6 +154,23 @@ class Algorithm:
     rejection: RejectionOption = field(default_factory=NoRejection)
     entropy: EntropyOption = field(default_factory=NoEntropy)
     critic: CriticOption = field(default_factory=NoCritic)
+
+    def __post_init__(self) -> None:
+        """Refuses options that choose among the tokens of a completion if others give them one ratio together."""
+        coupling, choosing = (
+            [
+                f"{group} ({type(option).__name__})"
+                for group, option in self.options.items()
+                if getattr(option, name, False)
+            ]
+            for name in ("couples_tokens", "chooses_tokens")
+        )
+        if coupling and choosing:
+            raise ValueError(
+                f"{coupling[0]} gives all tokens of a completion one ratio, through which all of them are trained, so "
+                f"{choosing[0]} cannot choose among them: use ratio=sequence_token with another clip than gmpo, or "
+                "another option in place of the second one."
+            )
 
     @staticmethod
     def dapo(max_tokens: int, cache_tokens: int) -> Algorithm:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ class ClipCov(Clip):
         ValueError: if the share is not in (0, 1], or the bounds are the wrong way round.
     """
 
+    chooses_tokens: ClassVar[bool] = True
     share: float = 0.0002
     lower_covariance: float = 1.0
     upper_covariance: float = 5.0

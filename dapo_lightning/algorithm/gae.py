@@ -64,6 +64,7 @@ class GAE:
         ValueError: for numbers out of range, and unless exactly one of `lam` and `alpha` is given.
     """
 
+    chooses_tokens: ClassVar[bool] = True
     gamma: float = 1.0
     lam: float | None = 0.95
     critic_lam: float | None = None

@@ -18,7 +18,8 @@ class Gdpo:
     """sum_k weight_k * (R_k - mean) / std within each group, then normalised over all tokens of the batch.
 
     A sum of rewards that is normalised as one, as in GRPO, gives different combinations of the parts the same
-    advantage. The overlong penalty is one more part, with weight 1.
+    advantage. The rest of a reward, such as the overlong penalty or what an environment adds, is one more part, with
+    weight 1.
 
     Args:
         weights: weight of each part of the reward, by name.
@@ -39,10 +40,11 @@ class Gdpo:
     def __call__(self, rewards_PG: Tensor, groups: Sequence[Group]) -> Tensor:
         """[P, G] rewards -> [P, G, 1] advantages."""
         assert self.weights
-        scores_PG = torch.stack([group.scores_G() for group in groups])
-        penalty_PG = (rewards_PG - scores_PG).round(decimals=5)  # without the rounding error of the sum
-        total_PG = GroupNormalized()(penalty_PG, groups)[..., 0]
+        rest_PG, total_PG = rewards_PG, torch.zeros_like(rewards_PG)
         for name, weight in self.weights.items():
             part_PG = torch.tensor([[grade.parts[name] for grade in group.grades] for group in groups])
+            rest_PG = rest_PG - weight * part_PG
             total_PG = total_PG + weight * GroupNormalized()(part_PG, groups)[..., 0]
+        unit = 1e-5 * rewards_PG.abs().max().clamp(min=1)  # larger than the rounding error of the sum
+        total_PG = total_PG + GroupNormalized()((rest_PG / unit).round() * unit, groups)[..., 0]
         return whitened(total_PG, groups)[..., None]

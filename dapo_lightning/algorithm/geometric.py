@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ class GeometricClip(Clip):
     A geometric mean is less sensitive to single large ratios than the arithmetic mean of GRPO, so the bounds may be
     wider. With `loss=sample_level`, the sum over tokens is the objective of GMPO.
     """
+
+    couples_tokens: ClassVar[bool] = True
 
     def __call__(self, ratio_BT: Tensor, tokens: Tokens) -> PerToken:
         """The objective to maximise for each token. The fractions are those of `Clip`."""

@@ -6,6 +6,7 @@ The denominators of the loss are counted before the first forward pass, so that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +54,8 @@ class _Bounds:
 class RejectTokens(_Bounds):
     """Excludes tokens whose ratio pi_old / pi_sampler is outside the bounds: the mask of IcePop (Ring-1T, arXiv
     2510.18855) and, without a lower bound, of masked importance sampling (MIS)."""
+
+    chooses_tokens: ClassVar[bool] = True
 
     def __call__(self, tokens: Tokens) -> PerToken:
         """1 for the tokens that are kept, and 0 for the others."""

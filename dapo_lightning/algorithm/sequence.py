@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,6 +16,8 @@ class SequenceRatio:
     """s = (pi(sequence) / pi_old(sequence)) ^ (1 / length), the same for all tokens of a trajectory (Eq. 7).
 
     Clipped and averaged by `loss=sample_level`, it gives the objective of GSPO (Eq. 5)."""
+
+    couples_tokens: ClassVar[bool] = True
 
     def __call__(self, tokens: Tokens) -> Tensor:
         """[B, T]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,6 +23,7 @@ class TopTokens:
         ValueError: if the share is not in (0, 1].
     """
 
+    chooses_tokens: ClassVar[bool] = True
     share: float
 
     def __post_init__(self) -> None:

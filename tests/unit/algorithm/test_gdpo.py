@@ -49,6 +49,14 @@ def test_the_overlong_penalty_is_one_more_part():
     assert longer[0] > longer[1]
 
 
+def test_what_an_environment_adds_to_the_score_is_one_more_part():
+    (plain,) = [group(0, [1.0, 1.0, 0.0], [0.5, 0.5, 0.0], [4, 4, 4], ONES)]
+    spoilt = tuple(replace(g, score=g.score - (1.0 if i == 1 else 0.0)) for i, g in enumerate(plain.grades))
+    changed = [replace(plain, grades=spoilt)]
+    found = Gdpo(ONES)(rewards_of(changed), changed)[0, :, 0]
+    assert found[0] > found[1]  # without it, they are alike
+
+
 @pytest.mark.parametrize("weights", [None, {}])
 def test_a_reward_without_parts_is_refused_at_the_start(weights):
     with pytest.raises(ValueError, match=r"advantage=gdpo .*reward=weighted"):
