@@ -77,9 +77,9 @@ METRICS = ("avg@", "pass@", "maj@", "entropy", "truncated", "length")  # of an e
 
 
 class Dashboard(L.Callback):
-    """Writes the layout of the charts after the first DAPO step of a process, and the row of the HPARAMS tab after the
-    first evaluation. After the evaluation of the last step it marks the run as complete. (Not earlier: TensorBoard
-    keeps what it reads first, and a run that fails may be resumed.)
+    """Writes the layout of the charts after the first DAPO step of a process that updates the policy (earlier ones lack
+    metrics), and the row of the HPARAMS tab after the first evaluation. After the evaluation of the last step it marks
+    the run as complete. (Not earlier: TensorBoard keeps what it reads first, and a run that fails may be resumed.)
 
     Args:
         numbers: names of all numeric hyperparameters of all options. TensorBoard reads the columns from one run, so
@@ -91,10 +91,11 @@ class Dashboard(L.Callback):
         self._has_row = self._has_layout = self._is_complete = False
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
-        if not self._has_layout:
+        metrics = outputs["step"].metrics
+        if not self._has_layout and "ratio/mean" in metrics:
             for writer in summary_writers(trainer):
-                writer.add_custom_scalars(_layout(outputs["step"].metrics))
-        self._has_layout = True
+                writer.add_custom_scalars(_layout(metrics))
+            self._has_layout = True
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         steps, evaluations = pl_module.history.dapo_steps, pl_module.history.evaluations
