@@ -54,6 +54,10 @@ class Rollout(Protocol):
     `converses`: optional, whether `__call__` takes a `Partner` as a sixth argument and samples all turns of its
         conversations. Other rollouts are called again for each turn, with the conversation so far as the prompt
         (`rollout.turns`).
+    `takes_budgets`: optional, whether the noise may also be a list of P tensors [G, T], each with its own T. Otherwise
+        a turn takes several calls if the longest conversation does not have room for the largest budget.
+    `check_reach`: optional, a method that is called once with the number of tokens that the longest prompt and its
+        completion may have, and raises ValueError if they do not fit.
     """
 
     exact_logps: ClassVar[bool]

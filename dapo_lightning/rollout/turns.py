@@ -26,6 +26,7 @@ def sampled_turns(
 
     A rollout that does not converse itself is called again for each turn, with the prompt and the conversation so far
     as its prompt. Tokens are passed on as they were sampled, so the prompts of an engine with a prefix cache only grow.
+    No prompt and budget of a call exceed the longest of `prompts`, its completion and its messages together.
     """
     if partner is None:
         yield from rollout(model, prompts, noise_PGT, generation, end_tokens)
@@ -33,6 +34,8 @@ def sampled_turns(
         yield from rollout(model, prompts, noise_PGT, generation, end_tokens, partner)  # type: ignore[call-arg]
     else:
         num_completions, num_done = noise_PGT.shape[1], 0
+        reach = max(map(len, prompts)) + noise_PGT.shape[2] + partner.max_messages * partner.max_message_tokens
+        takes_budgets = getattr(rollout, "takes_budgets", False)
         first = noise_PGT[..., : partner.max_turn_tokens]
         for batch in rollout(model, prompts, first, generation, end_tokens):
             rows = [
@@ -43,12 +46,13 @@ def sampled_turns(
             num_done += len(batch)
             going_on = rows
             while going_on := _answered(going_on, partner):
-                longest = min(partner.max_turn_tokens, max(row.num_left for row in going_on))
-                noise_B1T = torch.stack([row.noise(longest) for row in going_on])[:, None]
-                contexts = [row.context for row in going_on]
-                turns = [c for part in rollout(model, contexts, noise_B1T, generation, end_tokens) for (c,) in part]
-                for row, turn in zip(going_on, turns, strict=True):
-                    row.turns.append(turn if len(turn.tokens_T) <= row.num_left else _cut(turn, row.num_left))
+                for part in [going_on] if takes_budgets else _within(reach, going_on, partner.max_turn_tokens):
+                    contexts = [row.context for row in part]
+                    noise = [row.noise(partner.max_turn_tokens)[None] for row in part]
+                    noise_B1T = noise if takes_budgets else _padded(noise)
+                    turns = [c for some in rollout(model, contexts, noise_B1T, generation, end_tokens) for (c,) in some]  # type: ignore[arg-type]
+                    for row, turn in zip(part, turns, strict=True):
+                        row.turns.append(turn if len(turn.tokens_T) <= row.num_left else _cut(turn, row.num_left))
             done = [row.completion() for row in rows]
             yield [tuple(done[i : i + num_completions]) for i in range(0, len(done), num_completions)]
 
@@ -67,10 +71,9 @@ class _Row:
     def num_left(self) -> int:
         return len(self.noise_T) - sum(len(turn.tokens_T) for turn in self.turns)
 
-    def noise(self, num_tokens: int) -> Tensor:
-        """The random numbers of the next turn, with zeros where the budget is used up."""
-        left_T = self.noise_T[len(self.noise_T) - self.num_left :][:num_tokens]
-        return torch.nn.functional.pad(left_T, (0, num_tokens - len(left_T)))
+    def noise(self, max_tokens: int) -> Tensor:
+        """The random numbers of the next turn, as many as it may have tokens."""
+        return self.noise_T[len(self.noise_T) - self.num_left :][:max_tokens]
 
     def read(self, message: tuple[int, ...]) -> None:
         self.context += [*self.turns[-1].tokens_T.tolist(), *message]
@@ -105,6 +108,24 @@ def _answered(rows: Sequence[_Row], partner: Partner) -> list[_Row]:
             row.read(message)
             going_on.append(row)
     return going_on
+
+
+def _within(reach: int, rows: Sequence[_Row], max_turn_tokens: int) -> list[list[_Row]]:
+    """Parts of the rows in which the longest context and the largest budget together do not exceed `reach`."""
+    parts: list[list[_Row]] = []
+    for row in sorted(rows, key=lambda row: row.num_left):  # the largest budget of a part is that of its last row
+        budget = min(max_turn_tokens, row.num_left)
+        if parts and max(len(other.context) for other in (*parts[-1], row)) + budget <= reach:
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return parts
+
+
+def _padded(noise: Sequence[Tensor]) -> Tensor:
+    """Noise [1, T] of rows with different budgets -> [B, 1, T], with zeros where a budget is used up."""
+    longest = max(noise_1T.shape[1] for noise_1T in noise)
+    return torch.stack([torch.nn.functional.pad(noise_1T, (0, longest - noise_1T.shape[1])) for noise_1T in noise])
 
 
 def _cut(turn: Completion, length: int) -> Completion:

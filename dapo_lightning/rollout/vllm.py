@@ -53,6 +53,7 @@ class Vllm:
     engine_args: Mapping[str, Any] | None = None
     exact_logps: ClassVar[bool] = False
     memory: ClassVar[Memory] = Memory.ENGINE
+    takes_budgets: ClassVar[bool] = True
     _engine: Engine | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -66,7 +67,7 @@ class Vllm:
         self,
         model: PreTrainedModel,
         prompts: Sequence[Sequence[int]],
-        noise_PGT: Tensor,
+        noise_PGT: Tensor | Sequence[Tensor],
         generation: Generation,
         end_tokens: Sequence[int],
     ) -> Iterator[list[tuple[Completion, ...]]]:
@@ -76,8 +77,8 @@ class Vllm:
             ValueError: if a completion might not fit into `max_model_len`.
             WeightsNotServedError: if the engine does not compute the same log-probs as the policy.
         """
-        num_completions, max_tokens = noise_PGT.shape[1:]
-        self._check(max(map(len, prompts)) + max_tokens)
+        num_completions = len(noise_PGT[0])
+        self.check_reach(max(len(p) + noise_GT.shape[1] for p, noise_GT in zip(prompts, noise_PGT, strict=True)))
         with _neither_autocast_nor_inference(model):
             if self._engine is None:
                 self._engine = Engine(
@@ -91,16 +92,17 @@ class Vllm:
                 )
             self._engine.load_weights(model, prompts[0])
             requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts for _ in range(num_completions)]
-            sampling = [_sampling_params(noise_T, generation, end_tokens) for noise_T in noise_PGT.flatten(0, 1)]
+            sampling = [_sampling_params(noise_T, generation, end_tokens) for noise_GT in noise_PGT for noise_T in noise_GT]
             outputs = self._engine.llm.generate(requests, sampling, use_tqdm=False)
         rows = [_completion(output.outputs[0], end_tokens, generation) for output in outputs]
         yield [tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions)]
 
-    def _check(self, num_tokens: int) -> None:
+    def check_reach(self, num_tokens: int) -> None:
+        """Raises ValueError if a prompt and its completion of `num_tokens` tokens together may not fit."""
         if self.max_model_len is not None and num_tokens > self.max_model_len:
             raise ValueError(
                 f"rollout.max_model_len={self.max_model_len}: a prompt and its completion may take {num_tokens} "
-                "tokens. Raise it, or lower max_prompt_tokens or max_new_tokens."
+                "tokens, messages included. Raise it, or lower max_prompt_tokens or max_new_tokens."
             )
 
 

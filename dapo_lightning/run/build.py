@@ -122,6 +122,8 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
         length_limit=limit,
         num_steps=config.num_steps if config.mode == "train" else 0,  # a resumed run may be given more
     )
+    reach = data.longest_prompt + limit.after_prompt
+    getattr(rollout, "check_reach", lambda _: None)(reach)
     reward = made(settings["reward"])
     reward.start()
     rank_zero_only(reward.check)(data.prompts)
@@ -131,7 +133,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
             codec,
             dataset,
             Path("outputs/warm_start"),
-            reach=data.longest_prompt + limit.after_prompt,
+            reach=reach,
             sharded=option_attribute(settings["trainer"]["strategy"], "shards_weights")
             and not option_attribute(settings["critic"], "gives_values"),  # a critic begins as a copy of the policy
         )

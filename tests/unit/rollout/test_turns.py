@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from dapo_lightning.forward.logprobs import completion_logps
 from dapo_lightning.rollout import cache
@@ -133,3 +134,35 @@ def test_a_later_turn_costs_its_own_tokens_and_not_those_of_the_turns_before(pol
     with counted_tokens(policy.model) as again:
         converse(HFGenerate(), policy, Script())
     assert sum(again) > 1.5 * sum(counts)
+
+
+class OneMessage:
+    """Replies once to each row, with 5 tokens."""
+
+    max_turn_tokens, max_message_tokens, max_messages = 100, 5, 1
+
+    def __init__(self):
+        self.first_turns = {}
+
+    def reply(self, rows, turns):
+        new = {row: len(turn) for row, turn in zip(rows, turns, strict=True) if row not in self.first_turns}
+        self.first_turns |= new
+        return [(5,) * 5 if row in new and new[row] < 100 else None for row in rows]
+
+
+def test_the_longest_context_does_not_get_the_largest_budget():
+    """A GPT-2 has a vector for each position, and here no more of them than a prompt, a budget and a message need."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 90, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 3 + 100 + 5}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=1, eos_token_id=1)).eval()
+    noise, script = uniform_noise(0, "test", [0], num_completions=8, num_tokens=100), OneMessage()
+    batches = sampled_turns(HFGenerate(), model, [(10, 11, 12)], noise, Generation(100), (1, 40), script)
+    completions = [completion for batch in batches for group in batch for completion in group]
+    assert min(script.first_turns.values()) < 20 and max(script.first_turns.values()) > 60
+    assert all(completion.written_T.sum() <= 100 for completion in completions)
+    with torch.no_grad():
+        logps, _ = completion_logps(model, [(10, 11, 12)] * 8, [c.tokens_T for c in completions], temperature=1.0)
+    for logps_T, completion in zip(logps, completions, strict=True):
+        written_T = completion.written_T
+        found_T = logps_T[: len(written_T)][written_T]
+        torch.testing.assert_close(found_T, completion.logps_T[written_T], atol=1e-4, rtol=1e-4)
