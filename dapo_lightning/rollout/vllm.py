@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -92,7 +93,7 @@ class Vllm:
                 )
             self._engine.load_weights(model, prompts[0])
             requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts for _ in range(num_completions)]
-            sampling = [_sampling_params(noise_T, generation, end_tokens) for noise_GT in noise_PGT for noise_T in noise_GT]
+            sampling = [_sampling_params(noise_T, generation, end_tokens) for noise_T in chain.from_iterable(noise_PGT)]
             outputs = self._engine.llm.generate(requests, sampling, use_tqdm=False)
         rows = [_completion(output.outputs[0], end_tokens, generation) for output in outputs]
         yield [tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions)]

@@ -1,5 +1,6 @@
 """`rollout=vllm` with vLLM itself, built for CPUs: in float32, it samples from the policy's own distribution."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -18,8 +19,10 @@ from transformers import (
 from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.forward.logprobs import completion_logps
 from dapo_lightning.policy.lora import Lora
+from dapo_lightning.policy.tiny import tiny_tokenizer
 from dapo_lightning.rollout import vllm_engine
 from dapo_lightning.rollout.noise import uniform_noise
+from dapo_lightning.rollout.stop import StopTexts
 from dapo_lightning.rollout.vllm import Vllm
 from dapo_lightning.rollout.vllm_engine import WeightsNotServedError
 from dapo_lightning.run.build import build
@@ -224,6 +227,35 @@ def test_a_run_trains_and_evaluates_with_the_engine(tmp_path):
         0 < row["sampling/logp_gap"] < 1e-3 and row["correction/mean"] == pytest.approx(1, abs=1e-3) for row in steps
     )
     assert steps[-1]["validation/avg@2"] >= 0
+
+
+def test_stop_texts_end_completions_of_the_engine(served):
+    model, rollout = served
+    tokenizer = tiny_tokenizer()
+    texts = {index: tokenizer.decode([index]) for index in range(len(tokenizer))}
+    whole = [c.tokens_T.tolist() for c in sample(rollout, model, ends=[89])]
+    cut = sample(rollout, model, generation=Generation(20, stop=StopTexts(tokenizer, ["3"])), ends=[89])
+    lengths = []
+    for tokens, completion in zip(whole, cut, strict=True):
+        found = [n for n, token in enumerate(tokens, start=1) if "3" in texts[token]]
+        lengths.append(found[0] if found else len(tokens))
+        assert completion.tokens_T.tolist() == tokens[: lengths[-1]]
+        assert completion.truncated == (not found and tokens[-1] != 89)
+    assert sum(lengths) < sum(map(len, whole))
+
+
+def test_two_turns_within_the_tokens_that_the_longest_conversation_needs(tmp_path):
+    """The log-probs of both turns agree with those of the forward pass over the whole conversation."""
+    turns = [
+        *VLLM_RUN, "environment=self_correction", "environment.wrong=no", "environment.right=no",
+        "environment.max_message_tokens=8", "stop=['1','2','3','4','5','6','7','8','9','a','e','i','o','u',' ']",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="messages included") as error:
+        build(config(*SMALL, *turns, "rollout.max_model_len=20", f"run_folder={tmp_path}"))
+    needed = int(re.search(r"take (\d+) tokens", str(error.value))[1])
+    folder = run(tmp_path / "run", *turns, f"rollout.max_model_len={needed}", "num_steps=2")
+    steps = [row for row in read_metrics(folder / "metrics.csv") if row["step"] > 0]
+    assert len(steps) == 2 and all(row["turns/mean"] > 1 and 0 < row["sampling/logp_gap"] < 1e-3 for row in steps)
 
 
 def test_two_ranks_serve_their_own_share(tmp_path):
