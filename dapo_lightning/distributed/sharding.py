@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -105,6 +106,26 @@ def gathered(model: nn.Module) -> Iterator[None]:
         for part in parts:
             part.set_reshard_after_forward(part is not model, recurse=False)  # the backward pass begins with the root
             part.reshard()
+
+
+def with_states(optimizer: Optimizer, model: nn.Module) -> Optimizer:
+    """Returns the optimizer. If the model is sharded, it has the states that it would make in its first step: torch
+    makes those that are missing from a checkpoint by a step, and would leave Adam's count of steps at 1."""
+    if not is_sharded(model):
+        return optimizer
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for weight in group["params"]:
+            weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    optimizer.zero_grad()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"] = state["step"] * 0
+    return optimizer
 
 
 def exchanging_gradients(model: nn.Module | None, is_last: bool) -> AbstractContextManager[None]:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.distributed.ranks import Ranks
-from dapo_lightning.distributed.sharding import gathered
+from dapo_lightning.distributed.sharding import gathered, with_states
 from dapo_lightning.draws.fill import Batch, PromptDraws, fill
 from dapo_lightning.draws.worker import RolloutWorker
 from dapo_lightning.step import guard, shares
@@ -65,7 +65,7 @@ class DAPOModule(L.LightningModule):
         num_epochs: int = 1,
         micro_batch_tokens: int = 4096,
         max_gradient_norm: float = 1.0,
-        schedule: Callable[[Optimizer], LRScheduler] = scheduled,
+        schedule: Callable[..., LRScheduler] = scheduled,
         logps_are_exact: bool = False,
     ):
         super().__init__()
@@ -170,7 +170,7 @@ class DAPOModule(L.LightningModule):
         return [{"params": [weight for weight in self.model.parameters() if weight.requires_grad]}]
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer(self.trained_weights())
+        optimizer = with_states(self._optimizer(self.trained_weights()), self.model)
         return {"optimizer": optimizer, "lr_scheduler": self._schedule(optimizer)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

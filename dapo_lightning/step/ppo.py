@@ -7,10 +7,8 @@ from dataclasses import replace
 from functools import partial, wraps
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
 from dapo_lightning.algorithm.critic import ValueModel
 from dapo_lightning.algorithm.gae import GAE
@@ -42,6 +40,8 @@ class PPOModule(DAPOModule):
         super().__init__(*args, **options)
         assert isinstance(self.algorithm.critic, ValueModel) and isinstance(self.algorithm.advantage, GAE)
         self.option, self.gae = self.algorithm.critic, self.algorithm.advantage
+        if self.option.pretraining_steps:  # which take nothing from the schedule of the policy
+            self._schedule = partial(self._schedule, delays=(self.option.pretraining_steps, 0))
         critic = value_model(self.worker.policy)
         self.critic_host = CriticHost(critic, self.host.temperature, self.host.micro_batch_tokens, logps_are_exact=True)
         self.critic = critic.model
@@ -98,29 +98,6 @@ class PPOModule(DAPOModule):
     def trained_weights(self) -> list[dict[str, Any]]:
         weights = [weight for weight in self.critic.parameters() if weight.requires_grad]
         return [*super().trained_weights(), {"params": weights, "lr": self.option.learning_rate}]
-
-    def configure_optimizers(self) -> Any:
-        found = super().configure_optimizers()
-        if self.option.pretraining_steps:
-            _initialize(found["optimizer"])
-        return found
-
-
-def _initialize(optimizer: Optimizer) -> None:
-    """Makes the states that the optimizer would make in its first step. (A sharded run cannot be resumed if the policy
-    has none yet, because only the critic was trained.)"""
-    rates = [group["lr"] for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-        for weight in group["params"]:
-            weight.grad = torch.zeros_like(weight)
-    optimizer.step()
-    optimizer.zero_grad()
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    for state in optimizer.state.values():
-        if "step" in state:
-            state["step"] = state["step"] * 0
 
 
 def _with(groups: Sequence[Group], found: Mapping[tuple[int, int], dict[str, Any]]) -> tuple[Group, ...]:

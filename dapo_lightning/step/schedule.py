@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -13,6 +15,7 @@ def scheduled(
     name: str = "constant_with_warmup",
     num_warmup_steps: int = 10,
     num_steps: int = 1,
+    delays: Sequence[int] = (),
     **more: float,
 ) -> LambdaLR:
     """Returns the schedule of an optimizer: DAPO step number i, counted from 1, has the factor that
@@ -23,8 +26,14 @@ def scheduled(
         name: name of the schedule in transformers.
         num_warmup_steps: steps over which the learning rate rises linearly to its full value.
         num_steps: length of the run; a resumed run that is given more steps follows the schedule of its new length.
+        delays: steps after which each parameter group begins its schedule, which then ends with the run. Before, its
+            learning rate is 0.
         more: arguments of this schedule, such as `num_cycles`.
     """
-    unused = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    theirs = get_scheduler(name, unused, num_warmup_steps, num_steps + 1, scheduler_specific_kwargs=more or None)
-    return LambdaLR(optimizer, lambda step: theirs.lr_lambdas[0](step + 1))
+
+    def delayed(delay: int) -> Callable[[int], float]:
+        unused, length = torch.optim.SGD([torch.zeros(1)], lr=1.0), num_steps - delay + 1
+        theirs = get_scheduler(name, unused, num_warmup_steps, length, scheduler_specific_kwargs=more or None)
+        return lambda step: theirs.lr_lambdas[0](step - delay + 1) if step >= delay else 0.0
+
+    return LambdaLR(optimizer, [delayed(delay) for delay in delays or [0] * len(optimizer.param_groups)])

@@ -49,6 +49,8 @@ def test_only_the_critic_is_trained_at_first_and_its_metrics_are_logged(one):
     assert second["gradient/norm"] > 0 and second["critic/explained_variance"] != 0
     assert third["critic/loss"] < first["critic/loss"] and third["gradient/steps"] == 4
     assert 0 <= third["critic/clip_fraction"] < 1
+    rates = [row["learning_rate"] for row in (first, second, third)]  # the two steps of warm-up come afterwards
+    assert rates == [0, third["learning_rate"] / 2, third["learning_rate"]] and rates[1] > 0
 
 
 @pytest.mark.parametrize("steps", [1, 2], ids=["after the pretraining", "later"])

@@ -91,6 +91,17 @@ def test_sharded_adapters_equal_whole_ones_and_are_resumed_on_another_number_of_
         AtomicCheckpointIO().load_checkpoint(whole, weights_only=True)
 
 
+FILTERED = ("overlong.cache_tokens=1", "sampling=static", "max_new_tokens=1")
+
+
+def test_a_checkpoint_before_the_first_gradient_step_counts_no_step(tmp_path):
+    """All completions are truncated and outside the loss."""
+    one = [*SHARDED[:2], "trainer.devices=1", "evaluation.num_prompts=1", "num_steps=1"]
+    finish(command(tmp_path / "run", *SMALL, *one, "overlong=punish_and_filter", *FILTERED))
+    (saved,) = AtomicCheckpointIO().load_checkpoint(latest(tmp_path / "run/checkpoints"))["optimizer_states"]
+    assert saved["state"] and all(state["step"] == 0 for state in saved["state"].values())
+
+
 @pytest.mark.parametrize("victim", ["first", "second"])
 def test_when_one_rank_dies_the_others_stop_and_the_run_can_be_resumed(tmp_path, victim):
     folder = tmp_path / "run"

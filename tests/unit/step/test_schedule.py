@@ -8,6 +8,8 @@ from hydra.utils import instantiate
 from runs import config
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
+from dapo_lightning.step.schedule import scheduled
+
 
 def rates(option, num_steps=10, warmup=4, **settings):
     composed = config(f"schedule={option}", "run_folder=x", f"num_steps={num_steps}", f"num_warmup_steps={warmup}")
@@ -45,6 +47,19 @@ def test_it_is_theirs_without_the_steps_that_would_not_train(option, theirs, war
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.3)
     expected = list(walk(optimizer, theirs(optimizer, warmup, 11), 11))[1:]
     assert rates(option, warmup=warmup) == pytest.approx(expected) and min(expected) > 0
+
+
+def test_a_parameter_group_may_begin_later_with_all_of_its_schedule():
+    groups = [{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)], "lr": 0.2}]
+    optimizer, found = torch.optim.SGD(groups, lr=0.3), []
+    schedule = scheduled(optimizer, "linear", num_warmup_steps=4, num_steps=10, delays=(3, 0))
+    for _ in range(10):
+        found.append(schedule.get_last_lr())
+        optimizer.step()
+        schedule.step()
+    first, second = zip(*found, strict=True)
+    assert first == pytest.approx([0, 0, 0, *rates("linear", num_steps=7)])
+    assert second == pytest.approx([rate * 2 / 3 for rate in rates("linear")])
 
 
 def test_a_resumed_schedule_goes_on_exactly():
