@@ -46,6 +46,8 @@ def phases(sizes: ModelSizes, saved: np.ndarray, job: Job, cluster: Cluster) -> 
         own = critic.part(cluster.num_accelerators) if job.sharded else critic.parameters
         trained_of_critic = own if job.lora_rank is None else critic.trained(job.lora_rank) + sizes.hidden
         held["critic"] = float((job.weight_bytes if job.lora_rank is None else GRADIENT_BYTES) * trained_of_critic)
+        if job.sharded and job.lora_rank is not None:  # FSDP2 makes shards of its own from shared weights
+            held["critic"] += float(job.weight_bytes * own)
         everything += GRADIENT_BYTES * trained_of_critic
     states = {"optimizer states": job.optimizer_states * everything}
     if not job.offloads:

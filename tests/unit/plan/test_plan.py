@@ -444,6 +444,8 @@ def test_adapters_and_the_reference_copy():
         "update"
     ]
     assert shared["gradients"] == lora["gradients"] / 8 and shared["weights"] == pytest.approx(lora["weights"] / 8)
+    ppo = settings("policy=lora", "policy.name=x", "experiment=ppo", "trainer=fsdp2")
+    assert assess(ppo, QWEN_32B, on(8)).phases["update"]["critic"] > 0.9 * shared["weights"]  # frozen weights, twice
     whole = update_of("kl=k3", "trainer=fsdp2", number=8)
     assert whole["reference copy"] == whole["weights"]
 
