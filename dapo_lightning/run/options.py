@@ -15,6 +15,11 @@ from dapo_lightning.utils.overrides import leaves
 CONF = Path(__file__).parents[1] / "conf"
 RENAMED = {"experiment=ppo_clip": "experiment=reinforce_clip", "experiment=paper_32b": "recipe=paper_32b"}
 """Old names of options, which still work for one release and log a warning."""
+RENAMED_KEYS = {
+    "policy.gradient_checkpointing": "trainer.activation_checkpointing",
+    "trainer.strategy.timeout_minutes": "trainer.timeout_minutes",
+}
+"""Old names of keys, whose refusal says the new one."""
 
 
 @cache

@@ -13,7 +13,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from dapo_lightning.run.errors import ConfigError
-from dapo_lightning.run.options import CONF, groups, is_global, nearest, options, options_with
+from dapo_lightning.run.options import CONF, RENAMED_KEYS, groups, is_global, nearest, options, options_with
 from dapo_lightning.utils.overrides import leaves
 
 PLUGINS = {"joblib": "study", "dapo_slurm": "slurm", "optuna": "optuna"}
@@ -143,6 +143,8 @@ def _check_key(override: Override, base: Any, choices: Mapping[str, str]) -> Non
         if node is None:
             raise ConfigError(f"{key}: {key.rpartition('.')[0]} is null here: set all of it at once, for instance "
                               f"{key.rpartition('.')[0]}='{{{missing}: {value}}}'.")  # fmt: skip
+    if key in RENAMED_KEYS:
+        raise ConfigError(f"{override.input_line}: {key} is now {RENAMED_KEYS[key]}.")
     known = [name for name in leaves({k: v for k, v in base.items() if k != "hydra"}) if "_target_" not in name]
     raise ConfigError(f"{override.input_line}: there is no key {key}.{nearest(key, [*known, *groups()])}")
 

@@ -83,6 +83,7 @@ AT_ONCE = [
     ("reward=math reward.num_workers=-1", "reward.num_workers=-1: must be at least 1."),
     ("reward=math reward.seconds=-1", "reward.seconds=-1: must be at least 0."),
     ("policy.warm_start.batch_size=0", "policy.warm_start.batch_size=0: must be at least 1."),
+    ("policy.gradient_checkpointing=true", "policy.gradient_checkpointing is now trainer.activation_checkpointing."),
     ("num_warmup_steps=-5", "num_warmup_steps=-5: must be a whole number, at least 0."),
     ("trainer.precision=64-true", "trainer.precision=64-true: choose 32-true or bf16-mixed"),
     ("trainer.precision=bf16-true", "trainer.precision=bf16-true: choose 32-true or bf16-mixed"),
