@@ -10,13 +10,16 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import resource
 import signal
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 _NEWNS, _NEWIPC, _NEWUSER, _NEWPID = 0x20000, 0x8000000, 0x10000000, 0x20000000  # unshare
-_RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND = 1, 2, 4, 8, 32, 4096  # mount
+_RDONLY, _NOSUID, _NODEV, _NOEXEC, _REMOUNT, _BIND, _REC = 1, 2, 4, 8, 32, 4096, 16384  # mount
+_DETACH = 2  # umount2
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 _TMP = b"size=16m,nr_inodes=1024,mode=1777"
 FILE_BYTES = 2**20  # the longest file, and the longest output
@@ -36,14 +39,15 @@ def hide() -> None:
     _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def enter_namespaces() -> None:
+def enter_namespaces() -> list[Path]:
     """Moves this process, which bubblewrap isolates, to user and mount namespaces in which /proc and /dev/shm are empty
-    and /dev is read-only.
+    and /dev is read-only. Returns the paths below /tmp at which something is mounted, such as Python.
 
     Raises:
         OSError: if the system does not permit it.
     """
     user, group = os.getuid(), os.getgid()
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     _call("unshare", _NEWUSER | _NEWNS)
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
@@ -52,12 +56,32 @@ def enter_namespaces() -> None:
         _call("mount", b"none", folder, b"tmpfs", _RDONLY | _NOSUID | _NODEV | _NOEXEC, b"size=4k")
     kept = os.statvfs("/dev").f_flag & (_NOSUID | _NODEV | _NOEXEC)  # flags that may not be lifted here
     _call("mount", None, b"/dev", None, _REMOUNT | _BIND | _RDONLY | kept, None)
+    return sorted(Path(_unescaped(path)) for path in mounted if path.startswith("/tmp/"))
 
 
-def enter_namespaces_of_a_program() -> None:
-    """Gives this process an empty /tmp of its own, and processes that it forks from now on a process namespace."""
+def _unescaped(path: str) -> str:
+    return re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), path)
+
+
+def enter_namespaces_of_a_program(below_tmp: Sequence[Path]) -> None:
+    """Gives this process a /tmp of its own, and processes that it forks from now on a process namespace.
+
+    Args:
+        below_tmp: mounted paths that stay visible. Otherwise, /tmp is empty.
+    """
     _call("unshare", _NEWPID | _NEWIPC | _NEWNS)
+    if below_tmp:
+        _call("mount", b"/tmp", b"/dev/shm", None, _BIND | _REC, None)  # where they can be found for a moment
     _call("mount", b"none", b"/tmp", b"tmpfs", _NOSUID | _NODEV, _TMP)
+    for path in below_tmp:
+        source = Path("/dev/shm") / path.relative_to("/tmp")
+        folder = path if source.is_dir() else path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder != path:
+            path.touch()
+        _call("mount", bytes(source), bytes(path), None, _BIND | _REC, None)
+    if below_tmp:
+        _call("umount2", b"/dev/shm", _DETACH)
     os.chdir("/tmp")
 
 

@@ -6,8 +6,10 @@ import gc
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from dapo_lightning.programs import confine, tester, values
@@ -69,8 +71,7 @@ def _serve(connection: socket.socket, isolated: bool, megabytes: int) -> None:
     os.dup2(nowhere, 2)
     pages = confine.pages()
     try:
-        if isolated:
-            confine.enter_namespaces()
+        below_tmp = confine.enter_namespaces() if isolated else None
     except OSError as error:
         return values.send(connection, str(error))
     confine.hide()
@@ -85,16 +86,16 @@ def _serve(connection: socket.socket, isolated: bool, megabytes: int) -> None:
     while code == 0:
         pid = os.fork()
         if pid == 0:
-            _test(connection, isolated, pages, megabytes)
+            _test(connection, below_tmp, pages, megabytes)
         code = os.waitpid(pid, 0)[1]
     return None
 
 
-def _test(connection: socket.socket, isolated: bool, pages: int, megabytes: int) -> None:
-    """Runs one program in this process, and ends it."""
+def _test(connection: socket.socket, below_tmp: Sequence[Path] | None, pages: int, megabytes: int) -> None:
+    """Runs one program in this process, and ends it. Without isolation, `below_tmp` is None."""
     try:
-        if isolated:
-            confine.enter_namespaces_of_a_program()
+        if below_tmp is not None:
+            confine.enter_namespaces_of_a_program(below_tmp)
         job = values.receive(connection, values.LARGE)
         confine.limit_memory(pages, megabytes)
         verdict = tester.run(job, lambda: values.receive(connection, values.LARGE))

@@ -135,7 +135,7 @@ SAFE = {
     "other processes": "import os\nassert os.listdir('/proc')",
     "memory of the parent": "import os\nopen(f'/proc/{os.getppid()}/mem', 'rb').read(1)",
     "shared memory": "from multiprocessing import shared_memory\nshared_memory.SharedMemory(create=True, size=9)",
-    "files of a neighbour": "import os\nassert os.listdir('/tmp')",
+    "files of a neighbour": "import os\nassert 'neighbour' in os.listdir('/tmp')",
     "module of the run": "import my_module",
     "password file of shadow": "open('/etc/shadow').read()",
     "other tests": "import gc\nassert any('neighbour' in str(o) for o in gc.get_objects() if isinstance(o, str))",
