@@ -30,8 +30,7 @@ class GeometricClip(Clip):
         sign_BT = tokens.advantages_BT.sign()
         clipped_BT = log_ratio_BT.clamp(lower, math.log(self.upper))
         chosen_BT = sign_BT * torch.minimum(sign_BT * log_ratio_BT, sign_BT * clipped_BT)
-        num_tokens_B1 = tokens.mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
-        mean_B1 = chosen_BT.where(tokens.mask_BT, 0.0).sum(dim=1, keepdim=True) / num_tokens_B1
+        mean_B1 = tokens.row_means(chosen_BT)
         above_BT = (tokens.advantages_BT > 0) & (ratio_BT > self.upper)
         below_BT = (tokens.advantages_BT < 0) & (ratio_BT < self.lower)
         return PerToken(

@@ -69,7 +69,5 @@ class RejectSequences(_Bounds):
 
     def __call__(self, tokens: Tokens) -> PerToken:
         """1 for the tokens of completions that are kept, and 0 for those of the others."""
-        log_ratio_BT = log_ratio(tokens.old_logps_BT, tokens.sampled_logps_BT).where(tokens.mask_BT, 0.0)
-        num_tokens_B1 = tokens.mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
-        mean_B1 = log_ratio_BT.sum(dim=1, keepdim=True) / num_tokens_B1
+        mean_B1 = tokens.row_means(log_ratio(tokens.old_logps_BT, tokens.sampled_logps_BT))
         return self._kept(mean_B1.exp().detach(), tokens.mask_BT)

@@ -36,6 +36,4 @@ class SequenceTokenRatio:
 
 def _log_ratio(tokens: Tokens) -> Tensor:
     """The mean log ratio of each row's tokens in the loss, clamped from above, [B, 1]."""
-    log_ratio_BT = (tokens.logps_BT - tokens.old_logps_BT).where(tokens.mask_BT, 0.0)
-    num_tokens_B1 = tokens.mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
-    return (log_ratio_BT.sum(dim=1, keepdim=True) / num_tokens_B1).clamp(max=MAX_LOG_RATIO)
+    return tokens.row_means(tokens.logps_BT - tokens.old_logps_BT).clamp(max=MAX_LOG_RATIO)

@@ -39,6 +39,11 @@ class Tokens:
     entropies_BT: Tensor | None = None
     marks: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def row_means(self, values_BT: Tensor) -> Tensor:
+        """Returns the mean over the tokens of each row that are in the loss, [B, 1]; 0 for rows without any."""
+        num_tokens_B1 = self.mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
+        return values_BT.where(self.mask_BT, 0.0).sum(dim=1, keepdim=True) / num_tokens_B1
+
 
 @dataclass(frozen=True)
 class AllTokens:
