@@ -1,4 +1,4 @@
-"""Self-correction: after an answer, the policy is told whether it is right, or asked to check, and may answer again."""
+"""Self-correction: after an answer, a message says whether it is right, or asks for a check, and a turn follows."""
 
 from __future__ import annotations
 

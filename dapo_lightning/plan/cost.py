@@ -25,7 +25,7 @@ from dapo_lightning.plan.job import Job
 from dapo_lightning.plan.model import ModelSizes
 
 TOKEN_BYTES = 8  # what travels to the rank that trains on a token: its number and its log-prob
-COMPLETION_BYTES = 250  # what all ranks are told of a completion, as measured by benchmarks/exchange.py
+COMPLETION_BYTES = 250  # sent to all ranks for each completion, as measured by benchmarks/exchange.py
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def limit_memory(own_pages: int, megabytes: int) -> None:
 
 
 def confine(seconds: float) -> None:
-    """Limits this process for ever: it has no privileges, and cannot start processes or open sockets.
+    """Takes from this process all privileges, and the right to start processes and to open sockets, irrevocably.
 
     Args:
         seconds: of processor time. (The tester limits the time that passes.)
