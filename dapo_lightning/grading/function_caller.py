@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 from typing import Any
 
-from dapo_lightning.grading import load
+from dapo_lightning.grading.user_function import UserFunction
 
 _CHAT = (
     "The prompts are chats, so `completions` holds lists of messages, as in TRL: read completion[0]['content'], or "
@@ -20,8 +19,7 @@ class UnfitError(Exception):
 
 
 class FunctionCaller:
-    """Calls the function at a dotted path with the arguments that it accepts. All calls of an async function run in one
-    event loop, because locks, clients and tasks of its module are bound to the loop in which they are first used.
+    """Calls the function at a dotted path with the arguments that it accepts.
 
     Completions of text prompts are text. Completions of chat prompts are messages, as in TRL: `[{"role": "assistant",
     "content": text}]`. A function that has the parameter `answers`, which TRL does not have, or annotates
@@ -32,14 +30,8 @@ class FunctionCaller:
     """
 
     def __init__(self, path: str):
-        self._runner = asyncio.Runner()
-        asyncio.set_event_loop(self._runner.get_loop())  # for modules that ask for it when they are imported
-        self._function = load_function(path)
-        try:
-            self._signature = inspect.signature(self._function)
-        except ValueError:  # some functions written in C do not have one
-            self._signature = inspect.signature(lambda **_: None)
-        parameters = self._signature.parameters
+        self._function = UserFunction(path)
+        parameters = self._function.signature.parameters
         annotation = getattr(parameters.get("completions"), "annotation", "")
         spelling = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
         self._reads_text = "answers" in parameters or spelling.endswith("[str]")
@@ -70,48 +62,22 @@ class FunctionCaller:
             pairs = zip(arguments["prompts"], arguments["completions"], strict=True)
             accepted["completions"] = [text if isinstance(prompt, str) else _message(text) for prompt, text in pairs]
         try:
-            scores = self._function(**accepted)
-            return self._runner.run(_wait(scores)) if inspect.isawaitable(scores) else scores
+            return self._function(accepted)
         except (AttributeError, TypeError) as error:
             if not is_chat:
                 raise
             raise ValueError(f"{type(error).__name__}: {error}. {_CHAT}") from error
 
     def _accepted(self, arguments: Mapping[str, list[Any]]) -> dict[str, Any]:
-        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in self._signature.parameters.values())
-        accepted = {name: lists for name, lists in arguments.items() if takes_all or name in self._signature.parameters}
+        accepted = self._function.accepted(arguments)
         try:
-            self._signature.bind(**accepted)
+            self._function.signature.bind(**accepted)
         except TypeError as error:
             raise UnfitError(
                 f"the function cannot be called: {error}. Give the parameter a default value, or one of these names: "
                 f"{', '.join(sorted(arguments))}; data.answer_column names the column of the answers"
             ) from None
         return accepted
-
-
-def load_function(path: str) -> Callable[..., Any]:
-    """Imports the function with a dotted path; if it is a class, creates an instance of it.
-
-    Raises:
-        ValueError: with the remedy.
-    """
-    try:
-        function = load(path)
-        if inspect.isclass(function):
-            function = function()
-    except TypeError as error:
-        raise ValueError(
-            f"reward.path={path}: the class needs arguments ({error}). Give the path of an instance or a function."
-        ) from error
-    except ValueError as error:
-        hint = ""
-        if isinstance(error.__cause__, KeyError | OSError):
-            hint = " Environment variables, files and the network are only there if reward.allow names them."
-        raise ValueError(f"reward.path={path}: {error}{hint}") from error
-    if not callable(function):
-        raise ValueError(f"reward.path={path}: is a {type(function).__name__}, not a function.")
-    return function
 
 
 def _number(score: Any) -> float | str:
@@ -123,7 +89,3 @@ def _number(score: Any) -> float | str:
 
 def _message(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
-
-
-async def _wait(scores: Any) -> Any:
-    return await scores
