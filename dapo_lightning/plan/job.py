@@ -89,7 +89,8 @@ def job_of(config: Config, cluster: Cluster) -> Job:
     lora, in_float32 = policy.get("lora"), policy.get("dtype", "float32") == "float32"
     autocast, ranks = precision == "bf16-mixed", cluster.num_accelerators
     sharded = ranks > 1 and option_attribute(config["trainer"]["strategy"], "shards_weights")
-    has_exact_logps = precision == "32-true" and in_float32 and option_attribute(rollout, "exact_logps")
+    samples_in_float32 = rollout.get("dtype") in (None, "float32")
+    is_exact = precision == "32-true" and in_float32 and samples_in_float32 and option_attribute(rollout, "exact_logps")
     needs_reference = option_attribute(config["kl"], "needs_reference")
     held_out, prompts = config["evaluation"], config["num_prompts_per_step"]
     num_held_out = held_out["num_prompts"] or max(ranks, prompts)  # null: as many as a step trains on, by assumption
@@ -112,7 +113,7 @@ def job_of(config: Config, cluster: Cluster) -> Job:
         fused=bool(config["optimizer"].get("fused")),
         recomputes=bool(config["trainer"].get("activation_checkpointing")),
         offloads=bool(config["trainer"].get("offload_optimizer")),
-        num_logp_passes=(not has_exact_logps) + needs_reference,
+        num_logp_passes=(not is_exact) + needs_reference,
         copies_reference=needs_reference and not lora,
         has_critic=option_attribute(config.get("critic"), "gives_values"),
         shares_prompts=policy.get("attention", "auto") == "auto",

@@ -7,6 +7,7 @@ row of the batch thus feeds one token at each step, and its cache already holds 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,9 +34,12 @@ class Decode:
 
     Args:
         max_rows: completions decoded at once, at least those of one prompt; bounds the memory of the KV cache.
+        dtype: "bfloat16" decodes under autocast, whatever the precision of the update; None decodes in the precision of
+            the update.
     """
 
     max_rows: int = 512
+    dtype: str | None = None
     exact_logps: ClassVar[bool] = True
     memory: ClassVar[Memory] = Memory.DECODE
     converses: ClassVar[bool] = True
@@ -43,6 +47,8 @@ class Decode:
     def __post_init__(self) -> None:
         if self.max_rows < 1:
             raise ValueError(f"rollout.max_rows={self.max_rows}: at least one row must be decoded at a time.")
+        if self.dtype not in (None, "bfloat16"):
+            raise ValueError(f"rollout.dtype={self.dtype}: must be bfloat16, or null for the precision of the update.")
 
     @torch.no_grad()
     def __call__(
@@ -59,10 +65,13 @@ class Decode:
         at_once = max(1, self.max_rows // num_completions) if ways_of(model).pads_prompts else 1
         for start in range(0, len(prompts), at_once):
             part = slice(start, start + at_once)
-            with prepared_weights(model):
+            with self._precision(model.device), prepared_weights(model):
                 first_row = start * num_completions
                 rows = _decode(model, prompts[part], noise_PGT[part], generation, end_tokens, partner, first_row)
             yield [tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions)]
+
+    def _precision(self, device: torch.device) -> AbstractContextManager[object]:
+        return nullcontext() if self.dtype is None else torch.autocast(device.type, torch.bfloat16)
 
 
 def _decode(

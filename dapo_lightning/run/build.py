@@ -97,7 +97,8 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
         raise ConfigError(f"evaluation.{error}") from None
     rollout, dataset, source = (made(settings[name]) for name in ("rollout", "data", "policy"))
     in_float32 = config.trainer.precision == "32-true" and source.dtype == "float32"
-    logps_are_exact = in_float32 and rollout.exact_logps
+    samples_in_float32 = getattr(rollout, "dtype", None) in (None, "float32")
+    logps_are_exact = in_float32 and samples_in_float32 and rollout.exact_logps
     if config.mode == "train":
         reweighting = [group for group, option in algorithm.options.items() if getattr(option, "reweights", False)]
         check_logps(generation, logps_are_exact, rollout.exact_logps, reweighting)

@@ -83,8 +83,8 @@ def check_logps(
         raise ConfigError(
             f"{reweighting[0]} has nothing to correct with trainer.precision=32-true, float32 weights and this "
             "rollout: the log-probs recorded while sampling are the old log-probs, so every weight is 1. Leave it out; "
-            "it is meant for policy.dtype=bfloat16, trainer.precision=bf16-mixed or rollout=vllm, where the two "
-            "differ."
+            "it is meant for rollout.dtype=bfloat16, policy.dtype=bfloat16, trainer.precision=bf16-mixed or "
+            "rollout=vllm, where the two differ."
         )
     if generation.is_restricted and not rollout_is_exact:
         raise ConfigError(

@@ -272,12 +272,13 @@ def test_dropout_stays_off_in_layers_that_apply_it_themselves(tmp_path):
     torch.testing.assert_close(found[1], found[0])
 
 
-def test_log_probs_over_bfloat16_weights_are_not_exact(folder, tmp_path):
+def test_log_probs_in_bfloat16_are_not_exact(folder, tmp_path):
     small = [o for o in SMALL if not o.startswith("policy.")]
     lora = [*small, "policy=lora", f"policy.name={folder}", "trainer.precision=32-true", f"run_folder={tmp_path}"]
     for dtype, exact in (("float32", True), ("bfloat16", False)):
         module, _ = build(config(*lora, f"policy.dtype={dtype}"))
         assert module.host.logps_are_exact is exact
+    assert not build(config(*lora, "rollout.dtype=bfloat16"))[0].host.logps_are_exact
     with pytest.raises(ConfigError, match="nothing to correct"):
         build(config(*lora, "policy.dtype=float32", "correction=truncated"))
     build(config(*lora, "policy.dtype=bfloat16", "correction=truncated"))

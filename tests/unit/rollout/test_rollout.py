@@ -193,6 +193,18 @@ def test_all_rollouts_restrict_alike(policy, restricted):
         torch.testing.assert_close(one.logps_T, other.logps_T, atol=1e-4, rtol=1e-4)
 
 
+def test_bfloat16_is_the_precision_of_the_rollout_alone(policy):
+    completions = flat(Decode(dtype="bfloat16")(policy.model, PROMPTS, NOISE, Generation(20), ENDS))
+    assert not torch.is_autocast_enabled("cpu")
+    prompts = [prompt for prompt in PROMPTS for _ in range(8)]
+    with torch.no_grad():
+        logps, _ = completion_logps(policy.model, prompts, [c.tokens_T for c in completions], 1.0)
+    gaps = torch.cat([(logps[i, : len(c.tokens_T)] - c.logps_T).abs() for i, c in enumerate(completions)])
+    assert 1e-4 < gaps.mean() < 0.05
+    with pytest.raises(ValueError, match=r"rollout\.dtype=float16"):
+        Decode(dtype="float16")
+
+
 def test_a_stop_text_ends_a_completion_and_stays_part_of_it(policy):
     decode = policy.codec.tokenizer.decode
     free = flat(Decode()(policy.model, PROMPTS, NOISE, Generation(20), ENDS))
