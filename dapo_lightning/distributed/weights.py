@@ -14,18 +14,27 @@ def plain_weights(model: nn.Module, with_ties: bool = False) -> Iterator[tuple[s
     Args:
         with_ties: also yield tied weights under their second name.
     """
-    adapted = {name: layer for name, layer in model.named_modules() if hasattr(layer, "get_delta_weight")}
+    adapters = {  # by the name of the weight that they adapt; adapters of two weights of one module are nested
+        (_plain(name), getattr(layer, "parameter_name", "weight")): layer
+        for name, layer in model.named_modules()
+        if hasattr(layer, "get_delta_weight")
+    }
     seen = set[int]()
     for name, value in model.state_dict(keep_vars=True).items():
         if ".lora_" in name:
             continue
-        layer_name, _, rest = name.partition(".base_layer.")
-        plain_name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-        if layer_name in adapted and rest == "weight":
-            layer, merged = adapted[layer_name], value.detach()
+        plain_name = _plain(name)
+        layer_name, _, weight_name = plain_name.rpartition(".")
+        layer, merged = adapters.get((layer_name, weight_name)), value.detach()
+        if layer is not None:
             for adapter in layer.active_adapters:
                 merged = merged + layer.get_delta_weight(adapter)
             yield plain_name, merged.detach()
         elif with_ties or id(value) not in seen:
             seen.add(id(value))
-            yield plain_name, value.detach()
+            yield plain_name, merged
+
+
+def _plain(name: str) -> str:
+    """The name without what peft adds to it."""
+    return name.removeprefix("base_model.model.").replace(".base_layer", "")

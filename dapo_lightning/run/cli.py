@@ -35,7 +35,7 @@ from dapo_lightning.run.help import help_text
 from dapo_lightning.run.options import CONF, RENAMED
 from dapo_lightning.run.refuse import check_overrides, launcher_as_written, parse
 from dapo_lightning.run.sweep_folders import EXCLUDED, fixed_keys
-from dapo_lightning.run.threads import bound_kernel_cache, log_threads, wait_passively
+from dapo_lightning.run.threads import bound_kernel_caches, log_threads, wait_passively
 from dapo_lightning.utils.checkpoints import latest
 from dapo_lightning.utils.console import show_all_characters
 from dapo_lightning.utils.orphans import end_with_launcher
@@ -159,7 +159,7 @@ def execute(config: DictConfig) -> float:
         return result
 
     wait_passively()
-    bound_kernel_cache()
+    bound_kernel_caches()
     from dapo_lightning.run.build import set_up
     from dapo_lightning.run.quiet import quiet_lightning
     from dapo_lightning.run.session import evaluate, plan_run, train, write_report

@@ -18,10 +18,12 @@ def wait_passively() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def bound_kernel_cache() -> None:
-    """Limits the cache of oneDNN, which computes bf16 on CPUs, to 64 kernels, unless ONEDNN_PRIMITIVE_CACHE_CAPACITY is
-    set. oneDNN creates a kernel for each shape, and packed micro-batches hardly ever repeat a shape. Call this function
-    before torch is imported."""
+def bound_kernel_caches() -> None:
+    """Limits the two caches of kernels with which bf16 is computed on CPUs, that of torch and that of oneDNN below it,
+    to 64 kernels each, unless the environment sets their limits. A kernel belongs to one shape, and packed
+    micro-batches hardly ever repeat a shape: with torch's limit of 1,024 kernels for each operation, a run of a tiny
+    policy grew by 300 MB in 300 steps. Call this function before torch is imported."""
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 

@@ -37,6 +37,7 @@ from dapo_lightning.types import Generation
     ("name", "prompts", "decoding", "attention"),
     [
         ("qwen3", "shared", "cached", "sdpa"),
+        ("qwen3_moe", "shared", "cached", "sdpa"),  # adapters on the weights of experts, two in one module
         ("deepseek_v3", "shared", "cached", "sdpa"),  # keys and values of different widths
         ("gemma3_text", "padded", "cached", "sdpa"),  # windows
         ("phimoe", "padded", "cached", "sdpa"),  # a window that stands only in the mask
@@ -52,7 +53,7 @@ from dapo_lightning.types import Generation
     ],
 )
 def test_log_probs_are_those_of_a_forward_pass_beyond_all_limits(name, prompts, decoding, attention):
-    found = zoo.finding(name, with_adapters=name == "qwen3")
+    found = zoo.finding(name, with_adapters=name == "qwen3_moe")
     assert (found.prompts, found.decoding, found.attention, found.refused) == (prompts, decoding, attention, "")
     assert found.lora in ("", "exact")
 
