@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -33,12 +33,13 @@ class PromptDataModule(L.LightningDataModule):
         num_validation_prompts: how many held-out prompts are evaluated, from the first on; None evaluates all.
         seed: seed of the order in which train prompts are drawn.
         num_prompts_per_batch: number of held-out prompts that one rank samples at once.
+        usable: returns those of some prompts whose references the reward can use (see `Reward`).
 
     Attributes:
-        prompts: the train prompts and the held-out prompts that are evaluated.
         counts: number of prompts in each split ("train", "validation"), of prompts dropped as too long
-            ("..._dropped"), of held-out prompts that are evaluated ("evaluated"), and of those among them that the
-            train split contains as well ("repeated").
+            ("..._dropped"), of prompts left out because of their reference ("..._unreadable", if there are any), of
+            held-out prompts that are evaluated ("evaluated"), and of those among them that the train split contains as
+            well ("repeated").
         longest_prompt: tokens of the longest prompt.
     """
 
@@ -52,10 +53,12 @@ class PromptDataModule(L.LightningDataModule):
         num_validation_prompts: int | None = None,
         seed: int = 0,
         num_prompts_per_batch: int = 64,
+        usable: Callable[[Sequence[Prompt]], list[Prompt]] = list,
     ):
         super().__init__()
         self.counts: dict[str, int] = {}
         self.longest_prompt = 0
+        self._usable = usable
         train = self._short_enough(dataset.train_prompts(), encode, length_limit, "train") if num_steps else []
         held_out = self._short_enough(dataset.validation_prompts(), encode, length_limit, "validation")
         if num_validation_prompts is not None and num_validation_prompts > len(held_out):
@@ -65,7 +68,6 @@ class PromptDataModule(L.LightningDataModule):
             )
         self._loader = DrawLoader(PromptDraws(PromptStream(train, seed), num_prompts_per_step), num_steps)
         self._held_out = [NumberedPrompt(row, prompt) for row, prompt in enumerate(held_out[:num_validation_prompts])]
-        self.prompts = [*train, *held_out[:num_validation_prompts]]
         self._num_prompts_per_batch = num_prompts_per_batch
         self.counts["evaluated"] = len(self._held_out)
         self._digest = digest_of({"train": train, "held-out": held_out[:num_validation_prompts]}) if num_steps else {}
@@ -77,8 +79,11 @@ class PromptDataModule(L.LightningDataModule):
     ) -> list[Prompt]:
         kept, longest = length_limit.filter(prompts, encode, split)
         self.longest_prompt = max(self.longest_prompt, longest)
-        self.counts |= {split: len(kept), f"{split}_dropped": len(prompts) - len(kept)}
-        return kept
+        usable = self._usable(kept)
+        self.counts |= {split: len(usable), f"{split}_dropped": len(prompts) - len(kept)}
+        if len(usable) < len(kept):
+            self.counts[f"{split}_unreadable"] = len(kept) - len(usable)
+        return usable
 
     def _count_repeated(self, train: Sequence[Prompt]) -> None:
         pairs = repeated(train, [numbered.prompt for numbered in self._held_out])

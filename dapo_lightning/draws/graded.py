@@ -6,6 +6,7 @@ All functions receive the records of all ranks, so that the result is the same o
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -33,12 +34,47 @@ def require_grades(records: Sequence[GroupRecord], where: str) -> None:
         )
 
 
-def warn_of_failures(records: Sequence[GroupRecord], where: str) -> None:
-    """Warns if the reward raised an exception, or if many completions could not be graded for another reason."""
-    failures, num_completions = _failures(records), sum(len(record.failures) for record in records)
-    if len(failures) > _LARGE * num_completions or any(failure == "error" for failure, _ in failures):
-        _warn("%s: %d of %d completions could not be graded: %s",
-              where, len(failures), num_completions, _kinds(failures))  # fmt: skip
+class Failures:
+    """Reports the completions of a run that could not be graded.
+
+    Args:
+        on_error: see `Reward`.
+    """
+
+    def __init__(self, on_error: str) -> None:
+        self._on_error = on_error
+        self._told: set[str] = set()
+
+    def report(self, records: Sequence[GroupRecord], where: str, is_first_step: bool = False) -> None:
+        """Warns of each kind of exception that the reward raises, once in a run, and of other failures if there are
+        many.
+
+        Raises:
+            RewardError: if the reward raised an exception, and this ends the run.
+        """
+        failures, num_completions = _failures(records), sum(len(record.failures) for record in records)
+        errors = [row for failure, row in failures if failure == "error"]
+        if errors and (self._on_error == "stop" or (self._on_error == "stop_early" and is_first_step)):
+            raise RewardError(
+                f"{where}: the reward raised an exception on {len(errors)} of {num_completions} completions, first on "
+                f"{errors[0]}. Correct the reward, or count such completions as failed with reward.on_error=wrong."
+            )
+        new = {_kind(detail) for record in records for detail in _errors(record)} - self._told
+        self._told |= new
+        if new or len(failures) > _LARGE * num_completions:
+            _warn("%s: %d of %d completions could not be graded: %s",
+                  where, len(failures), num_completions, _kinds(failures))  # fmt: skip
+
+
+def _errors(record: GroupRecord) -> list[str]:
+    pairs = zip(record.failures, record.details, strict=True)
+    return [detail for failure, detail in pairs if failure == "error"]
+
+
+def _kind(detail: str) -> str:
+    """Returns the name of an exception without its message, which may depend on the completion."""
+    found = re.search(r"\b[A-Z]\w*(?=: |$)", detail)
+    return found[0] if found else "other"
 
 
 def _failures(records: Sequence[GroupRecord]) -> list[tuple[str, str]]:

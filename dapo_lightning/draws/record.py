@@ -11,7 +11,8 @@ from dapo_lightning.types import Grade, Group
 @dataclass(frozen=True)
 class GroupRecord:
     """The numbers of a group that metrics need, small enough to send to every rank. Tuples have one entry for each of
-    the G completions. Entropies (nats) and probabilities are summed over all tokens that the policy wrote.
+    the G completions; `answered` says whether the reward found a final answer. Entropies (nats) and probabilities are
+    summed over all tokens that the policy wrote.
 
     `turn_...` has an entry for each turn of each completion. These tuples are empty if there can be only one turn;
     correctness and votes of turns are also empty if turns are not graded.
@@ -22,6 +23,8 @@ class GroupRecord:
     scores: tuple[float, ...]
     correct: tuple[bool, ...]
     votes: tuple[str | None, ...]
+    answered: tuple[bool, ...]
+    stages: tuple[str | None, ...]
     num_tokens: tuple[int, ...]
     truncated: tuple[bool, ...]
     failures: tuple[str | None, ...]
@@ -44,6 +47,8 @@ class GroupRecord:
             scores=tuple(grade.score for grade in grades),
             correct=tuple(grade.correct for grade in grades),
             votes=tuple(map(_vote, grades)),
+            answered=tuple(grade.answer is not None for grade in grades),
+            stages=tuple(grade.stage for grade in grades),
             num_tokens=tuple(trajectory.num_tokens for trajectory in trajectories),
             truncated=tuple(trajectory.truncated for trajectory in trajectories),
             failures=tuple(grade.failure for grade in grades),

@@ -20,9 +20,15 @@ class Reward(ABC):
 
     Attributes:
         answer_form: describes the form of the final answers that the reward reads; None if it reads no final answers.
+        stages: the stages that its grades may name, except "none" (no final answer); empty if it has only one way to
+            decide.
+        on_error: what an exception of the reward on a completion means: "wrong" (the completion counts as failed),
+            "stop" (the run ends), or "stop_early" (the run ends in its first step; afterwards as "wrong").
     """
 
     answer_form: str | None = None
+    stages: Sequence[str] = ()
+    on_error: str = "wrong"
 
     def start(self) -> None:  # noqa: B027 (most have nothing to start)
         """Prepares everything, so that mistakes in the configuration are found before the run begins.
@@ -31,8 +37,13 @@ class Reward(ABC):
             ValueError: naming the key and the remedy.
         """
 
-    def check(self, prompts: Sequence[Prompt]) -> None:  # noqa: B027
-        """Warns, before the run begins, of reference answers that the reward cannot use."""
+    def usable(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Returns the prompts whose references the reward can use, before the run begins.
+
+        Raises:
+            ValueError: naming the row and the remedy, if a reference cannot be used and must not be left out.
+        """
+        return list(prompts)
 
     @abstractmethod
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:

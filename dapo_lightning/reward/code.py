@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -16,6 +17,7 @@ from dapo_lightning.programs.outputs import COMPARISONS
 from dapo_lightning.programs.tests import ProgramTests
 from dapo_lightning.reward import PendingGrades
 from dapo_lightning.reward.pooled import PooledReward
+from dapo_lightning.reward.unreadable import without_unreadable
 from dapo_lightning.types import Grade, Prompt
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class Code(PooledReward):
         sandbox: "bubblewrap"; "none" runs programs without isolation; an address, http://..., is that of a server of
             SandboxFusion.
         columns: other names of the columns that hold tests, such as {tests: test_list}.
+        unreadable: what rows mean whose tests cannot be used: "error", or "skip" (they are left out).
         seconds: time limit of a completion, all tests together.
         megabytes: memory of a program.
     """
@@ -49,6 +52,7 @@ class Code(PooledReward):
     wrong: float = -1.0
     sandbox: str = "bubblewrap"
     columns: Mapping[str, str] = field(default_factory=dict)
+    unreadable: Literal["error", "skip"] = "error"
 
     def __post_init__(self) -> None:
         if self.correct <= self.wrong:
@@ -105,14 +109,22 @@ class Code(PooledReward):
         else:
             super()._say_what_is_open()
 
-    def check(self, prompts: Sequence[Prompt]) -> None:
-        """Refuses rows whose tests cannot be used.
+    def usable(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Returns the rows whose tests can be used.
 
         Raises:
             ValueError: naming the row.
         """
+        unread = []
         for prompt in prompts:
-            self._tests(prompt)
+            try:
+                self._tests(prompt)
+                unread.append(False)
+            except ValueError:
+                if self.unreadable == "error":
+                    raise
+                unread.append(True)
+        return without_unreadable(prompts, unread, self.unreadable, "belong to rows without usable tests")
 
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
         """Submits each completion as a separate item."""

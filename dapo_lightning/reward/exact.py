@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from dapo_lightning.reward import PendingGrades, Reward
+from dapo_lightning.reward.unreadable import without_unreadable
 from dapo_lightning.types import Grade, Prompt
 
 
@@ -15,11 +17,16 @@ class Exact(Reward):
     around both.
 
     Scores are the paper's rule-based reward (Eq. 7): 1 if correct, -1 if not.
+
+    Args:
+        unreadable: what references mean that contain the marker, which no answer equals: "error", or "skip" (their rows
+            are left out).
     """
 
     marker: str
     correct: float = 1.0
     wrong: float = -1.0
+    unreadable: Literal["error", "skip"] = "error"
 
     def __post_init__(self) -> None:
         if self.correct <= self.wrong:
@@ -28,6 +35,15 @@ class Exact(Reward):
     @property
     def answer_form(self) -> str:  # type: ignore[override]
         return f"the text after the last {self.marker!r}"
+
+    def usable(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Returns the prompts whose references an answer can equal.
+
+        Raises:
+            ValueError: see `Reward`.
+        """
+        why = f"contain the marker {self.marker!r}, after which the answer begins"
+        return without_unreadable(prompts, [self.marker in p.answer for p in prompts], self.unreadable, why)
 
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
         """Grades at once: comparing strings cannot hang."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from dapo_lightning.grading.child import Outcome
 from dapo_lightning.reward import PendingGrades, RewardError
@@ -34,12 +34,14 @@ class Function(PooledReward):
         answer_column: column of the data that holds the answer.
         correct_above: a completion is correct, for accuracy and the keep rule, iff its score exceeds this.
         failed: score of a completion that could not be graded.
+        on_error: what an exception on a completion means, see `Reward`.
     """
 
     path: str
     answer_column: str | None = "answer"
     correct_above: float = 0.0
     failed: float = 0.0
+    on_error: Literal["stop_early", "stop", "wrong"] = field(default="stop_early", kw_only=True)
     advice: ClassVar[str] = (
         "Call the function on some completions outside of a run to find the cause. Graders have no access to the "
         "network, to files other than Python code, or to environment variables, except for what reward.allow lists."

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from dapo_lightning.reward import PendingGrades
 from dapo_lightning.reward.pooled import PooledReward
+from dapo_lightning.reward.unreadable import without_unreadable
 from dapo_lightning.types import Grade, Prompt
-
-log = logging.getLogger(__name__)
 
 DEFAULT_FORM = r"\boxed{...}, a line 'Answer: ...' or '#### ...'"
 
@@ -23,11 +22,14 @@ class Math(PooledReward):
     Args:
         pattern: regular expression; the group of its last match is the answer. None: the last `\\boxed{}`, `Answer:`
             line or `####`, whichever comes last after the last `</think>`.
+        unreadable: what references mean that are not mathematics: "error", or "skip" (their rows are left out).
     """
 
     pattern: str | None = None
     correct: float = 1.0
     wrong: float = -1.0
+    unreadable: Literal["error", "skip"] = field(default="error", kw_only=True)
+    stages = ("string", "number", "symbolic", "too_long", "unparsed")
 
     def __post_init__(self) -> None:
         if self.correct <= self.wrong:
@@ -38,17 +40,17 @@ class Math(PooledReward):
     def answer_form(self) -> str:  # type: ignore[override]
         return DEFAULT_FORM if self.pattern is None else f"a match of reward.pattern={self.pattern}"
 
-    def check(self, prompts: Sequence[Prompt]) -> None:
-        """Warns of references that are not mathematics: they are equal only to answers with the same spelling."""
+    def usable(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Returns the prompts whose references are mathematics or words. Others equal only answers with the same
+        spelling.
+
+        Raises:
+            ValueError: see `Reward`.
+        """
         outcomes = self.pool.submit([(prompt.answer, r"\boxed{0}") for prompt in prompts]).result()
-        pairs = zip(prompts, outcomes, strict=True)
-        unread = [prompt for prompt, outcome in pairs if outcome.value and outcome.value[2] in ("unparsed", "too_long")]
-        if unread:
-            log.warning(
-                "reward=math cannot read %d of %d reference answers as mathematics or words, such as %.80r in %s: only "
-                "answers with exactly the same spelling will be correct.",
-                len(unread), len(prompts), unread[0].answer, unread[0].source,
-            )  # fmt: skip
+        unread = [bool(outcome.value) and outcome.value[2] in ("unparsed", "too_long") for outcome in outcomes]
+        why = "reward=math cannot read as mathematics or words, so only the same spelling would be correct"
+        return without_unreadable(prompts, unread, self.unreadable, why)
 
     def submit(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> PendingGrades:
         """Submits each completion as a separate item."""

@@ -35,15 +35,26 @@ class Weighted(Reward):
     def answer_form(self) -> str | None:  # type: ignore[override]
         return self.parts[self.correctness].answer_form
 
+    @property
+    def stages(self) -> Sequence[str]:  # type: ignore[override]
+        return self.parts[self.correctness].stages
+
+    @property
+    def on_error(self) -> str:  # type: ignore[override]
+        """The strictest of the parts."""
+        chosen = {part.on_error for part in self.parts.values()}
+        return next(choice for choice in ("stop", "stop_early", "wrong") if choice in chosen)
+
     def start(self) -> None:
         """Starts every part."""
         for part in self.parts.values():
             part.start()
 
-    def check(self, prompts: Sequence[Prompt]) -> None:
-        """Makes every part check the references."""
+    def usable(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Returns the prompts whose references all parts can use."""
         for part in self.parts.values():
-            part.check(prompts)
+            prompts = part.usable(prompts)
+        return list(prompts)
 
     def close(self) -> None:
         """Closes every part."""

@@ -13,7 +13,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from dapo_lightning.algorithm import Algorithm
@@ -117,17 +116,21 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
         codec.max_positions,
         max_message_tokens=(environment.num_turns - 1) * environment.max_message_tokens,
     )
-    data = made(settings["datamodule"])(
-        dataset=dataset,
-        encode=codec.encode,
-        length_limit=limit,
-        num_steps=config.num_steps if config.mode == "train" else 0,  # a resumed run may be given more
-    )
+    reward = made(settings["reward"])
+    try:
+        reward.start()
+        data = made(settings["datamodule"])(
+            dataset=dataset,
+            encode=codec.encode,
+            length_limit=limit,
+            num_steps=config.num_steps if config.mode == "train" else 0,  # a resumed run may be given more
+            usable=reward.usable,
+        )
+    except BaseException:
+        reward.close()
+        raise
     reach = data.longest_prompt + limit.after_prompt
     getattr(rollout, "check_reach", lambda _: None)(reach)
-    reward = made(settings["reward"])
-    reward.start()
-    rank_zero_only(reward.check)(data.prompts)
     clock = Clock()
     with clock("load"):
         policy = source.load(

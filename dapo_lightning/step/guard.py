@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lightning.pytorch.utilities import rank_zero_only
 
 from dapo_lightning.draws.fill import Batch
-from dapo_lightning.draws.graded import warn_of_failures
+from dapo_lightning.draws.graded import Failures
 from dapo_lightning.rollout.finite import NotFiniteError
 from dapo_lightning.step.result import History, Update
 
@@ -17,17 +17,18 @@ log = logging.getLogger(__name__)
 MAX_SKIPPED_IN_A_ROW = 5  # gradient steps
 
 
-def check(batch: Batch, updates: Sequence[Update], history: History) -> None:
-    """Warns if a batch is short of groups or if gradient steps were skipped.
+def check(batch: Batch, updates: Sequence[Update], history: History, failures: Failures) -> None:
+    """Warns if a batch is short of groups, if completions could not be graded, or if gradient steps were skipped.
 
     Args:
         history: counters of the run before this step.
 
     Raises:
+        RewardError: see `Failures`.
         NotFiniteError: if too many gradient steps in a row were skipped because a value was not finite.
     """
     step, in_a_row = history.dapo_steps + 1, history.skipped_in_a_row
-    warn_of_failures(batch.used, f"step {step}")
+    failures.report(batch.used, f"step {step}", is_first_step=step == 1)
     if batch.warning:
         _warn("step %d: %s", step, batch.warning)
     for update in updates:

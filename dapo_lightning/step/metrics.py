@@ -15,6 +15,7 @@ from dapo_lightning.algorithm import OverlongOption
 from dapo_lightning.algorithm.overlong import NoOverlong
 from dapo_lightning.draws.record import GroupRecord
 from dapo_lightning.programs import KINDS
+from dapo_lightning.reward import Reward
 from dapo_lightning.step import turns
 
 
@@ -52,14 +53,32 @@ FAILURES = ("timeout", "memory", "crash", "error")
 def grading_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
     """Counts the completions that could not be graded, by reason, and programs, by outcome; averages each
     part of a weighted reward."""
-    failures, parts, kinds = Counter(_all(records, "failures")), _all(records, "parts"), Counter(_all(records, "kinds"))
+    failures, kinds = Counter(_all(records, "failures")), Counter(_all(records, "kinds"))
     counts = {f"grading/{reason}": float(failures[reason]) for reason in FAILURES}
     if any(kinds):
         counts |= {f"programs/{kind}": float(kinds[kind]) for kind in ("passed", *KINDS)}
-    return counts | {f"reward/{name}": fmean(part[name] for part in parts) for name in parts[0]}
+    return counts | _part_means(records)
 
 
-def evaluation_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
+def _part_means(records: Sequence[GroupRecord]) -> dict[str, float]:
+    parts = _all(records, "parts")
+    return {f"reward/{name}": fmean(part[name] for part in parts) for name in parts[0]}
+
+
+def answer_metrics(records: Sequence[GroupRecord], reward: Reward) -> dict[str, float]:
+    """The share of completions without a final answer, and the shares that each stage of the reward has decided. They
+    and the share that could not be graded add up to 1, if the reward has stages."""
+    if reward.answer_form is None:
+        return {}
+    stages, num_completions = Counter(_all(records, "stages")), len(_all(records, "stages"))
+    pairs = zip(_all(records, "answered"), _all(records, "failures"), strict=True)
+    metrics = {"reward/no_answer": fmean(not answered and failure is None for answered, failure in pairs)}
+    for stage in reward.stages:
+        metrics["reward/unparsed" if stage == "unparsed" else f"reward/stage_{stage}"] = stages[stage] / num_completions
+    return metrics
+
+
+def evaluation_metrics(records: Sequence[GroupRecord], reward: Reward) -> dict[str, float]:
     """avg@n, pass@k and maj@n over prompts with n completions each, and metrics of the completions.
 
     If completions have several graded turns, `turn_k/...` are the same accuracies after at most k turns, and
@@ -80,6 +99,9 @@ def evaluation_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
         "length": completions["length/mean"],
         "truncated": completions["length/truncated"],
         "entropy": completions["entropy"],
+        "reward/mean": completions["reward/mean"],
+        **_part_means(records),
+        **answer_metrics(records, reward),
         "all_correct": fmean(all(record.correct) for record in records),
         "all_wrong": fmean(not any(record.correct) for record in records),
         "not_graded": fmean(failure is not None for failure in _all(records, "failures")),

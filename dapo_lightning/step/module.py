@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
@@ -22,7 +21,7 @@ from dapo_lightning.draws.fill import Batch, PromptDraws, fill
 from dapo_lightning.draws.worker import RolloutWorker
 from dapo_lightning.step import guard, shares
 from dapo_lightning.step.checkpoint import check_weights, without_frozen
-from dapo_lightning.step.evaluation import Evaluation
+from dapo_lightning.step.evaluation import EvaluatedModule, HeldOut
 from dapo_lightning.step.experience import MiniBatch, advantages, shuffles, split
 from dapo_lightning.step.gradient import gradient_of
 from dapo_lightning.step.host import PolicyHost
@@ -30,10 +29,10 @@ from dapo_lightning.step.objective import surrogate_loss
 from dapo_lightning.step.reporter import log_step, step_metrics
 from dapo_lightning.step.result import History, StepResult, Update
 from dapo_lightning.step.schedule import scheduled
-from dapo_lightning.types import Generation, Group, NumberedPrompt, PendingGroup
+from dapo_lightning.types import Generation, NumberedPrompt, PendingGroup
 
 
-class DAPOModule(L.LightningModule):
+class DAPOModule(EvaluatedModule):
     """Owns the policy, and its reference copy if the KL option needs one, and performs the DAPO step.
 
     Args:
@@ -75,12 +74,11 @@ class DAPOModule(L.LightningModule):
         self.worker, self.algorithm, self.clock = worker, algorithm, worker.clock
         self.host = PolicyHost(worker.policy, generation.temperature, micro_batch_tokens, logps_are_exact)
         self.generation, self.num_completions = generation, num_completions
-        self.evaluation, self.num_evaluation_completions = evaluation or generation, num_evaluation_completions
+        self.start_evaluating(HeldOut(worker, evaluation or generation, num_evaluation_completions))
         self.num_gradient_steps, self.max_gradient_norm = num_gradient_steps, max_gradient_norm
         self.num_epochs = num_epochs
         self._optimizer, self._schedule = optimizer, schedule
         self.history = History()
-        self._evaluation = Evaluation()
 
     def training_step(self, draws: PromptDraws, batch_idx: int) -> dict[str, StepResult]:
         """Lines 2 to 11 of Algorithm 1: one rollout, then a gradient step on each of its mini-batches."""
@@ -130,30 +128,15 @@ class DAPOModule(L.LightningModule):
         self, draws: PromptDraws, batch: Batch, mini_batches: list[MiniBatch], updates: tuple[Update, ...]
     ) -> StepResult:
         """Adds the step to the history and logs its metrics."""
-        guard.check(batch, updates, self.history)
+        guard.check(batch, updates, self.history, self.failures)
         learning_rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         cast(LRScheduler, self.lr_schedulers()).step()
         self.history, draws.state = self.history.after(batch, updates), batch.next_state  # from here on, it counts
-        metrics = step_metrics(batch, updates, self.algorithm.overlong, self.clock.lap(), learning_rate, self.history)
+        overlong, reward = self.algorithm.overlong, self.worker.reward
+        metrics = step_metrics(batch, updates, overlong, reward, self.clock.lap(), learning_rate, self.history)
         log_step(self, metrics, self.history.dapo_steps)
         self.algorithm = self.algorithm.adapted(metrics)
         return StepResult(self.history.dapo_steps, batch, tuple(mini_batches), updates, metrics)
-
-    def on_validation_epoch_start(self) -> None:
-        self._evaluation.start(self.model)
-
-    def validation_step(self, prompts: list[NumberedPrompt], batch_idx: int) -> dict[str, list[Group]]:
-        """Samples completions of held-out prompts, with a noise stream that is the same in every evaluation."""
-        with self.clock("evaluate"):
-            groups = self.worker(prompts, self.num_evaluation_completions, self.evaluation, "validation")
-        self._evaluation.add(groups)
-        return {"groups": groups}
-
-    def on_validation_epoch_end(self) -> None:
-        metrics = self._evaluation.finish()
-        self.history = self.history.evaluated(metrics)
-        metrics = {f"validation/{name}": value for name, value in metrics.items()}
-        self.log_dict(metrics | {"step": float(self.history.dapo_steps)}, rank_zero_only=True)
 
     def setup(self, stage: str) -> None:
         """Takes the reference before Lightning loads a checkpoint or shards the policy."""

@@ -8,7 +8,8 @@ import lightning as L
 
 from dapo_lightning.algorithm import OverlongOption
 from dapo_lightning.draws.fill import Batch
-from dapo_lightning.step.metrics import completion_metrics, grading_metrics
+from dapo_lightning.reward import Reward
+from dapo_lightning.step.metrics import answer_metrics, completion_metrics, grading_metrics
 from dapo_lightning.step.objective import summed
 from dapo_lightning.step.result import History, Update
 from dapo_lightning.step.turns import turn_metrics
@@ -22,6 +23,7 @@ def step_metrics(
     batch: Batch,
     updates: Sequence[Update],
     overlong: OverlongOption,
+    reward: Reward,
     seconds: Mapping[str, float],
     learning_rate: float,
     history: History,
@@ -40,7 +42,8 @@ def step_metrics(
     used, num_trained = batch.used, len(batch.groups)
     tokens_generated = sum(sum(record.num_tokens) for record in batch.records)
     tokens_trained = float(sum(update.num_tokens for update in updates if update.is_taken))
-    metrics = completion_metrics(used, overlong) | grading_metrics(used) | turn_metrics(used)
+    metrics = completion_metrics(used, overlong) | grading_metrics(used) | answer_metrics(used, reward)
+    metrics |= turn_metrics(used)
     metrics |= {
         f"groups/{reason}": batch.reasons.get(reason, 0) / len(used)
         for reason in (*REASONS, *sorted(batch.reasons.keys() - REASONS))

@@ -336,12 +336,15 @@ def test_a_reward_that_hangs_costs_its_completions_only_and_is_counted(tmp_path)
     assert json.loads((folder / "summary.json").read_text())["dapo_steps"] == 2
 
 
-def test_completions_on_which_the_reward_raises_are_counted_and_told_in_their_step(tmp_path, caplog):
-    folder = run(tmp_path / "run", "reward.path=rewards.raises_on_seven", "sampling=static", "num_steps=2")
-    told = [record.message for record in caplog.records if "could not be graded" in record.message]
+def test_completions_on_which_the_reward_raises_end_the_first_step_or_are_counted_and_told_once(tmp_path, caplog):
+    raises = ("reward.path=rewards.raises_on_seven", "sampling=static", "num_steps=2")
+    with pytest.raises(RewardError, match=r"^step 1: .*on \d+ of 64 .*: ValueError: a seven.*reward\.on_error=wrong"):
+        run(tmp_path / "stops", *raises, "num_prompts_per_step=16")
+    caplog.clear()
+    folder = run(tmp_path / "run", *raises, "reward.on_error=wrong")
+    (told,) = [record.message for record in caplog.records if "could not be graded" in record.message]
     says = r"\d+ of 16 completions could not be graded: \d+ error \(first arith.*: ValueError: a seven"
-    assert all(re.match(rf"(evaluation|step \d): {says}", text) for text in told)
-    assert {text.partition(" ")[0] for text in told} == {"evaluation:", "step"}
+    assert re.match(rf"evaluation: {says}", told)
     assert sum(float(row.get("grading/error") or 0) for row in rows(folder)) > 0
     lines = (folder / "evaluation.jsonl").read_text().splitlines()
     failed = [c for line in lines for c in json.loads(line)["completions"] if c["failure"]]

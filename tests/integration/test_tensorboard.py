@@ -68,7 +68,7 @@ def folders(tmp_path_factory):
     """A run; the same, interrupted in its third step; that one resumed; another whose reward reads final answers."""
     folder = tmp_path_factory.mktemp("outputs")
     run(folder / "straight", *CLIPS)
-    run(folder / "votes", "experiment=grpo", "reward=exact", "reward.marker='7'", "num_steps=2", "optimizer.lr=1e-6")
+    run(folder / "votes", "experiment=grpo", "reward=exact", "reward.marker='a'", "num_steps=2", "optimizer.lr=1e-6")
     with pytest.MonkeyPatch.context() as patch:
         step = DAPOModule.training_step
 

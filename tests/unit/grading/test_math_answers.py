@@ -2,10 +2,12 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -133,14 +135,24 @@ def test_references_are_read_as_answers_are(grade, reference):
     assert [grade((reference, rf"\boxed{{{answer}}}"))[0] for answer in ("42", "42.0", "41")] == [True, True, False]
 
 
-def test_unreadable_references_are_told_before_the_run(caplog):
+def test_unreadable_references_are_refused_before_the_run_or_left_out(caplog):
     references = ["42", r"\boxed{\frac12}", "Evelyn", "no solution", "B", "x>1", "2 apples", "", "if x then {y", "a?b"]
     prompts = [Prompt("", reference, f"data.csv:{row}") for row, reference in enumerate(references)]
-    reward = Math(1, 60.0, 1000)
-    reward.check(prompts)
-    reward.close()
+    found = (
+        r"3 of 10 reference answers, which reward=math cannot read .*: "
+        r"data.csv:7 \(''\), data.csv:8 \('if x then {y'\), data.csv:9 \('a\?b'\)"
+    )
+    with (
+        closing(Math(1, 60.0, 1000)) as reward,
+        pytest.raises(ValueError, match=rf"{found}\. .*reward\.unreadable=skip"),
+    ):
+        reward.usable(prompts)
+    with closing(Math(1, 60.0, 1000, unreadable="skip")) as reward:
+        assert reward.usable(prompts) == prompts[:7]
+        with pytest.raises(ValueError, match="1 of 1 reference answers"):  # nothing would be left
+            reward.usable(prompts[7:8])
     (record,) = caplog.records
-    assert "cannot read 3 of 10 reference answers" in record.getMessage() and "'' in data.csv:7" in record.getMessage()
+    assert re.search(f"unreadable=skip leaves out {found}", record.getMessage())
 
 
 def test_a_pattern_of_ones_own():

@@ -184,7 +184,7 @@ def test_outputs_are_compared_by_line_by_word_or_as_numbers():
 )
 def test_rows_without_usable_tests_are_refused_by_name(columns, says):
     with pytest.raises(ValueError, match=rf"^rows.jsonl:3: .*{says}.*reward\.columns"):
-        Code(1, 3.0, 256).check([Prompt("?", "", "rows.jsonl:3", columns)])
+        Code(1, 3.0, 256).usable([Prompt("?", "", "rows.jsonl:3", columns)])
 
 
 def test_columns_may_have_other_names():

@@ -19,7 +19,7 @@ PROMPTS = HumanEval().validation_prompts()
 def reward():
     with closing(Code(2, 2.0, 512, fenced=False)) as reward:
         reward.start()
-        reward.check(PROMPTS)
+        assert reward.usable(PROMPTS) == PROMPTS
         yield reward
 
 

@@ -29,6 +29,14 @@ def test_exact(text, correct, answer):
     assert (grade.correct, grade.answer, grade.score) == (correct, answer, 1.0 if correct else -1.0)
 
 
+def test_references_that_no_answer_equals_are_refused_or_left_out(caplog):
+    prompts = [Prompt("a", "#12", "rows:1"), Prompt("b", "12", "rows:2")]
+    with pytest.raises(ValueError, match=r"1 of 2 reference answers, which contain the marker '#'.*rows:1 \('#12'\)"):
+        Exact("#").usable(prompts)
+    skipping = Weighted({"exact": 1.0}, "exact", exact=Exact("#", unreadable="skip"))
+    assert skipping.usable(prompts) == prompts[1:] and "rows:1" in caplog.text
+
+
 def test_function_gets_all_columns_by_name():
     grades = function("uses_columns")([PROMPT] * 2, ["12", "13"])
     assert [(grade.score, grade.correct) for grade in grades] == [(1.0, True), (0.0, False)]

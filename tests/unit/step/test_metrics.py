@@ -12,6 +12,7 @@ from dapo_lightning.reward.exact import Exact
 from dapo_lightning.reward.math import Math
 from dapo_lightning.reward.weighted import Weighted
 from dapo_lightning.step.metrics import (
+    answer_metrics,
     completion_metrics,
     evaluation_metrics,
     grading_metrics,
@@ -46,12 +47,14 @@ def test_the_majority_is_of_answers_not_of_spellings():
     prompt = Prompt("?", "1/2", "test:0")
     grades = Math(1, 60.0, 1000)([prompt] * 5, spellings)
     assert majority_correct([grade.answer for grade in grades], [grade.correct for grade in grades]) == 0.0
-    metrics = evaluation_metrics([record_of(grades)])
+    metrics = evaluation_metrics([record_of(grades)], Exact("#"))
     assert metrics["maj@5"] == 1.0
     exact = Exact("#")([Prompt("?", "0.5", "test:0")] * 3, ["#1/2", "#1/2 ", "#0.5"])
-    assert evaluation_metrics([record_of(exact)])["maj@3"] == 0.0  # it compares strings, and so it counts them
+    assert (
+        evaluation_metrics([record_of(exact)], Exact("#"))["maj@3"] == 0.0
+    )  # it compares strings, and so it counts them
     weighted = Weighted({"a": 1.0}, "a", a=Scripted(grades))([prompt] * 5, spellings)
-    assert evaluation_metrics([record_of(weighted)])["maj@5"] == 1.0
+    assert evaluation_metrics([record_of(weighted)], Exact("#"))["maj@5"] == 1.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def test_not_graded_are_those_that_grading_failed_on_not_wrong_answers():
     grades = Math(1, 1.5, 1000, careless)([Prompt("?", "x+1", "test:0")] * 5, texts)
     assert [grade.failure for grade in grades] == [None, None, None, "timeout", None]
     records = [record_of(grades)]
-    assert evaluation_metrics(records)["not_graded"] == 0.2
+    assert evaluation_metrics(records, Exact("#"))["not_graded"] == 0.2
     counted = {"timeout": 1.0, "memory": 0.0, "crash": 0.0, "error": 0.0}
     assert grading_metrics(records) == {f"grading/{reason}": count for reason, count in counted.items()}
 
@@ -81,6 +84,19 @@ def test_programs_are_counted_by_what_became_of_them():
     kinds = ["passed", "wrong", "wrong", None]
     counted = grading_metrics([record_of([Grade(0.0, correct=False, kind=kind) for kind in kinds])])
     assert (counted["programs/passed"], counted["programs/wrong"], counted["programs/timeout"]) == (1.0, 2.0, 0.0)
+
+
+def test_answers_are_counted_by_the_stage_that_decided():
+    reward = Math(1, 60.0, 1000)
+    texts = ["no answer", r"\boxed{x+1}", r"\boxed{1+x}", r"\boxed{x+}", rf"\boxed{{{'1' * 501}}}", ""]
+    found = answer_metrics([record_of(reward([Prompt("?", "x+1", "test:0")] * 6, texts))], reward)
+    shares = {"no_answer": 2, "stage_string": 1, "stage_number": 0, "stage_symbolic": 1, "stage_too_long": 1}
+    assert found == {f"reward/{name}": count / 6 for name, count in (shares | {"unparsed": 1}).items()}
+    parts = Weighted({"math": 1.0, "a": 1.0}, "math", math=reward, a=Scripted([]))
+    assert answer_metrics([record_of([Grade(0.0, correct=False)])], parts).keys() == found.keys()
+    assert answer_metrics([record_of([Grade(0.0, correct=False)])], Scripted([])) == {}  # it reads no answers
+    failed = [Grade(0.0, False, failure="timeout"), Grade(0.0, False), Grade(1.0, True, "1")]
+    assert answer_metrics([record_of(failed)], Exact("#")) == {"reward/no_answer": pytest.approx(1 / 3)}
 
 
 def test_means_are_over_completions_and_over_tokens():
@@ -98,6 +114,6 @@ def test_means_are_over_completions_and_over_tokens():
 
 def test_an_interval_needs_two_prompts():
     records = [GroupRecord.of(make_group(number, [1.0, -1.0])) for number in (0, 1)]
-    assert not [name for name in evaluation_metrics(records[:1]) if "ci95" in name]
-    names = [name for name in evaluation_metrics(records) if "ci95" in name]
+    assert not [name for name in evaluation_metrics(records[:1], Exact("#")) if "ci95" in name]
+    names = [name for name in evaluation_metrics(records, Exact("#")) if "ci95" in name]
     assert names == ["avg@2_ci95", "pass@2_ci95"]

@@ -6,6 +6,7 @@ import pytest
 from conftest import make_group
 
 from dapo_lightning.draws.record import GroupRecord
+from dapo_lightning.reward.exact import Exact
 from dapo_lightning.step.metrics import evaluation_metrics
 from dapo_lightning.step.turns import turn_metrics
 from dapo_lightning.types import Grade
@@ -36,7 +37,7 @@ def test_accuracy_rises_by_what_is_corrected_and_falls_by_what_is_spoilt():
 
 
 def test_an_evaluation_has_all_accuracies_at_each_turn_before_the_last():
-    metrics = evaluation_metrics(RECORDS)
+    metrics = evaluation_metrics(RECORDS, Exact("#"))
     assert (metrics["avg@2"], metrics["pass@2"]) == (0.75, 1.0)
     assert (metrics["turn_1/avg@2"], metrics["turn_1/pass@2"], metrics["turn_1/maj@2"]) == (0.5, 1.0, 0.5)
     assert (metrics["turn_2/avg@2"], metrics["turn_2/pass@2"]) == (0.5, 0.5)
@@ -47,11 +48,11 @@ def test_an_evaluation_has_all_accuracies_at_each_turn_before_the_last():
 def test_a_single_turn_has_no_metrics_by_turn():
     records = [GroupRecord.of(make_group(0, [1.0, -1.0]))]
     assert turn_metrics(records) == {}
-    assert not [name for name in evaluation_metrics(records) if "turn" in name]
+    assert not [name for name in evaluation_metrics(records, Exact("#")) if "turn" in name]
 
 
 def test_turns_that_are_not_graded_have_only_lengths():
     records = [replace(RECORDS[0], turn_correct=((), ()), turn_votes=((), ()))]
     assert set(turn_metrics(records)) == {"turns/mean", "turns/tokens_1", "turns/tokens_2"}
-    metrics = evaluation_metrics(records)
+    metrics = evaluation_metrics(records, Exact("#"))
     assert metrics["turns"] == pytest.approx(1.5) and "corrected" not in metrics
