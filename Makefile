@@ -9,13 +9,14 @@ SMOLLM2 := outputs/smollm2/config.json
 DOCS := .venv/.docs
 VLLM := .venv-vllm/.installed
 BROWSER := .venv/.browser
+LOGGERS := .venv/.loggers
 SEEDS ?= 21,22,23,24,25,26
 # Naive GRPO to DAPO, technique by technique, then DAPO without one (without dynamic sampling, it is ladder_4).
 VARIANTS := ladder_0_grpo,ladder_1_overlong_filter,ladder_2_clip_higher,ladder_3_soft_punishment,ladder_4_token_level,$\
 ladder_5_dynamic_sampling,dapo_minus_clip_higher,dapo_minus_token_level,dapo_minus_soft_punishment
 SWEEP := $(BIN)/python train.py -m hydra/launcher=cores recipe=ablation seed=$(SEEDS)
 
-.PHONY: help train ablation tuning smollm2 train-smollm2 test vllm-cpu test-vllm test-browser test-gpu test-chaos test-zoo test-slurm check docs tensorboard clean
+.PHONY: help train ablation tuning smollm2 train-smollm2 test vllm-cpu test-vllm test-browser test-loggers test-gpu test-chaos test-zoo test-slurm check docs tensorboard clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -61,6 +62,9 @@ test-vllm: $(VLLM)  ## run the tests of rollout=vllm with vLLM itself, on this m
 test-browser: $(BROWSER)  ## run the tests of the report in Chromium (about a minute)
 	$(BIN)/python -m pytest -m browser tests/slow/browser
 
+test-loggers: $(LOGGERS)  ## run the tests of Weights & Biases, Trackio and MLflow, all offline (about a minute)
+	$(BIN)/python -m pytest -m loggers tests/slow/loggers
+
 test-gpu: $(SETUP)  ## run the tests that need a GPU (set up with make ... TORCH="torch --index-url ...")
 	$(BIN)/python -m pytest -m gpu tests/slow/gpu
 
@@ -99,6 +103,10 @@ $(BROWSER): $(SETUP)
 	which chromium google-chrome > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends chromium; }
 	$(BIN)/pip install --quiet "playwright>=1.50"
 	touch $(BROWSER)
+
+$(LOGGERS): $(SETUP)
+	$(BIN)/pip install --quiet --editable ".[dev,wandb,trackio,mlflow]"
+	touch $(LOGGERS)
 
 $(DOCS): $(SETUP)
 	$(BIN)/pip install --quiet --editable ".[dev,docs]"

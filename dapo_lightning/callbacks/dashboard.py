@@ -1,17 +1,14 @@
-"""TensorBoard arranged like the paper: its figures as custom scalars, and each run as a row of the HPARAMS tab."""
+"""What TensorBoard shows beside the curves: the paper's figures as custom scalars, and a run as a row of HPARAMS."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import lightning as L
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2  # type: ignore[import-untyped]
-
-from dapo_lightning.callbacks.tensorboard import summary_writers
 
 # Category -> chart -> tag, a regular expression. Each chart has one tag, because TensorBoard draws all lines of a run
 # in one colour. TensorBoard merges the layouts of all runs.
@@ -76,41 +73,7 @@ CHANGED_BY_RESUMING = ("num_steps",)  # TensorBoard would keep the first value t
 METRICS = ("avg@", "pass@", "maj@", "entropy", "truncated", "length")  # of an evaluation, in the order of the columns
 
 
-class Dashboard(L.Callback):
-    """Writes the layout of the charts after the first DAPO step of a process that updates the policy (earlier ones lack
-    metrics), and the row of the HPARAMS tab after the first evaluation. After the evaluation of the last step it marks
-    the run as complete. (Not earlier: TensorBoard keeps what it reads first, and a run that fails may be resumed.)
-
-    Args:
-        numbers: names of all numeric hyperparameters of all options. TensorBoard reads the columns from one run, so
-            every run declares all of them.
-    """
-
-    def __init__(self, numbers: Sequence[str] = ()) -> None:
-        self.numbers = tuple(numbers)
-        self._has_row = self._has_layout = self._is_complete = False
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
-        metrics = outputs["step"].metrics
-        if not self._has_layout and "ratio/mean" in metrics:
-            for writer in summary_writers(trainer):
-                writer.add_custom_scalars(_layout(metrics))
-            self._has_layout = True
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        steps, evaluations = pl_module.history.dapo_steps, pl_module.history.evaluations
-        is_last = not self._is_complete and steps == pl_module.hparams.get("num_steps")
-        values = {name: value for name, value in pl_module.hparams.items() if name not in CHANGED_BY_RESUMING}
-        row = [_columns(values, self.numbers, _metric_tags(evaluations[steps])), _start(values)]
-        for writer in summary_writers(trainer):
-            for summary in [*(row if not self._has_row else []), *([_end()] if is_last else [])]:
-                # SummaryWriter.add_hparams would create a separate run; step 0 survives the purge when a run is resumed
-                writer._get_file_writer().add_summary(summary, 0)
-            writer.flush()
-        self._has_row, self._is_complete = True, self._is_complete or is_last
-
-
-def _layout(metrics: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
+def layout(metrics: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
     """Returns the figures, and one more chart for each metric that no figure shows, in the format of SummaryWriter."""
     shown = [tag for charts in FIGURES.values() for tag in charts.values()]
     others = {name: f"{re.escape(name)}$" for name in sorted(metrics) if not any(re.match(tag, name) for tag in shown)}
@@ -120,11 +83,35 @@ def _layout(metrics: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
     }
 
 
-def _metric_tags(evaluation: Iterable[str]) -> list[str]:
+def row(
+    hyperparameters: Mapping[str, Any], numbers: Iterable[str], evaluation: Sequence[str]
+) -> tuple[Summary, Summary]:
+    """Returns the columns of the HPARAMS tab and the row of a run.
+
+    Args:
+        numbers: the names of all numeric hyperparameters of all options.
+        evaluation: the tags of the metrics of an evaluation.
+    """
+    values = {name: value for name, value in hyperparameters.items() if name not in CHANGED_BY_RESUMING}
+    return _columns(values, numbers, _metric_tags(evaluation)), _start(values)
+
+
+def end() -> Summary:
+    """Returns the mark of a run that is complete."""
+    info = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
+    return _summary(metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=info))
+
+
+def _metric_tags(evaluation: Sequence[str]) -> list[str]:
     """Returns the tags of the metric columns, with pass@k only for the largest k."""
-    found = [name for kind in METRICS for name in evaluation if name.startswith(kind) and not name.endswith("_ci95")]
-    passes = [name for name in found if name.startswith("pass@")]
-    return [f"validation/{name}" for name in found if name not in passes[:-1]] + ["steps/dapo"]
+    found = [
+        tag
+        for kind in METRICS
+        for tag in evaluation
+        if tag.removeprefix("validation/").startswith(kind) and not tag.endswith("_ci95")
+    ]
+    passes = [tag for tag in found if "/pass@" in tag]
+    return [tag for tag in found if tag not in passes[:-1]] + ["steps/dapo"]
 
 
 def _columns(values: dict[str, Any], numbers_of_options: Iterable[str], tags: Iterable[str]) -> Summary:
@@ -152,11 +139,6 @@ def _start(values: dict[str, Any]) -> Summary:
         elif value is not None:
             start.hparams[name].string_value = str(value)
     return _summary(metadata.SESSION_START_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_start_info=start))
-
-
-def _end() -> Summary:
-    end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
-    return _summary(metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end))
 
 
 def _summary(tag: str, data: plugin_data_pb2.HParamsPluginData) -> Summary:

@@ -26,7 +26,8 @@ def settings(config: dict[str, Any]) -> list[dict[str, Any]]:
     defaults = leaves(_file("config"))
     for group, option in config.get("choices", {}).items():
         if option is not None and group not in ("experiment", "recipe"):
-            defaults |= leaves(_file(f"{group}/{option}"), group)
+            for name in str(option).strip("[]").split(","):  # several loggers can be chosen together
+                defaults |= leaves(_file(f"{group}/{name}"), group)
     plain = {name: value for name, value in config.items() if name not in (*ORIGIN, *_OF_PLACE)}
     for name, value in leaves(plain).items():
         default = defaults.get(name)
@@ -51,7 +52,12 @@ def _same(value: Any, default: Any) -> bool:
 
 def _default_options() -> dict[str, Any]:
     entries = (_file("config").get("defaults") or []) if (CONF / "config.yaml").is_file() else []
-    return {name: option for entry in entries if isinstance(entry, dict) for name, option in entry.items()}
+    return {
+        name: f"[{','.join(option)}]" if isinstance(option, list) else option
+        for entry in entries
+        if isinstance(entry, dict)
+        for name, option in entry.items()
+    }
 
 
 def _file(name: str) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
 def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
     """Builds Lightning's Trainer for one epoch of `num_steps` batches, each of which is a DAPO step."""
     settings = as_dict(config)
-    loggers = [logger for logger in made(settings["logger"]).values() if logger]
+    loggers = [logger for logger in made(settings.get("logger") or {}).values() if logger]
     for logger in loggers:
         if hasattr(logger, "resume_after"):
             logger.resume_after(steps_done(checkpoint) if checkpoint else -1)

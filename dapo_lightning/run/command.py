@@ -29,7 +29,7 @@ from dapo_lightning.run.foreign import (
     confirmations,
     escaped,
 )
-from dapo_lightning.run.options import groups, numbers_of_options
+from dapo_lightning.run.options import chosen_options, groups, numbers_of_options
 from dapo_lightning.run.sweep_folders import folder_name
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.utils.checkpoints import damage, main_file, newest_whole, steps_done
@@ -56,9 +56,15 @@ def run_id(folder: str) -> str:
     return hashlib.sha256(str(Path(folder).absolute()).encode()).hexdigest()[:16]
 
 
+def run_name(folder: str) -> str:
+    """Returns a name of a run for people: the last two parts of its folder. It is stored in config.yaml as well."""
+    return "-".join(Path(folder).absolute().parts[-2:])
+
+
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
 OmegaConf.register_new_resolver("folder_name", folder_name)
 OmegaConf.register_new_resolver("run_id", run_id)
+OmegaConf.register_new_resolver("run_name", run_name)
 OmegaConf.register_new_resolver("numbers_of_options", numbers_of_options, use_cache=True)
 OmegaConf.register_new_resolver("fifth", lambda number: max(1, number // 5))
 
@@ -143,7 +149,7 @@ def load_evaluated(config: DictConfig) -> DictConfig:
     composed = compose("config", overrides=overrides, return_hydra_config=True)
     with open_dict(composed):
         composed.update({group: config[group] for group in chosen if group in config})
-        composed.choices, composed.overrides = options_of(composed.pop("hydra")), escaped(overrides)
+        composed.choices, composed.overrides = chosen_options(composed.pop("hydra")), escaped(overrides)
         composed.checkpoint, composed.run_folder = escaped(str(file)), escaped(config.run_folder)
         if "warm_start" in composed.policy:
             composed.policy.warm_start = None  # its weights are about to be replaced
@@ -153,7 +159,7 @@ def load_evaluated(config: DictConfig) -> DictConfig:
 
 def groups_chosen(overrides: list[str]) -> set[str]:
     """Returns the config groups whose option the command names, or its recipe or experiment changes."""
-    choices, named = HydraConfig.get().runtime.choices, {override_key(override) for override in overrides}
+    choices, named = chosen_options(HydraConfig.get()), {override_key(override) for override in overrides}
     return {group for group, default in groups().items() if group in named or choices.get(group) != default}
 
 
@@ -199,7 +205,7 @@ def record_origin(config: DictConfig) -> DictConfig:
     if there is one), and all versions of the code that have run it."""
     hydra_config = HydraConfig.get()
     overrides = escaped(given_overrides())
-    origin = OmegaConf.create({"choices": options_of(hydra_config), "overrides": overrides, "commits": []})
+    origin = OmegaConf.create({"choices": chosen_options(hydra_config), "overrides": overrides, "commits": []})
     config = cast(DictConfig, OmegaConf.merge(origin, config))
     if code_version() not in config.commits:
         config.commits.append(code_version())
@@ -209,11 +215,6 @@ def record_origin(config: DictConfig) -> DictConfig:
 def given_overrides() -> list[str]:
     """Returns the overrides of this run as they were given, also those that hold `${`."""
     return cast(list[str], OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
-
-
-def options_of(hydra_config: DictConfig) -> dict[str, str]:
-    """Returns the option of each config group, without Hydra's own groups, which do not affect results."""
-    return {group: option for group, option in hydra_config.runtime.choices.items() if "hydra/" not in group}
 
 
 def as_dict(config: DictConfig) -> dict[str, Any]:

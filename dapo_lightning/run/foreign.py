@@ -49,8 +49,9 @@ def check_foreign(config: Mapping[str, Any], folder: Path, now: DictConfig, orig
 
 def check_links(folder: Path) -> None:
     """Raises a ConfigError if a folder to which the run will write contains links, because they may lead to any file
-    of the user."""
-    links = sorted(str(path) for path in folder.rglob("*") if path.is_symlink())
+    of the user. (Weights & Biases links to its own log, and does not write through the link.)"""
+    known = "wandb/*/logs/debug-core.log"
+    links = sorted(str(path) for path in folder.rglob("*") if path.is_symlink() and not path.match(known))
     if links:
         raise ConfigError(
             f"{links[0]} is a link. A run folder may come from somebody else, and writing through a link could "
@@ -98,6 +99,8 @@ def foreign(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             or (group == "reward" and name == "sandbox" and value != "bubblewrap")  # programs run in or without it
             or (group == "rollout" and ".engine_args." in key)  # vLLM imports the classes that some of them name
             or (name == "trust_remote_code" and value)
+            or (group == "logger" and name == "offline" and not value)  # it and the next two send data to a server
+            or (group == "logger" and name in ("space_id", "tracking_uri") and value)
             or (group in ("logger", "callbacks") and name != "_target_" and _is_outside(name, value, folder))
         )
         if is_foreign:

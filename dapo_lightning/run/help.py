@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 
-from dapo_lightning.run.options import CONF, groups, options
+from dapo_lightning.run.options import CONF, groups, in_list, options
 
 EXAMPLES = """\
 dapo-lightning trains a language model with DAPO (arXiv 2503.14476). Each technique can be switched separately.
@@ -47,7 +47,7 @@ def help_text(names: Sequence[str] = ()) -> str:
 def _group(group: str) -> str:
     lines = [f"  {group}{_comment_of(group)}"]
     for name, comment in options(group).items():
-        mark = "*" if groups()[group] == name else " "
+        mark = "*" if name in in_list(groups()[group]) else " "
         lines += textwrap.wrap(comment, WIDTH, initial_indent=f"   {mark} {name:<28} ", subsequent_indent=" " * 34) or [
             f"   {mark} {name}"
         ]

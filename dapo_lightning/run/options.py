@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 from dapo_lightning.utils.overrides import leaves
 
 CONF = Path(__file__).parents[1] / "conf"
-RENAMED = {"experiment=ppo_clip": "experiment=reinforce_clip", "experiment=paper_32b": "recipe=paper_32b"}
+RENAMED = {
+    "experiment=ppo_clip": "experiment=reinforce_clip",
+    "experiment=paper_32b": "recipe=paper_32b",
+    "logger=tensorboard_and_csv": "logger=[tensorboard,csv]",
+}
 """Old names of options, which still work for one release and log a warning."""
 RENAMED_KEYS = {
     "policy.gradient_checkpointing": "trainer.activation_checkpointing",
@@ -24,15 +30,45 @@ RENAMED_KEYS = {
 
 @cache
 def groups() -> dict[str, str | None]:
-    """Returns the config groups in the order of conf/config.yaml, each with its default option."""
+    """Returns the config groups in the order of conf/config.yaml, each with its default option, or with a list of
+    options as it is written on the command line, such as `[tensorboard,csv]`."""
     defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
     return {
-        group: option
+        group: f"[{','.join(option)}]" if isinstance(option, list) else option
         for entry in defaults
         if isinstance(entry, Mapping)
         for group, option in entry.items()
         if not group.startswith("override ")
     }
+
+
+def takes_list(group: str) -> bool:
+    """Whether several options of a group can be chosen together."""
+    return str(groups()[group]).startswith("[")
+
+
+def in_list(option: Any) -> list[str]:
+    """Returns the names in a list of options, `[tensorboard,csv]` or a list of Python; a single option is a list of
+    one."""
+    names = option if isinstance(option, list) else str(option).strip("[]").split(",")
+    return [str(name).strip() for name in names if str(name).strip()]
+
+
+def chosen_options(hydra_config: DictConfig) -> dict[str, str]:
+    """Returns the option of each config group, without Hydra's own groups, which do not affect results. Hydra does not
+    record lists of options, so they are read from the overrides."""
+    recorded = hydra_config.runtime.choices
+    chosen = {group: option for group, option in recorded.items() if "hydra/" not in group}
+    parse = OverridesParser.create().parse_override
+    given = [parse(text) for text in OmegaConf.to_container(hydra_config.overrides.task, resolve=False)]  # type: ignore[union-attr]
+    for group in filter(takes_list, groups()):
+        names = in_list(recorded.get(group, groups()[group]))
+        for override in given:
+            if override.key_or_group == group:
+                before = in_list(groups()[group]) if override.is_add() else []
+                names = [*before, *in_list(override.value())]
+        chosen[group] = f"[{','.join(names)}]"
+    return chosen
 
 
 @cache

@@ -13,7 +13,18 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
 from dapo_lightning.run.errors import ConfigError
-from dapo_lightning.run.options import CONF, RENAMED_KEYS, groups, is_global, nearest, options, options_with
+from dapo_lightning.run.options import (
+    CONF,
+    RENAMED_KEYS,
+    chosen_options,
+    groups,
+    in_list,
+    is_global,
+    nearest,
+    options,
+    options_with,
+    takes_list,
+)
 from dapo_lightning.utils.overrides import leaves
 
 PLUGINS = {"joblib": "study", "dapo_slurm": "slurm", "optuna": "optuna"}
@@ -82,7 +93,7 @@ def check_overrides(overrides: Sequence[str], is_sweep: bool) -> DictConfig:
     swept = {override.key_or_group for override in chosen if override.is_sweep_override()}
     for override in parsed:
         if override not in chosen and not _is_hydras(override) and override.key_or_group.split(".")[0] not in swept:
-            _check_key(override, OmegaConf.to_container(base, resolve=False), base.hydra.runtime.choices)
+            _check_key(override, OmegaConf.to_container(base, resolve=False), chosen_options(base.hydra))
     return base
 
 
@@ -100,14 +111,16 @@ def _selection(override: Override) -> Iterator[str]:
 
 def _check_option(override: Override) -> None:
     group = override.key_or_group
-    names = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
-    for name in names:
+    given = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
+    if not takes_list(group) and any(isinstance(one, list) or str(one).startswith("[") for one in given):
+        raise ConfigError(f"{override.input_line}: choose one of {', '.join(options(group))}, not a list.")
+    for name in (name for one in given for name in ([one] if one is None else in_list(one))):
         if override.is_delete() and is_global(group):
             continue
         if name is None or name == "null":
             remedy = f", or remove it with ~{group}" if is_global(group) else ""
             raise ConfigError(f"{group}=null: choose one of {', '.join(options(group))}{remedy}.")
-        if not (CONF / group / f"{name}.yaml").is_file() and not override.is_add():
+        if not (CONF / group / f"{name}.yaml").is_file() and (takes_list(group) or not override.is_add()):
             raise ConfigError(
                 f"{group}={name}: there is no such option; choose one of {', '.join(options(group))}."
                 f"{nearest(str(name), options(group))}"
@@ -136,7 +149,8 @@ def _check_key(override: Override, base: Any, choices: Mapping[str, str]) -> Non
         others = [f"{group}={option}" for option in options_with(group, rest) if option != choices[group]]
         if others:
             belongs = " and ".join(others[:3] + ["others"] * (len(others) > 3))
-            remedy = f"Add {others[0]}" if len(others) == 1 else "Choose one of them"
+            sign = "+" if takes_list(group) else ""
+            remedy = f"Add {sign}{others[0]}" if len(others) == 1 else "Choose one of them"
             raise ConfigError(
                 f"{key} belongs to {belongs}; {group}={choices[group]} has no such key. {remedy}, or leave {key} out."
             )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,26 @@ def train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule,
     Raises:
         Stopped: if a signal ended the run; all completed steps are saved.
     """
-    with _listening(trainer):
+    with _listening(trainer), _loggers_closed(trainer):
         return _train(config, module, data, trainer)
 
 
 def _listening(trainer: L.Trainer, for_evaluation: bool = False) -> AbstractContextManager[None]:
     stop = next((callback for callback in trainer.callbacks if isinstance(callback, Stop)), None)  # type: ignore[attr-defined]
     return stop.listening(for_evaluation) if stop else nullcontext()
+
+
+@contextmanager
+def _loggers_closed(trainer: L.Trainer) -> Iterator[None]:
+    """Tells loggers with a method `close` at the end whether the run has finished."""
+    is_finished = False
+    try:
+        yield
+        is_finished = True
+    finally:
+        for logger in trainer.loggers:
+            if hasattr(logger, "close"):
+                logger.close(is_finished)
 
 
 def _train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
@@ -95,7 +108,7 @@ def evaluate(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModu
     """
     if config["checkpoint"]:
         read_checkpoint(Path(config["checkpoint"]))
-    with _listening(trainer, for_evaluation=True):
+    with _listening(trainer, for_evaluation=True), _loggers_closed(trainer):
         trainer.validate(module, data, ckpt_path=config["checkpoint"], verbose=False, weights_only=True)
     if trainer.is_global_zero:
         summary = summarize_evaluation(config, module.history.evaluation, data.counts)

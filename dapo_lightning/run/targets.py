@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
+from importlib import import_module
 from pkgutil import resolve_name
 from typing import Any, get_type_hints
 
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.options import groups, nearest
 from dapo_lightning.run.schema import PLAIN, check_value
+from dapo_lightning.utils.extras import extra_with
 
 _REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 OF_THE_RUN = ("activation_checkpointing", "offload_optimizer")  # keys of the trainer that Lightning does not know
@@ -53,13 +55,25 @@ def check_targets(config: Mapping[str, Any]) -> None:
     """Raises a ConfigError if an argument of a `_target_` is unknown, missing or of the wrong type. Imports the
     classes."""
     for path, node in targets(config):
+        _check_packages(node["_target_"])
         try:
             target = resolve_name(node["_target_"])
-        except ImportError:  # Hydra says which part of the name is wrong, or which package is missing
+        except ImportError:  # Hydra says which part of the name is wrong
             continue
         except (AttributeError, ValueError):
             raise ConfigError(f"{path}._target_={node['_target_']}: there is no such class or function.") from None
         _check_arguments(path, node, target)
+
+
+def _check_packages(target: str) -> None:
+    """Raises a ConfigError if the module of a class needs a package that an extra installs."""
+    try:
+        import_module(target.rpartition(".")[0])
+    except ModuleNotFoundError as error:
+        if extra := extra_with(error.name or ""):
+            raise ConfigError(f'the package {error.name} is missing: pip install "dapo-lightning[{extra}]".') from None
+    except (ImportError, ValueError):  # the target is inside a class, or no name
+        pass
 
 
 def targets(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -11,6 +11,7 @@ import pytest
 from runs import run
 
 from dapo_lightning.callbacks.metrics_file import read_metrics
+from dapo_lightning.run.options import takes_list
 from docs.pages import DOCS
 from docs.reference import metrics
 
@@ -43,7 +44,8 @@ def _train(folder: Path, option: Path) -> None:
     """Two DAPO steps with the option, found by Hydra's search path; every metric is in the reference and glossary."""
     group = option.parent.name
     searchpath = f"hydra.searchpath=[file://{folder / 'conf'}]"
-    overrides = (searchpath, f"{group}={option.stem}", "sampling=static", "num_steps=2")
+    sign = "+" if takes_list(group) else ""  # another logger beside the default ones
+    overrides = (searchpath, f"{sign}{group}={option.stem}", "sampling=static", "num_steps=2")
     trained = read_metrics(run(folder / f"run_{option.stem}", *overrides) / "metrics.csv")
     assert [row["step"] for row in trained if "loss" in row] == [1, 2]
     own = {name for path in folder.glob("*.py") for name in re.findall(r'"(\w+/\w+)"', path.read_text())}

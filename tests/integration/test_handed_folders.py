@@ -86,6 +86,9 @@ FOLDERS = {
         "rollout": {"_target_": "dapo_lightning.rollout.vllm.Vllm", "engine_args": {"worker_cls": "handed.evil.X"}},
     },
     "code of a model": {"policy__trust_remote_code": True},
+    "data that is sent to a server": {
+        "logger__wandb": {"_target_": "dapo_lightning.callbacks.wandb.WeightsAndBiases", "offline": False}
+    },
     "a file elsewhere": {"callbacks__completions__path": "canary"},
     "a file above": {"logger__csv__path": "handed/../canary"},
     "tags of YAML": None,

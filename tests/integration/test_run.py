@@ -97,7 +97,7 @@ def test_what_a_step_does_not_measure_is_not_repeated_from_the_step_before(tmp_p
 
 
 def test_callbacks_and_loggers_can_be_switched_off(finished, tmp_path, capfd):
-    names = ("progress", "checkpoint", "completions", "rollouts", "evaluation", "health", "dashboard")
+    names = ("progress", "checkpoint", "completions", "rollouts", "evaluation", "health")
     off = ["logger.tensorboard=null", "logger.csv=null", *(f"callbacks.{name}=null" for name in names)]
     folder = run(tmp_path / "run", *off)
     kept = {"config.yaml", "policy", "summary.json", "report.html"}

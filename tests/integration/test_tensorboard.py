@@ -18,8 +18,10 @@ import yaml
 from runs import ROOT, resume, run
 from tensorboard.plugin_util import markdown_to_safe_html
 
-from dapo_lightning.callbacks import completions, dashboard
+from dapo_lightning.callbacks import dashboard
+from dapo_lightning.callbacks.completions import COLUMNS
 from dapo_lightning.callbacks.metrics_file import read_metrics
+from dapo_lightning.callbacks.tensorboard import MAX_CHARACTERS, WIDTHS, as_html
 from dapo_lightning.run.build import TECHNIQUES
 from dapo_lightning.run.options import numbers_of_options
 from dapo_lightning.step.module import DAPOModule
@@ -224,7 +226,7 @@ class Cells(HTMLParser):
         cells = cls()
         cells.feed(text)
         assert cells.tags <= {"table", "thead", "tbody", "tr", "th", "td", "pre"}
-        return [row for row in cells.rows if len(row) == 5]
+        return [row for row in cells.rows if len(row) == len(COLUMNS)]
 
     def handle_starttag(self, tag, attributes):
         self.tags.add(tag)
@@ -253,39 +255,32 @@ HOSTILE = {
 
 
 def row(completion):
-    return {
-        "prompt": "1|2=",
-        "completion": completion,
-        "answer": "`3`",
-        "score": 1.0,
-        "num_tokens": 3,
-        "truncated": True,
-    }
+    return ["1|2=", completion, "`3`", 1.0, 3, True]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_is_shown_as_it_is(name):
     text = HOSTILE[name]
-    shown = Cells.of(markdown_to_safe_html(completions._table([row(text), row("next")])))
+    shown = Cells.of(markdown_to_safe_html(as_html(COLUMNS, [row(text), row("next")])))
     joined = [["".join(cell.split("\n")) for cell in cells] for cells in shown]
     squeezed = "".join(text.split("\n"))
-    assert [cells[:1] + cells[2:] for cells in joined] == [["1|2=", "`3`", "+1.00", "3 (truncated)"]] * 2
+    assert [cells[:1] + cells[2:] for cells in joined] == [["1|2=", "`3`", "+1.00", "3", "True"]] * 2
     assert joined[1][1] == "next"
     assert joined[0][1].replace(" ", "") == squeezed.replace(" ", "")  # a line may be broken at a space
 
 
 def test_control_characters_do_no_harm():
-    shown = Cells.of(markdown_to_safe_html(completions._table([row("a\x00b\x02\x03\x1b[31mc\x0bd\u2028e")])))
+    shown = Cells.of(markdown_to_safe_html(as_html(COLUMNS, [row("a\x00b\x02\x03\x1b[31mc\x0bd\u2028e")])))
     assert len(shown) == 1 and re.fullmatch(r"a.*b.*c.*d.*e", shown[0][1], re.DOTALL)
 
 
 @pytest.mark.parametrize("text", ["word " * 5000, "x" * 9000, "line\n" * 3000], ids=["words", "one word", "lines"])
 def test_long_text_is_cut_in_its_middle_and_broken_into_lines(text):
-    table = completions._table([row(f"begin {text} end")])
+    table = as_html(COLUMNS, [row(f"begin {text} end")])
     lines = Cells.of(markdown_to_safe_html(table))[0][1].split("\n")
     assert lines[0].startswith("begin") and lines[-1].endswith("end")
-    assert max(map(len, lines)) <= completions.WIDTHS["completion"] and len(html.unescape(table)) < 5000
+    assert max(map(len, lines)) <= WIDTHS["completion"] and len(html.unescape(table)) < 5000
     (left_out,) = (
         int(found[1]) for line in lines if (found := re.fullmatch(r"\[\.\.\. (\d+) characters \.\.\.\]", line))
     )
-    assert left_out == len(f"begin {text} end") - completions.MAX_CHARACTERS
+    assert left_out == len(f"begin {text} end") - MAX_CHARACTERS

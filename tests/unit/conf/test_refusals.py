@@ -45,6 +45,17 @@ AT_ONCE = [
     ("recipe=smollm", "smollm2_chain_sum"),
     ("optimizer=adam", "choose one of adamw"),
     ("logger=wand", "logger=wand: there is no such option"),
+    ("logger=[csv,wand]", "logger=wand: there is no such option"),
+    ("+logger=wand", "logger=wand: there is no such option"),
+    (
+        "logger.wandb.project=mine",
+        "logger=[tensorboard,csv] has no such key. Add +logger=wandb",
+    ),
+    ("logger=csv logger.tensorboard.numbers=[]", "Add +logger=tensorboard"),
+    (
+        "loss=[token_level,sample_level]",
+        "choose one of blend, constant, sample_level, token_level, token_level_per_prompt, not a list.",
+    ),
     # values of the wrong type
     ("clip.upper=abc", "clip.upper=abc: must be a number."),
     ("clip.lower=higher", "clip.lower=higher: must be a number."),
