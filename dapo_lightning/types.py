@@ -122,15 +122,18 @@ class Trajectory:
         logps_T: log-probs recorded while sampling (see `Completion`); any value where the mask is False.
         entropies_T: entropies recorded while sampling, in nats.
         truncated: whether the token budget was used up before the policy wrote an end token.
-        policy_step: number of DAPO steps that the policy had been trained for when it sampled the trajectory.
+        policy_step: number of DAPO steps that the policy had been trained for when it sampled the trajectory, or with
+            partial rollouts, its last tokens.
         old_logps_T: log-probs from a forward pass of the policy that sampled the trajectory (line 3 of Algorithm 1);
-            None until they are known.
+            None until they are known. With partial rollouts, they may be known for the first tokens only.
         values_T: values that the critic gave to the states before each token when it was sampled; None without a
             critic.
         returns_T: what the critic is trained to predict instead; None without a critic.
         reference_logps_T: log-probs under the reference copy; None until they are known.
         token_rewards_T: rewards of single tokens, which are added to the reward at the last one (the KL penalty, with
             `kl.place=reward`); None if there are none.
+        earlier: with partial rollouts, the policies that wrote the first tokens, in order: the number of DAPO steps
+            that each had been trained for, and the number of tokens that it wrote.
     """
 
     tokens_T: Tensor
@@ -144,6 +147,7 @@ class Trajectory:
     returns_T: Tensor | None = None
     reference_logps_T: Tensor | None = None
     token_rewards_T: Tensor | None = None
+    earlier: tuple[tuple[int, int], ...] = ()
 
     @staticmethod
     def of(completion: Completion, policy_step: int) -> Trajectory:
@@ -162,6 +166,11 @@ class Trajectory:
     def num_tokens(self) -> int:
         """Number of tokens that the policy wrote."""
         return int(self.loss_mask_T.sum())
+
+    @property
+    def num_earlier(self) -> int:
+        """Number of tokens that earlier policies wrote than the one that wrote the last token."""
+        return sum(num_tokens for _, num_tokens in self.earlier)
 
     def turns(self) -> list[Tensor]:
         """The tokens that the policy wrote, turn by turn: the stretches between messages of the environment."""
@@ -203,6 +212,9 @@ class Grade:
 class Group:
     """A prompt with its G graded trajectories.
 
+    With partial rollouts, a group is unfinished until all of its trajectories have ended; it then has neither texts nor
+    grades.
+
     Args:
         number: the number of the prompt (see `NumberedPrompt`).
         texts: what the policy wrote, and what the environment replied between its turns; empty on a rank that did not
@@ -218,6 +230,10 @@ class Group:
     texts: tuple[str, ...]
     grades: tuple[Grade, ...]
     turn_grades: tuple[tuple[Grade, ...], ...] = ()
+
+    @property
+    def is_finished(self) -> bool:
+        return bool(self.grades)
 
     @property
     def num_correct(self) -> int:
@@ -238,6 +254,19 @@ class Group:
     def truncated_G(self) -> Tensor:
         """Whether each trajectory was truncated, bool."""
         return torch.tensor([trajectory.truncated for trajectory in self.trajectories])
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of the generation of groups, for partial rollouts.
+
+    Args:
+        num_tokens: how many tokens each unfinished completion may be given.
+        begun: the unfinished groups that go on, by number. All other prompts begin a new group.
+    """
+
+    num_tokens: int
+    begun: Mapping[int, Group]
 
 
 PendingGroup = Callable[[], Group]

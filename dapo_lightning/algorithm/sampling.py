@@ -43,6 +43,8 @@ class Dynamic:
         max_oversampling: a round draws at most this many prompts per missing group.
         surplus: what happens to useful groups that a step does not need: "drop", or "carry", with which the next step
             trains on them, one step off-policy.
+        partial: partial rollouts: groups are generated in slices of this many tokens, and a step ends with the slice in
+            which its batch is full; unfinished completions go on in the next step. None: no partial rollouts.
 
     Raises:
         ValueError: if a value is out of range; the message names the key.
@@ -52,6 +54,7 @@ class Dynamic:
     at_cap: str
     max_oversampling: float = 4.0
     surplus: str = "drop"
+    partial: int | None = None
     filters_groups: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -66,6 +69,13 @@ class Dynamic:
             )
         if self.surplus not in ("drop", "carry"):
             raise ValueError(f"sampling.surplus={self.surplus!r}: choose 'drop' or 'carry'.")
+        if self.partial is not None and self.partial < 1:
+            raise ValueError(f"sampling.partial={self.partial}: must be at least 1, or null for no partial rollouts.")
+        if self.partial is not None and self.surplus == "drop":
+            raise ValueError(
+                f"sampling.partial={self.partial} needs sampling.surplus=carry: otherwise groups that were generated "
+                "over several steps could be dropped in the end."
+            )
 
     @property
     def carries(self) -> bool:

@@ -5,17 +5,24 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from dapo_lightning.algorithm import SamplingOption
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.draws.record import GroupRecord
 from dapo_lightning.draws.stream import PromptStream
-from dapo_lightning.types import Group, NumberedPrompt, PendingGroup, Verdict
+from dapo_lightning.types import Group, NumberedPrompt, PendingGroup, Slice, Verdict
 
-Generate = Callable[[Sequence[NumberedPrompt]], Iterable[Sequence[PendingGroup]]]
-"""Prompts -> their groups in order. Each sequence holds groups that are generated together, once it is requested."""
+
+class Generate(Protocol):
+    """Prompts -> their groups in order. Each sequence holds groups that are generated together, once it is requested.
+    With a slice, they may be unfinished."""
+
+    def __call__(
+        self, prompts: Sequence[NumberedPrompt], part: Slice | None = None, /
+    ) -> Iterable[Sequence[PendingGroup]]: ...
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import repeat
 from typing import Any
 
@@ -16,6 +17,7 @@ from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.draws.ahead import AheadGenerator, Generate, KeepRate
 from dapo_lightning.draws.exchange import announced, known_to_all
 from dapo_lightning.draws.graded import require_grades
+from dapo_lightning.draws.partial import InFlight
 from dapo_lightning.draws.plain import plain, restored
 from dapo_lightning.draws.record import GroupRecord
 from dapo_lightning.draws.stream import PromptStream
@@ -27,12 +29,13 @@ class DrawState:
     """The state of the draws when a DAPO step begins. It is the same on every rank.
 
     `num_drawn` counts the prompts that earlier steps have used up. `carried` holds useful groups left over from the
-    last step.
+    last step, and `unfinished` those that it has left in flight (`sampling.partial`).
     """
 
     num_drawn: int = 0
     keep_rate: KeepRate = field(default_factory=KeepRate)
     carried: tuple[Group, ...] = ()
+    unfinished: tuple[Group, ...] = ()
 
 
 class PromptDraws:
@@ -66,13 +69,17 @@ class DrawLoader:
             "num_drawn": state.num_drawn,
             "keep_rate": asdict(state.keep_rate),
             "carried": list(map(plain, state.carried)),
+            "unfinished": list(map(plain, state.unfinished)),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.draws.state = DrawState(
             state_dict["num_drawn"],
             KeepRate(**state_dict["keep_rate"]),
-            tuple(restored(group, self.draws.stream) for group in state_dict["carried"]),
+            *(
+                tuple(restored(group, self.draws.stream) for group in state_dict[name])
+                for name in ("carried", "unfinished")
+            ),
         )
 
 
@@ -95,6 +102,7 @@ class Batch:
         owners: for each group, the rank that trains on each of its completions, or None; empty: this rank trains on
             all of them.
         generated: all groups that this rank generated, with the decisions about them.
+        unfinished: the groups that are left in flight; None without partial rollouts.
     """
 
     groups: tuple[Group, ...]
@@ -109,6 +117,7 @@ class Batch:
     homes: tuple[int | None, ...] = ()
     owners: tuple[tuple[int | None, ...], ...] = ()
     generated: tuple[tuple[Group, Verdict], ...] = ()
+    unfinished: tuple[Group, ...] | None = None
 
     @property
     def used(self) -> list[GroupRecord]:
@@ -118,7 +127,7 @@ class Batch:
     @property
     def next_state(self) -> DrawState:
         """The state for the next step."""
-        return DrawState(self.num_drawn, self.keep_rate, self.surplus)
+        return DrawState(self.num_drawn, self.keep_rate, self.surplus, self.unfinished or ())
 
     def is_trained_by(self, rank: int, p: int, g: int) -> bool:
         """Whether a rank trains on completion g of group p."""
@@ -147,6 +156,8 @@ def fill(draws: PromptDraws, generate: Generate, sampling: SamplingOption, ranks
         RewardError: if nothing in this step could be graded.
         SamplingError: if the batch is short of groups and the sampling option asks for an error.
     """
+    if (num_tokens := getattr(sampling, "partial", None)) is not None:
+        return _fill_in_slices(draws, generate, sampling, num_tokens, ranks)
     wanted = draws.num_groups - len(draws.state.carried)
     source = AheadGenerator(
         generate, sampling, draws.stream, draws.state.num_drawn, wanted, draws.state.keep_rate, ranks
@@ -162,10 +173,29 @@ def fill(draws: PromptDraws, generate: Generate, sampling: SamplingOption, ranks
     return _batch(draws, source, sampling, draws.state.num_drawn + num_asked, ranks)
 
 
-def _batch(draws: PromptDraws, source: AheadGenerator, sampling: SamplingOption, end: int, ranks: Ranks) -> Batch:
+def _fill_in_slices(
+    draws: PromptDraws, generate: Generate, sampling: SamplingOption, num_tokens: int, ranks: Ranks
+) -> Batch:
+    """The same with partial rollouts. All groups that have been started come to an end, in this step or a later one."""
+    state = draws.state
+    source = InFlight(
+        generate, sampling, draws.stream, num_tokens, state.unfinished, state.num_drawn, state.keep_rate, ranks
+    )
+    source.fill(draws.num_groups, len(state.carried))
+    return replace(_batch(draws, source, sampling, source.end, ranks), unfinished=tuple(source.unfinished))
+
+
+def _batch(
+    draws: PromptDraws,
+    source: AheadGenerator | InFlight,
+    sampling: SamplingOption,
+    end: int,
+    ranks: Ranks,
+) -> Batch:
     """Takes the first kept groups among the prompts before number `end`, and the surplus if it is carried."""
     carried, num_groups = draws.state.carried, draws.num_groups
     end, limit = (source.end, 2 * num_groups - 1) if sampling.carries else (end, num_groups)
+    limit = limit if isinstance(source, AheadGenerator) else sys.maxsize  # groups in slices are not drawn again
     kept = sorted(number for number, judged in source.judged.items() if judged.verdict.keep and number < end)
     numbers = [*(group.number for group in carried), *kept][:limit]
     if sampling.carries and len(numbers) == limit:

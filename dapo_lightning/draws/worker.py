@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from dapo_lightning.draws.slices import has_ended, sliced
 from dapo_lightning.environment import Environment
 from dapo_lightning.environment.conversations import Conversations
 from dapo_lightning.environment.single_turn import SingleTurn
@@ -15,7 +16,7 @@ from dapo_lightning.rollout import Rollout
 from dapo_lightning.rollout.finite import check_finite
 from dapo_lightning.rollout.noise import uniform_noise
 from dapo_lightning.rollout.turns import sampled_turns
-from dapo_lightning.types import Completion, Generation, Grade, Group, NumberedPrompt, PendingGroup, Trajectory
+from dapo_lightning.types import Completion, Generation, Grade, Group, NumberedPrompt, PendingGroup, Slice, Trajectory
 from dapo_lightning.utils.clock import Clock
 
 
@@ -61,6 +62,7 @@ class RolloutWorker:
         generation: Generation,
         stream: str,
         policy_step: int = 0,
+        part: Slice | None = None,
     ) -> Iterator[list[PendingGroup]]:
         """Yields the same groups in lists. The groups of a list are generated together, once the list is requested.
 
@@ -69,6 +71,7 @@ class RolloutWorker:
         Args:
             stream: the purpose of the prompts ("train" or "validation"), each of which has its own noise.
             policy_step: number of DAPO steps that the policy has been trained for.
+            part: generates only a slice; groups that it does not finish have no grades.
         """
         if not prompts:  # a rank's share of a small round can be empty
             return
@@ -86,19 +89,27 @@ class RolloutWorker:
                 generation.max_new_tokens,
             )
             partner = conversations if self.environment.num_turns > 1 else None
-            batches = sampled_turns(self.rollout, model, tokens, noise_PGT, generation, codec.end_tokens, partner)
+            given = self.rollout, model, tokens, noise_PGT, generation, codec.end_tokens
+            if part is None:
+                batches = _trajectories(sampled_turns(*given, partner), policy_step)
+            else:
+                batches = iter([sliced(*given, prompts, part, policy_step)])
         num_done = 0
         while True:
             with self.clock("generate"):
                 batch = next(batches, None)
                 if batch is None:
                     break
-                part = slice(num_done, num_done + len(batch))
-                _check(batch, prompts[part], num_completions)
+                these = prompts[num_done : num_done + len(batch)]
+                _check(batch, these, num_completions)
                 submitted: list[PendingGroup] = []
-                for row, (completions, numbered) in enumerate(zip(batch, prompts[part], strict=True), start=num_done):
-                    check_finite(completions, model, numbered.prompt.source)
-                    trajectories = tuple(Trajectory.of(completion, policy_step) for completion in completions)
+                for row, (trajectories, numbered) in enumerate(zip(batch, these, strict=True), start=num_done):
+                    check_finite(trajectories, model, numbered.prompt.source)
+                    if part is not None and not all(has_ended(t, codec.end_tokens) for t in trajectories):
+                        submitted.append(
+                            partial(Group, numbered.number, numbered.prompt, tokens[row], trajectories, (), ())
+                        )
+                        continue
                     texts, grades = conversations.submit(row, trajectories)
                     submitted.append(partial(self._group, numbered, tokens[row], trajectories, texts, grades))
                 num_done += len(batch)
@@ -129,7 +140,14 @@ class RolloutWorker:
         )
 
 
-def _check(batch: Sequence[Sequence[Completion]], prompts: Sequence[NumberedPrompt], num_completions: int) -> None:
+def _trajectories(
+    batches: Iterator[list[tuple[Completion, ...]]], policy_step: int
+) -> Iterator[list[tuple[Trajectory, ...]]]:
+    for batch in batches:
+        yield [tuple(Trajectory.of(completion, policy_step) for completion in completions) for completions in batch]
+
+
+def _check(batch: Sequence[Sequence[Trajectory]], prompts: Sequence[NumberedPrompt], num_completions: int) -> None:
     if len(batch) > len(prompts):
         raise ValueError("the rollout returned completions for more prompts than it was given.")
     for numbered, completions in zip(prompts, batch, strict=True):

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 
 from transformers import PreTrainedModel
 
-from dapo_lightning.types import Completion
+from dapo_lightning.types import Completion, Trajectory
 
 
 class NotFiniteError(RuntimeError):
     """Weights, logits, rewards, losses or gradients are NaN or infinite."""
 
 
-def check_finite(completions: Iterable[Completion], model: PreTrainedModel, source: str) -> None:
+def check_finite(completions: Iterable[Completion | Trajectory], model: PreTrainedModel, source: str) -> None:
     """Checks the completions of a prompt. If weights or logits are not finite, neither is the log-prob of a token that
     is sampled from them. Log-probs are already on the CPU, so the check does not wait for an accelerator.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dapo_lightning.rollout import Partner, Rollout
+from dapo_lightning.rollout.continued import continued
 from dapo_lightning.types import Completion, Generation
 
 
@@ -35,7 +36,6 @@ def sampled_turns(
     else:
         num_completions, num_done = noise_PGT.shape[1], 0
         reach = max(map(len, prompts)) + noise_PGT.shape[2] + partner.max_messages * partner.max_message_tokens
-        takes_budgets = getattr(rollout, "takes_budgets", False)
         first = noise_PGT[..., : partner.max_turn_tokens]
         for batch in rollout(model, prompts, first, generation, end_tokens):
             rows = [
@@ -46,13 +46,11 @@ def sampled_turns(
             num_done += len(batch)
             going_on = rows
             while going_on := _answered(going_on, partner):
-                for part in [going_on] if takes_budgets else _within(reach, going_on, partner.max_turn_tokens):
-                    contexts = [row.context for row in part]
-                    noise = [row.noise(partner.max_turn_tokens)[None] for row in part]
-                    noise_B1T = noise if takes_budgets else _padded(noise)
-                    turns = [c for some in rollout(model, contexts, noise_B1T, generation, end_tokens) for (c,) in some]  # type: ignore[arg-type]
-                    for row, turn in zip(part, turns, strict=True):
-                        row.turns.append(turn if len(turn.tokens_T) <= row.num_left else _cut(turn, row.num_left))
+                noise = [row.noise(partner.max_turn_tokens) for row in going_on]
+                contexts = [row.context for row in going_on]
+                turns = continued(rollout, model, contexts, noise, generation, end_tokens, reach)
+                for row, turn in zip(going_on, turns, strict=True):
+                    row.turns.append(turn)
             done = [row.completion() for row in rows]
             yield [tuple(done[i : i + num_completions]) for i in range(0, len(done), num_completions)]
 
@@ -108,26 +106,3 @@ def _answered(rows: Sequence[_Row], partner: Partner) -> list[_Row]:
             row.read(message)
             going_on.append(row)
     return going_on
-
-
-def _within(reach: int, rows: Sequence[_Row], max_turn_tokens: int) -> list[list[_Row]]:
-    """Parts of the rows in which the longest context and the largest budget together do not exceed `reach`."""
-    parts: list[list[_Row]] = []
-    for row in sorted(rows, key=lambda row: row.num_left):  # the largest budget of a part is that of its last row
-        budget = min(max_turn_tokens, row.num_left)
-        if parts and max(len(other.context) for other in (*parts[-1], row)) + budget <= reach:
-            parts[-1].append(row)
-        else:
-            parts.append([row])
-    return parts
-
-
-def _padded(noise: Sequence[Tensor]) -> Tensor:
-    """Noise [1, T] of rows with different budgets -> [B, 1, T], with zeros where a budget is used up."""
-    longest = max(noise_1T.shape[1] for noise_1T in noise)
-    return torch.stack([torch.nn.functional.pad(noise_1T, (0, longest - noise_1T.shape[1])) for noise_1T in noise])
-
-
-def _cut(turn: Completion, length: int) -> Completion:
-    """A turn that used up the budget of its conversation, which ends within the turn."""
-    return Completion(turn.tokens_T[:length], turn.logps_T[:length], turn.entropies_T[:length], truncated=True)

@@ -22,7 +22,7 @@ from dapo_lightning.draws.datamodule import PromptDataModule
 from dapo_lightning.draws.length import LengthLimit
 from dapo_lightning.draws.worker import RolloutWorker
 from dapo_lightning.rollout.stop import StopTexts
-from dapo_lightning.run.checks import check, check_logps, check_options
+from dapo_lightning.run.checks import check, check_logps, check_options, check_partial
 from dapo_lightning.run.command import as_dict, in_sweep, record_origin, resume_command
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import hyperparameters, save_config
@@ -110,6 +110,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     generation, evaluation = (replace(one, stop=stop) for one in (generation, evaluation))
     environment = made(settings["environment"])
     environment.start(codec)
+    check_partial(settings, environment.num_turns)
     limit = LengthLimit(
         config.max_prompt_tokens,
         max(config.max_new_tokens, config.evaluation.max_new_tokens),

@@ -95,6 +95,27 @@ def check_logps(
         )
 
 
+def check_partial(config: Mapping[str, Any], num_turns: int) -> None:
+    """Raises a ConfigError if partial rollouts have no meaning, or are not supported."""
+    if (partial := config["sampling"].get("partial")) is None:
+        return
+    if partial >= config["max_new_tokens"]:
+        raise ConfigError(
+            f"sampling.partial={partial}: a completion ends after max_new_tokens={config['max_new_tokens']} tokens in "
+            "any case. Use a smaller number, or null for no partial rollouts."
+        )
+    if num_turns > 1:
+        raise ConfigError(
+            f"sampling.partial={partial}: conversations cannot be interrupted. Use environment=single_turn, or "
+            "sampling.partial=null."
+        )
+    if config["stop"]:
+        raise ConfigError(
+            f"sampling.partial={partial}: a stop text that begins before an interruption and ends after it would be "
+            "overlooked. Use stop=[], or sampling.partial=null."
+        )
+
+
 def _check_batches(config: Mapping[str, Any]) -> None:
     compares = config["num_completions_per_prompt"] < 2 and not option_attribute(config["advantage"], "needs_values")
     if compares:

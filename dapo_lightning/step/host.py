@@ -73,8 +73,8 @@ class PolicyHost:
 
     @torch.no_grad()
     def with_old_logps(self, batch: Batch, algorithm: Algorithm, policy_step: int, ranks: Ranks) -> Batch:
-        """Adds the old log-probs of this rank's completions and of all surplus groups to the batch (line 3 of Algorithm
-        1). Trajectories that the overlong option excludes from the loss get none.
+        """Adds the old log-probs of this rank's completions and of all surplus and unfinished groups to the batch (line
+        3 of Algorithm 1). Trajectories that the overlong option excludes from the loss get none.
 
         This must run before the first gradient step, while the current weights are still those that sampled.
 
@@ -82,36 +82,36 @@ class PolicyHost:
             policy_step: number of DAPO steps that the policy has been trained for.
 
         Raises:
-            StaleTrajectoryError: if a trajectory without old log-probs was sampled by other weights.
+            StaleTrajectoryError: if tokens without old log-probs were sampled by other weights.
         """
         if self.logps_are_exact:
             groups, surplus = map(_with_recorded_logps, (batch.groups, batch.surplus))
             return replace(batch, groups=groups, surplus=surplus)
-        unknown = {id(t) for g in (*batch.groups, *batch.surplus) for t in _unknown(g, algorithm, policy_step)}
+        later = (*batch.surplus, *(batch.unfinished or ()))
+        unknown = {id(t) for g in (*batch.groups, *later) for t in _unknown(g, algorithm, policy_step)}
         mine = [
             (group, trajectory)
             for p, group in enumerate(batch.groups)
             for g, trajectory in enumerate(group.trajectories)
             if batch.is_trained_by(ranks.rank, p, g)
         ]
-        mine += [(group, trajectory) for group in ranks.mine(batch.surplus) for trajectory in group.trajectories]
+        mine += [(group, trajectory) for group in ranks.mine(later) for trajectory in group.trajectories]
         rows = [Row(group.prompt_tokens, trajectory) for group, trajectory in mine if id(trajectory) in unknown]
         logps = {
             id(row.trajectory): logps_T for row, logps_T in zip(rows, self.logps(self.policy.model, rows), strict=True)
         }
 
         def known(group: Group) -> Group:
-            found = (
-                replace(t, old_logps_T=logps.get(id(t), t.logps_T.to("meta"))) if id(t) in unknown else t
-                for t in group.trajectories
-            )
+            found = (_completed(t, logps.get(id(t))) if id(t) in unknown else t for t in group.trajectories)
             return replace(group, trajectories=tuple(found))
 
-        homes, everyone = [place % ranks.size for place in range(len(batch.surplus))], range(ranks.size)
-        surplus = tuple(map(known, batch.surplus))
-        if surplus:
-            surplus = completed(surplus, homes, lambda p, g: everyone, ["old_logps_T"], ranks)
-        return replace(batch, groups=tuple(map(known, batch.groups)), surplus=surplus)
+        homes, everyone = [place % ranks.size for place in range(len(later))], range(ranks.size)
+        later = tuple(map(known, later))
+        if later:
+            later = completed(later, homes, lambda p, g: everyone, ["old_logps_T"], ranks)
+        surplus, unfinished = later[: len(batch.surplus)], later[len(batch.surplus) :]
+        batch = replace(batch, groups=tuple(map(known, batch.groups)), surplus=surplus)
+        return batch if batch.unfinished is None else replace(batch, unfinished=unfinished)
 
     @torch.no_grad()
     def prepared(self, rows: Sequence[Row], algorithm: Algorithm, ranks: Ranks) -> list[Row]:
@@ -186,17 +186,32 @@ def _of_equal_padding(rows: Sequence[Row], model: PreTrainedModel) -> list[list[
 
 
 def _unknown(group: Group, algorithm: Algorithm, policy_step: int) -> list[Trajectory]:
-    """The trajectories of a group whose old log-probs must be computed now."""
+    """The trajectories of a group whose old log-probs must be computed now, at least those of their last tokens."""
     in_loss = algorithm.overlong.loss_mask(group.truncated_G()).tolist()
-    unknown = [t for t, counts in zip(group.trajectories, in_loss, strict=True) if counts and t.old_logps_T is None]
+    of_loss = [t for t, counts in zip(group.trajectories, in_loss, strict=True) if counts]
+    unknown = [t for t in of_loss if _num_known(t) < len(t.tokens_T)]
     for trajectory in unknown:
-        if trajectory.policy_step != policy_step:
+        if trajectory.policy_step != policy_step or _num_known(trajectory) < trajectory.num_earlier:
             raise StaleTrajectoryError(
                 f"a trajectory was sampled after {trajectory.policy_step} DAPO steps, but the policy has been trained "
                 f"for {policy_step}, so its log-probs under the weights that sampled it can no longer be computed. Set "
                 "old_logps_T on trajectories that are kept for later steps."
             )
     return unknown
+
+
+def _num_known(trajectory: Trajectory) -> int:
+    """The number of tokens, from the first on, whose old log-probs are known."""
+    return 0 if trajectory.old_logps_T is None else len(trajectory.old_logps_T)
+
+
+def _completed(trajectory: Trajectory, logps_T: Tensor | None) -> Trajectory:
+    """Adds the old log-probs that were unknown; None if another rank has computed them."""
+    if logps_T is None:
+        return replace(trajectory, old_logps_T=trajectory.logps_T.to("meta"))
+    if trajectory.old_logps_T is not None:
+        logps_T = torch.cat([trajectory.old_logps_T, logps_T[len(trajectory.old_logps_T) :]])
+    return replace(trajectory, old_logps_T=logps_T)
 
 
 def _with_recorded_logps(groups: Sequence[Group]) -> tuple[Group, ...]:

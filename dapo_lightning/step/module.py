@@ -29,7 +29,7 @@ from dapo_lightning.step.objective import surrogate_loss
 from dapo_lightning.step.reporter import log_step, step_metrics
 from dapo_lightning.step.result import History, StepResult, Update
 from dapo_lightning.step.schedule import scheduled
-from dapo_lightning.types import Generation, NumberedPrompt, PendingGroup
+from dapo_lightning.types import Generation, NumberedPrompt, PendingGroup, Slice
 
 
 class DAPOModule(EvaluatedModule):
@@ -94,10 +94,10 @@ class DAPOModule(EvaluatedModule):
             updates = tuple(self.gradient_step(rows, ranks) for rows in mini_batches)  # 11: ratio, clip, loss (Eq. 8)
         return {"step": self._finish(draws, batch, mini_batches, updates)}
 
-    def sample(self, prompts: Sequence[NumberedPrompt]) -> Iterator[list[PendingGroup]]:
+    def sample(self, prompts: Sequence[NumberedPrompt], part: Slice | None = None) -> Iterator[list[PendingGroup]]:
         """Lines 4 and 5 of Algorithm 1: G completions for each prompt from the current policy, and their rewards."""
         step = self.history.dapo_steps
-        return self.worker.generate(prompts, self.num_completions, self.generation, "train", policy_step=step)
+        return self.worker.generate(prompts, self.num_completions, self.generation, "train", step, part)
 
     def with_old_policy(self, batch: Batch, rewards_PG: Tensor, ranks: Ranks) -> Batch:
         """Adds log-probs of the completions under the weights that sampled them."""

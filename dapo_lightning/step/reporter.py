@@ -60,6 +60,13 @@ def step_metrics(
         "learning_rate": learning_rate,
         "memory/peak_mb": peak_memory_mb(),
     }
+    if batch.unfinished is not None:
+        trajectories = [trajectory for group in batch.groups for trajectory in group.trajectories]
+        num_tokens = sum(len(trajectory.tokens_T) for trajectory in trajectories)
+        metrics |= {
+            "sampling/in_flight": float(len(batch.unfinished)),
+            "sampling/partial_share": sum(t.num_earlier for t in trajectories) / max(1, num_tokens),
+        }
     metrics |= {f"seconds/{name}": seconds.get(name, 0.0) for name in ("generate", "grade", "wait", "update")}
     metrics |= {
         "tokens_per_second/generate": tokens_generated / max(1e-9, metrics["seconds/generate"]),
