@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
         "advantage": pa.float32(),  # mean over tokens of the policy; null for completions that are not in the loss
         "mean_logp": pa.float32(),  # per token, while sampling
         "mean_entropy": pa.float32(),
-        "policy_step": pa.int32(),  # number of DAPO steps after which the policy wrote the completion
+        "policy_step": pa.int32(),  # number of DAPO steps after which the policy wrote the completion (its end)
         # The columns of single tokens are null except for a few groups every few steps.
         "token_texts": pa.list_(_TEXT),
         "old_logps": _FLOATS,  # before the update of this step
