@@ -208,7 +208,7 @@ def _batch(
     require_grades([judged.record for number, judged in source.judged.items() if number < end], "a DAPO step")
     return Batch(
         groups=tuple(group for _, group in taken),
-        num_carried=len(carried),
+        num_carried=min(len(carried), len(taken)),
         surplus=known_to_all(surplus, ranks),
         reasons=dict(reasons),
         records=tuple(judged.record for judged in source.judged.values()),

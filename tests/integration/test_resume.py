@@ -117,6 +117,19 @@ def test_carried_groups_are_in_the_checkpoint(tmp_path, precision):
     assert shares[0] == shares[1] and shares[0][3] > 0  # in the first step after the checkpoint
 
 
+def test_groups_in_flight_are_in_the_checkpoint(tmp_path):
+    long = ("max_new_tokens=160", "num_completions_per_prompt=2", "evaluation.every=5", "evaluation.max_new_tokens=4")
+    partial = (*long, "sampling.surplus=carry", "sampling.partial=60", "num_prompts_per_step=2")
+    straight = run(tmp_path / "straight", *partial, "num_steps=2")
+    stopped = run(tmp_path / "stopped", *partial, "num_steps=1")
+    resume(stopped, "num_steps=2")
+    assert_same_weights(straight, stopped)
+    names = ("sampling/in_flight", "sampling/partial_share", "sampling/rounds", "length/mean", "loss")
+    rows = [[[row.get(name) for name in names] for row in read_metrics(f / "metrics.csv")] for f in (straight, stopped)]
+    assert rows[0] == rows[1]
+    assert rows[0][1][0] > 0 and rows[0][2][1] > 0  # at the checkpoint, and in the step after it
+
+
 @pytest.mark.parametrize("change", ["fewer", "column", "held_out", None])
 def test_a_run_goes_on_only_with_the_prompts_that_it_began_with(tmp_path, change):
     rows = [{"prompt": f"{i}+1=", "answer": str(i + 1), "level": 1} for i in range(6)]
