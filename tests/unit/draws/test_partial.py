@@ -18,6 +18,8 @@ from dapo_lightning.forward.logprobs import completion_logps
 from dapo_lightning.reward import Reward
 from dapo_lightning.rollout.decode import Decode
 from dapo_lightning.rollout.hf_generate import HFGenerate
+from dapo_lightning.run.checks import check_partial
+from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.step import shares
 from dapo_lightning.step.host import PolicyHost, StaleTrajectoryError
 from dapo_lightning.types import Generation, Grade, Group, NumberedPrompt, Prompt, Slice
@@ -193,6 +195,18 @@ def test_tokens_of_earlier_policies_without_old_log_probs_are_noticed(run, batch
         group = batch.unfinished[0]
         holed = [replace(t, earlier=((step - 1, 2),), old_logps_T=t.logps_T[:1]) for t in group.trajectories]
         run.host.with_old_logps(batch_of([replace(group, trajectories=tuple(holed))]), algorithm(), step, Ranks())
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_turns", "says"),
+    [({"max_new_tokens": 8}, 1, "max_new_tokens=8"), ({}, 2, "single_turn"), ({"stop": ["."]}, 1, r"stop=\[\]")],
+)
+def test_combinations_without_meaning_are_refused(changes, num_turns, says):
+    settings = {"sampling": {"partial": 8}, "max_new_tokens": 9, "stop": []}
+    check_partial(settings, num_turns=1)
+    check_partial({**settings, "sampling": {"partial": None}, **changes}, num_turns)
+    with pytest.raises(ConfigError, match=rf"sampling\.partial=8: .*{says}"):
+        check_partial(settings | changes, num_turns)
 
 
 def test_settings_without_meaning_are_refused():
