@@ -92,13 +92,14 @@ def check_overrides(overrides: Sequence[str], is_sweep: bool) -> DictConfig:
         raise ConfigError(str(error)) from error
     swept = {override.key_or_group for override in chosen if override.is_sweep_override()}
     for override in parsed:
-        if override not in chosen and not _is_hydras(override) and override.key_or_group.split(".")[0] not in swept:
+        if override not in chosen and not _is_choice(override) and override.key_or_group.split(".")[0] not in swept:
             _check_key(override, OmegaConf.to_container(base, resolve=False), chosen_options(base.hydra))
     return base
 
 
-def _is_hydras(override: Override) -> bool:
-    return override.key_or_group.startswith(("hydra.", "hydra/")) or "@" in override.input_line.partition("=")[0]
+def _is_choice(override: Override) -> bool:
+    """Whether it chooses an option of Hydra, or one for another place."""
+    return override.key_or_group.startswith("hydra/") or "@" in override.input_line.partition("=")[0]
 
 
 def _selection(override: Override) -> Iterator[str]:
@@ -131,7 +132,10 @@ def _check_key(override: Override, base: Any, choices: Mapping[str, str]) -> Non
     key, value = override.key_or_group, override.input_line.partition("=")[2]
     group, _, rest = key.partition(".")
     node, missing = base, ""
-    for part in key.split("."):
+    parts = key.split(".")
+    if group == "hydra" and len(parts) > 3:
+        return  # some of these mappings take any name
+    for part in parts:
         if isinstance(node, list):
             return
         if not isinstance(node, Mapping) or part not in node:
@@ -159,7 +163,8 @@ def _check_key(override: Override, base: Any, choices: Mapping[str, str]) -> Non
                               f"{key.rpartition('.')[0]}='{{{missing}: {value}}}'.")  # fmt: skip
     if key in RENAMED_KEYS:
         raise ConfigError(f"{override.input_line}: {key} is now {RENAMED_KEYS[key]}.")
-    known = [name for name in leaves({k: v for k, v in base.items() if k != "hydra"}) if "_target_" not in name]
+    siblings = {name: value for name, value in base.items() if (name == "hydra") == (group == "hydra")}
+    known = [name for name in leaves(siblings) if "_target_" not in name]
     raise ConfigError(f"{override.input_line}: there is no key {key}.{nearest(key, [*known, *groups()])}")
 
 

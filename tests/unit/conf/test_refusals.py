@@ -29,6 +29,8 @@ AT_ONCE = [
     ("callbacks.checkpont.every=5", "Did you mean callbacks.checkpoint.every?"),
     ("~callbacks.progres", "there is no key callbacks.progres"),
     ("plan.acelerator=h200", "Did you mean plan.accelerator?"),
+    ("hydra.rn.dir=x", "there is no key hydra.rn.dir. Did you mean hydra.run.dir?"),
+    ("hydra.launcher.n_jobs=2", "there is no key hydra.launcher.n_jobs"),
     ("+num_steps=3", "num_steps exists already: write num_steps=3."),
     # keys of another option
     ("kl.coefficient=0.01", "kl.coefficient belongs to kl=k1 and kl=k2 and kl=k3; kl=none has no such key. Choose one"),
