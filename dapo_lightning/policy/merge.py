@@ -44,9 +44,11 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
 def untied_if_adapted(model: PreTrainedModel) -> Iterator[None]:
     """Within the context, the configuration says that head and embedding differ, if an adapter makes them differ."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if (_without_adapter(embedding), _without_adapter(head)) == (embedding, head):
+        yield
+        return
     before = model.config.tie_word_embeddings
-    if (_without_adapter(embedding), _without_adapter(head)) != (embedding, head):
-        model.config.tie_word_embeddings = False
+    model.config.tie_word_embeddings = False
     try:
         yield
     finally:
