@@ -52,7 +52,10 @@ class OverlongOption(Protocol):
 
 
 class SamplingOption(Protocol):
-    """Selection of the groups that are trained on. See `sampling.py`."""
+    """Selection of the groups that are trained on. See `sampling.py`.
+
+    `partial`: optional, the tokens of a slice of partial rollouts, or None; needs `carries`.
+    """
 
     @property
     def carries(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache as HFCache
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
@@ -22,6 +23,7 @@ from dapo_lightning.forward.packed_layout import PackedLayout
 from dapo_lightning.forward.ways import ways_of
 
 FIRST_CAPACITY = 64  # tokens
+READ_AT_ONCE = 2**15  # tokens of prompts in a pass; completions that go on are part of their prompts
 
 
 class Cache(Protocol):
@@ -142,20 +144,36 @@ class SharedPromptCache:
         self.longest = 0
 
     def read_prompts(self, prompts: Sequence[Sequence[int]], num_completions: int, device: torch.device) -> Tensor:
+        distinct = {prompt: number for number, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        read: list[dict[int, tuple[Tensor, Tensor]]] = []
+        logits = []
+        for part in _parts(list(distinct)):
+            logits.append(self._read(part, device))
+            read.append(self._prompts)
+            self._prompts = {}
+        for layer in read[0]:
+            keys, values = zip(*(part[layer] for part in read), strict=True)
+            self._prompts[layer] = _joined(keys), _joined(values)
+
+        lengths_P = torch.tensor([len(prompt) for prompt in distinct], device=device)
+        padding_PS = torch.arange(self.longest, device=device) >= lengths_P[:, None]
+        prompt_of = [distinct[tuple(prompt)] for prompt in prompts]
+        prompt_B = torch.tensor(prompt_of, device=device).repeat_interleave(num_completions)
+        self._num_prompts = len(distinct)
+        self._padding_PS = padding_PS if bool(padding_PS.any()) else None
+        self._positions_B = lengths_P[prompt_B]
+        self._seat(prompt_B)
+        return torch.cat(logits)[prompt_B]
+
+    def _read(self, prompts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+        """Feeds distinct prompts in one pass; the logits for the tokens that follow on them, [P, V]."""
         layout = self._layout = PackedLayout(prompts, [0] * len(prompts), device)
         tokens_N = torch.tensor([token for prompt in layout.prompts for token in prompt], device=device)
         last = torch.tensor(layout.last_of_prompts(), device=device)
-        self.longest = layout.longest
+        self.longest = max(self.longest, layout.longest)
         logits_PV = forward(self._model, tokens_N[None], layout.position_ids().to(device), self, keep=last)[0]
         self._layout = None
-
-        lengths_P = layout.block.mask_RL.sum(dim=1)
-        prompt_B = torch.tensor(layout.prompt_of, device=device).repeat_interleave(num_completions)
-        self._num_prompts = len(layout.prompts)
-        self._padding_PS = None if bool(layout.block.mask_RL.all()) else ~layout.block.mask_RL
-        self._positions_B = lengths_P[prompt_B]
-        self._seat(prompt_B)
-        return logits_PV[prompt_B]
+        return logits_PV
 
     def step(self, tokens_B: Tensor) -> Tensor:
         self.longest += 1
@@ -226,6 +244,27 @@ class SharedPromptCache:
         """[P, K, seats * r, n] -> [B, K, r, n]."""
         rows = block.unflatten(2, (self._num_seats, -1)).transpose(1, 2).flatten(0, 1)
         return rows if self._place_B is None else rows.index_select(0, self._place_B)
+
+
+def _parts(prompts: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
+    """Consecutive prompts of at most `READ_AT_ONCE` tokens, or single ones."""
+    parts: list[list[Sequence[int]]] = []
+    room = 0
+    for prompt in prompts:
+        if not parts or len(prompt) > room:
+            parts.append([])
+            room = READ_AT_ONCE
+        parts[-1].append(prompt)
+        room -= len(prompt)
+    return parts
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """[p, K, s, D] of each part -> [P, K, S, D], padded to the longest."""
+    if len(parts) == 1:
+        return parts[0]
+    longest = max(part.shape[2] for part in parts)
+    return torch.cat([pad(part, (0, 0, 0, longest - part.shape[2])) for part in parts])
 
 
 class _Tokens:

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from dapo_lightning.forward.logprobs import completion_logps
+from dapo_lightning.rollout import cache
 from dapo_lightning.rollout.decode import Decode
 from dapo_lightning.rollout.hf_generate import HFGenerate
 from dapo_lightning.rollout.noise import uniform_noise
@@ -78,6 +79,16 @@ def test_completions_do_not_depend_on_the_batch_they_are_in(policy):
     for index, prompt in enumerate(PROMPTS):
         ((alone,),) = Decode(max_rows=1)(policy.model, [prompt], NOISE[index : index + 1], Generation(20), ENDS)
         assert [c.tokens_T.tolist() for c in alone] == [c.tokens_T.tolist() for c in together[index]]
+
+
+def test_prompts_that_are_read_in_several_passes_give_the_same_completions(policy, monkeypatch):
+    prompts = [*PROMPTS, PROMPTS[1]]  # one of them twice
+    noise = uniform_noise(0, "test", range(4), num_completions=8, num_tokens=20)
+    whole = flat(Decode()(policy.model, prompts, noise, Generation(20), ENDS))
+    monkeypatch.setattr(cache, "READ_AT_ONCE", 6)  # 5 tokens; 2 and 1
+    for one, other in zip(flat(Decode()(policy.model, prompts, noise, Generation(20), ENDS)), whole, strict=True):
+        assert one.tokens_T.tolist() == other.tokens_T.tolist()
+        torch.testing.assert_close(one.logps_T, other.logps_T, atol=1e-5, rtol=1e-5)
 
 
 def test_truncated_means_the_budget_was_hit_without_an_end_token(policy):
