@@ -8,7 +8,7 @@ import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -18,11 +18,13 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
+from dapo_lightning.callbacks.held_out import Mode, best_step, held_out
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.distributed.shards import read_whole, take_shards, write_shards
 from dapo_lightning.policy.digest import Digest, digest_of
 from dapo_lightning.rollout.finite import NotFiniteError
 from dapo_lightning.step.checkpoint import not_finite
+from dapo_lightning.step.result import History
 from dapo_lightning.utils.atomic import flush, replacing
 from dapo_lightning.utils.checkpoints import (
     CHECKSUMS,
@@ -116,17 +118,35 @@ def _save_folder(checkpoint: dict[str, Any], shards: Mapping[str, DTensor], path
 
 
 class AtomicCheckpoint(Checkpoint):
-    """Saves `step_NNNNNN.ckpt` between DAPO steps: periodically, after the last step, and when an error ends the run.
+    """Saves `step_NNNNNN.ckpt` between DAPO steps: periodically, after the last step, when an error ends the run, and
+    after each evaluation that is the best so far.
 
     Args:
         every: DAPO steps between checkpoints.
         keep: number of newest checkpoints that are kept.
+        best: a held-out metric, such as `validation/avg@8`; the checkpoint with its best value is kept as well.
+        mode: whether larger (max) or smaller (min) values are better.
+        export: which checkpoint becomes the trained policy at the end of a run, the newest or the best one.
+
+    Raises:
+        ValueError: if a number is too small, or if the best policy is wanted without a metric.
     """
 
-    def __init__(self, folder: str, every: int, keep: int):
+    def __init__(
+        self,
+        folder: str,
+        every: int,
+        keep: int,
+        best: str | None = None,
+        mode: Mode = "max",
+        export: Literal["newest", "best"] = "newest",
+    ):
         if every < 1 or keep < 1:
             raise ValueError(f"callbacks.checkpoint: every={every} and keep={keep} must be at least 1.")
+        if export == "best" and best is None:
+            raise ValueError("callbacks.checkpoint.export=best needs callbacks.checkpoint.best=<metric>.")
         self.folder, self.every, self.keep = Path(folder), every, keep
+        self.best, self.mode, self.export = best, mode, export
         self._last_saved = 0
         self._updating: int | None = None  # DAPO steps done when the latest update began
         self._policy: Digest = {}
@@ -138,15 +158,24 @@ class AtomicCheckpoint(Checkpoint):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Saves before the next step rather than after the last one, so that the evaluation between them is
         included."""
-        if pl_module.history.dapo_steps % self.every == 0:
+        steps = pl_module.history.dapo_steps
+        is_best = trainer.strategy.broadcast(self.best_step(pl_module.history) == steps)  # saving is a collective
+        if steps % self.every == 0 or (is_best and steps > 0):
             self._save(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
         self._updating = pl_module.history.dapo_steps
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Saves the last step while the epoch is still open, so that a finished run can be given more steps."""
-        if pl_module.history.dapo_steps == trainer.num_training_batches:
+        """Saves the last step while the epoch is still open, so that a finished run can be given more steps. It is also
+        the last one if the time limit (`trainer.max_time`) is reached."""
+        if pl_module.history.dapo_steps == trainer.num_training_batches or trainer.should_stop:
+            self._save(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Saves the last step if the evaluation ends the run. Refuses an unknown metric after the first evaluation."""
+        self.best_step(pl_module.history)
+        if trainer.state.fn == "fit" and trainer.should_stop:
             self._save(trainer, pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
@@ -172,6 +201,15 @@ class AtomicCheckpoint(Checkpoint):
             training[scope] = dict.fromkeys(training[scope], steps)
             validation[scope] = dict.fromkeys(validation[scope], 0)
         checkpoint["policy"] = self._policy
+
+    def best_step(self, history: History) -> int | None:
+        """Returns the DAPO step of the best evaluation whose weights are saved, or are the current ones."""
+        if self.best is None:
+            return None
+        values = held_out(history.evaluations, self.best, "callbacks.checkpoint.best")
+        there = {*map(steps_done, all_checkpoints(self.folder)), history.dapo_steps}
+        saved = {step: value for step, value in values.items() if step in there}
+        return best_step(saved, self.mode) if saved else None
 
     def state_dict(self) -> dict[str, Any]:
         return {"last_saved": self._last_saved}
@@ -203,5 +241,7 @@ class AtomicCheckpoint(Checkpoint):
             saved = all_checkpoints(self.folder)
             later = [path for path in saved if steps_done(path) > steps]
             halves = self.folder.glob("*.partial")  # a kill may leave these
-            for old in [*saved[: len(saved) - len(later)][: -self.keep], *later, *halves]:
+            best = self.best_step(pl_module.history)
+            olds = [path for path in saved[: len(saved) - len(later)][: -self.keep] if steps_done(path) != best]
+            for old in [*olds, *later, *halves]:
                 remove(old)

@@ -22,6 +22,7 @@ class HealthWarnings(L.Callback):
     def __init__(self, min_entropy_share: float, min_accuracy_share: float):
         self.min_entropy_share, self.min_accuracy_share = min_entropy_share, min_accuracy_share
         self._state = {"first_entropy": 0.0, "smooth": 0.0, "best": 0.0, "warned_entropy": 0.0, "warned_accuracy": 0.0}
+        self.warnings: list[str] = []  # of all sessions; they appear in the summary
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not trainer.is_global_zero:
@@ -35,20 +36,25 @@ class HealthWarnings(L.Callback):
         collapsed = entropy < self.min_entropy_share * state["first_entropy"] and accuracy < 0.9
         if collapsed and not state["warned_entropy"]:
             state["warned_entropy"] = 1.0
-            log.warning(
-                "step %d: entropy collapsed from %.3f to %.3f, so groups will soon have no variance to learn from. "
-                "Raise clip.upper or temperature, or lower optimizer.lr.",
-                step, state["first_entropy"], entropy,
-            )  # fmt: skip
+            self._warn(
+                f"step {step}: entropy collapsed from {state['first_entropy']:.3f} to {entropy:.3f}, so groups will "
+                "soon have no variance to learn from. Raise clip.upper or temperature, or lower optimizer.lr."
+            )
         if state["smooth"] < self.min_accuracy_share * state["best"] and not state["warned_accuracy"]:
             state["warned_accuracy"] = 1.0
-            log.warning(
-                "step %d: accuracy fell from %.2f to %.2f. Lower optimizer.lr, or continue from an earlier checkpoint.",
-                step, state["best"], state["smooth"],
-            )  # fmt: skip
+            self._warn(
+                f"step {step}: accuracy fell from {state['best']:.2f} to {state['smooth']:.2f}. Lower optimizer.lr, or "
+                "continue from an earlier checkpoint."
+            )
+
+    def _warn(self, text: str) -> None:
+        log.warning("%s", text)
+        self.warnings.append(text)
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(self._state)
+        return {**self._state, "warnings": list(self.warnings)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._state.update(state_dict)
+        state = dict(state_dict)
+        self.warnings = list(state.pop("warnings", ()))
+        self._state.update(state)

@@ -6,6 +6,7 @@ Torch, Lightning and transformers are imported only once the configuration is co
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -162,7 +163,7 @@ def execute(config: DictConfig) -> float:
     bound_kernel_caches()
     from dapo_lightning.run.build import set_up
     from dapo_lightning.run.quiet import quiet_lightning
-    from dapo_lightning.run.session import evaluate, plan_run, train, write_report
+    from dapo_lightning.run.session import evaluate, plan_run, train, write_interrupted, write_report
 
     if config.mode == "plan":
         with as_config_error():
@@ -173,10 +174,13 @@ def execute(config: DictConfig) -> float:
             module, data, trainer = set_up(config)
         try:
             return (train if config.mode == "train" else evaluate)(as_dict(config), module, data, trainer)
-        except BaseException:
-            if config.mode == "train" and trainer.is_global_zero and latest(Path(config.run_folder) / "checkpoints"):
-                log.info("the run can be continued with %s", resume_command(Path(config.run_folder)))
-                write_report(Path(config.run_folder))
+        except BaseException as error:
+            folder = Path(config.run_folder)
+            if config.mode == "train" and trainer.is_global_zero and latest(folder / "checkpoints"):
+                log.info("the run can be continued with %s", resume_command(folder))
+                if isinstance(error, SystemExit) and error.code == 128 + signal.SIGINT:
+                    write_interrupted(module, data, trainer, folder)
+                write_report(folder)
             raise
         finally:
             module.worker.reward.close()

@@ -119,7 +119,7 @@ def finished_result(config: Mapping[str, Any]) -> float | None:
     if not path.is_file():
         return None
     summary, trains = json.loads(path.read_text()), config["mode"] == "train"
-    if trains and summary["dapo_steps"] < config["num_steps"]:  # an earlier session had fewer steps
+    if trains and summary["dapo_steps"] < config["num_steps"] and "ended_early" not in summary:  # it can be continued
         return None
     return summary["after" if trains else "metrics"][f"avg@{config['evaluation']['num_completions']}"]
 

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 from omegaconf import DictConfig
 
+from dapo_lightning.callbacks.checkpoint import AtomicCheckpoint
+from dapo_lightning.callbacks.early_stopping import EarlyStopping
 from dapo_lightning.distributed.sharding import is_sharded
 from dapo_lightning.draws.datamodule import PromptDataModule
 from dapo_lightning.report.__main__ import report
@@ -29,6 +31,7 @@ from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.utils.checkpoints import newest_whole, steps_done
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
@@ -42,7 +45,7 @@ def train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule,
 
 
 def _listening(trainer: L.Trainer, for_evaluation: bool = False) -> AbstractContextManager[None]:
-    stop = next((callback for callback in trainer.callbacks if isinstance(callback, Stop)), None)  # type: ignore[attr-defined]
+    stop = _callback(trainer, Stop)
     return stop.listening(for_evaluation) if stop else nullcontext()
 
 
@@ -75,16 +78,61 @@ def _train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule
         trainer.validate(module, data, verbose=False)
     if (bad := not_finite(module.model.state_dict())) is not None:
         raise NotFiniteError(f"the weights are not finite ({bad}), so they were not saved. Lower optimizer.lr.")
+    result = _avg_at_k(config, module)
+    ended = _ended_early(config, module, trainer)
+    summary = _summary(module, data, trainer, folder) | ({"ended_early": ended} if ended else {})
     if trainer.is_global_zero or is_sharded(module.model):
-        module.worker.policy.save(folder / "policy")
+        step = _export(module, trainer, folder)
+        summary |= {"policy_step": step} if step != module.history.dapo_steps else {}
     if trainer.is_global_zero:
-        if (folder / "metrics.csv").exists():  # missing with logger.csv=null
+        if (folder / "metrics.csv").exists():  # missing without the logger csv
             draw_curves(folder)
-        summary = summarize(module.history, module.clock.seconds, data.counts, read_config(folder), folder)
         write_summary(summary, folder / "summary.json")  # last, because it marks the run as finished
         write_report(folder)
         print(as_text(summary))
-    return _avg_at_k(config, module)
+    return result
+
+
+def write_interrupted(module: DAPOModule, data: PromptDataModule, trainer: L.Trainer, folder: Path) -> None:
+    """Writes and prints the summary of a run that Ctrl-C has ended; it can be continued."""
+    if module.history.evaluations:
+        summary = _summary(module, data, trainer, folder) | {"interrupted": True}
+        write_summary(summary, folder / "summary.json")
+        print(as_text(summary))
+
+
+def _summary(module: DAPOModule, data: PromptDataModule, trainer: L.Trainer, folder: Path) -> dict[str, Any]:
+    summary = summarize(module.history, module.clock.seconds, data.counts, read_config(folder), folder)
+    saves = _callback(trainer, AtomicCheckpoint)
+    if saves and saves.best and (step := saves.best_step(module.history)) is not None:
+        summary["best"] = {"metric": saves.best, "step": step}
+    warnings = [warning for callback in trainer.callbacks for warning in getattr(callback, "warnings", ())]  # type: ignore[attr-defined]
+    return summary | ({"warnings": warnings} if warnings else {})
+
+
+def _ended_early(config: Mapping[str, Any], module: DAPOModule, trainer: L.Trainer) -> str | None:
+    if module.history.dapo_steps == config["num_steps"]:
+        return None
+    stops = _callback(trainer, EarlyStopping)
+    return (stops and stops.reason) or f"trainer.max_time={config['trainer'].get('max_time')}"
+
+
+def _export(module: DAPOModule, trainer: L.Trainer, folder: Path) -> int:
+    """Writes policy/, and returns its DAPO step: the last one, or with callbacks.checkpoint.export=best, the best."""
+    saves = _callback(trainer, AtomicCheckpoint)
+    step = saves.best_step(module.history) if saves and saves.export == "best" else None
+    last = module.history.dapo_steps
+    if step in (None, last):
+        module.worker.policy.save(folder / "policy")
+        return last
+    weights = read_checkpoint(folder / "checkpoints" / f"step_{step:06d}.ckpt")["state_dict"]
+    module.load_state_dict(weights, strict=module.strict_loading)
+    module.worker.policy.save(folder / "policy")
+    return step
+
+
+def _callback(trainer: L.Trainer, kind: type[T]) -> T | None:
+    return next((callback for callback in trainer.callbacks if isinstance(callback, kind)), None)  # type: ignore[attr-defined]
 
 
 def write_report(folder: Path) -> None:

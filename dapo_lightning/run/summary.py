@@ -49,22 +49,35 @@ def write_summary(summary: dict[str, Any], path: Path) -> None:
 def as_text(summary: dict[str, Any]) -> str:
     """Returns the text shown at the end of a run."""
     steps, tokens, folder = summary["gradient_steps"], summary["tokens"], Path(summary["run_folder"])
+    last = max(map(int, summary["evaluations"]))
+    columns = {
+        "before": summary["before"],
+        "after" if last == summary["dapo_steps"] else f"step {last}": summary["after"],
+    }
+    if best := summary.get("best"):
+        columns[f"best (step {best['step']})"] = summary["evaluations"][str(best["step"])]
+    exported = f"of step {summary['policy_step']}, the best; " if "policy_step" in summary else ""
+    ended = {"ended early": summary["ended_early"]} if "ended_early" in summary else {}
+    ended |= {"interrupted": f"by Ctrl-C; resume={folder} continues it"} if "interrupted" in summary else {}
+    warned = {"warning" if i == 0 else "": text for i, text in enumerate(summary.get("warnings", ()))}
     curves = [name for name in ("curves.png", "metrics.csv", "tensorboard") if (folder / name).exists()]
     return as_lines(
-        held_out_table("held-out prompts", {"before": summary["before"], "after": summary["after"]}),
+        held_out_table("held-out prompts", columns),
         {
             "wall time": ", ".join(f"{name} {value:.0f} s" for name, value in summary["seconds"].items()),
             "steps": f"{summary['dapo_steps']} DAPO steps, {steps} gradient steps, {summary['skipped_steps']} skipped",
             "useful groups": f"{summary['useful_group_share']:.0%} of all groups generated",
             "tokens": f"{tokens['generated']:,} generated, {tokens['trained']:,} trained on",
             "peak memory": f"{summary['peak_memory_mb']:.0f} MB",
-        },
+        }
+        | ended
+        | warned,
         {
             "run folder": str(folder),
             "look at": "report.html" if (folder / "report.html").exists() else f"dapo-lightning report {folder}",
             "curves": ", ".join(curves) or "none",
             "completions": "rollouts/",
-            "trained policy": "policy/  (AutoModelForCausalLM.from_pretrained)",
+            "trained policy": f"policy/  ({exported}AutoModelForCausalLM.from_pretrained)",
         },
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,9 @@ def state_of(sweep: Path, job: SubmittedJob, active: Mapping[str, str]) -> str:
     """Returns SLURM's state of an active job, or else whether its run is finished."""
     if job.job in active:
         return active[job.job].lower()
-    return "finished" if (sweep / job.run / "summary.json").is_file() else "ended without a result"
+    summary = sweep / job.run / "summary.json"
+    is_finished = summary.is_file() and "interrupted" not in json.loads(summary.read_text())
+    return "finished" if is_finished else "ended without a result"
 
 
 def steps_of(sweep: Path, job: SubmittedJob) -> str:

@@ -22,7 +22,7 @@ from dapo_lightning.utils.checkpoints import latest
 log = logging.getLogger(__name__)
 
 TIME_LIMIT = signal.SIGUSR1  # `sbatch --signal=USR1@<seconds>` sends it so many seconds before the time limit
-SIGNALS = (signal.SIGTERM, signal.SIGHUP, TIME_LIMIT)  # SIGHUP: the terminal was closed, or the connection lost
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, TIME_LIMIT)  # SIGHUP: the terminal or connection is gone
 SPARE_SECONDS = 15.0
 GATHERING_SECONDS = 300.0  # for ranks to find each other, plus five times the time that this rank took to load
 _OF_TRAINING = ("no checkpoint was saved", "save more often (callbacks.checkpoint.every)")
@@ -31,7 +31,7 @@ _OF_EVALUATION = ("the evaluation did not finish, and it saves no progress,", "l
 
 class Stop(L.Callback):
     """Ends training before the next DAPO step, and an evaluation before its next batch, once any rank has received
-    SIGTERM, SIGHUP or SLURM's warning.
+    SIGTERM, SIGHUP, Ctrl-C or SLURM's warning. A second Ctrl-C ends the process at once.
 
     It is active only within `listening`, where it replaces Lightning's signal handlers. Those would start a collective
     while each rank is at another point of its work, and would save a checkpoint in the middle of a step. Until the
@@ -111,10 +111,12 @@ class Stop(L.Callback):
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Stops an evaluation, but not those of training. Each rank stops alone, because ranks may have different
-        numbers of batches. The warning before the time limit is ignored: stopping then would save nothing."""
+        """Stops an evaluation; one of training only after Ctrl-C and in a single process. Each rank stops alone,
+        because ranks may have different numbers of batches. The warning before the time limit is ignored: stopping then
+        would save nothing."""
         asked = [number for number in self.received if number != TIME_LIMIT]
-        if self._is_evaluation and asked:
+        is_alone = trainer.world_size == 1 and signal.SIGINT in asked
+        if (self._is_evaluation or is_alone) and asked:
             self._is_first_rank = trainer.is_global_zero
             log.warning("stopped by %s during the evaluation", asked[0].name)
             raise Stopped(asked[0])
@@ -122,7 +124,15 @@ class Stop(L.Callback):
     def _install_handlers(self) -> None:
         if self._is_listening:
             for number in self._numbers:
-                signal.signal(number, lambda number, _: self.received.append(signal.Signals(number)))
+                if number not in self.received:
+                    signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _: Any) -> None:
+        self.received.append(signal.Signals(number))
+        if number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+            if self._is_first_rank:
+                os.write(2, b"\nstopping and saving; Ctrl-C once more ends the run at once\n")
 
     def _check_time(self) -> None:
         """Stops, and thereby saves, if a step as long as the longest so far would exceed the time limit."""
