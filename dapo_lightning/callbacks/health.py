@@ -38,13 +38,14 @@ class HealthWarnings(L.Callback):
             state["warned_entropy"] = 1.0
             self._warn(
                 f"step {step}: entropy collapsed from {state['first_entropy']:.3f} to {entropy:.3f}, so groups will "
-                "soon have no variance to learn from. Raise clip.upper or temperature, or lower optimizer.lr."
+                "soon have no variance to learn from. Raise clip.upper or temperature, or lower optimizer.lr; "
+                "resume=<run folder> changes=true optimizer.lr=<lower> continues this run with another value."
             )
         if state["smooth"] < self.min_accuracy_share * state["best"] and not state["warned_accuracy"]:
             state["warned_accuracy"] = 1.0
             self._warn(
-                f"step {step}: accuracy fell from {state['best']:.2f} to {state['smooth']:.2f}. Lower optimizer.lr, or "
-                "continue from an earlier checkpoint."
+                f"step {step}: accuracy fell from {state['best']:.2f} to {state['smooth']:.2f}. Lower optimizer.lr: "
+                "resume=<run folder> changes=true optimizer.lr=<lower> continues this run."
             )
 
     def _warn(self, text: str) -> None:

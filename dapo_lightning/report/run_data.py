@@ -12,6 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.report.rollouts import read_groups
 from dapo_lightning.report.settings import settings
+from dapo_lightning.utils.changes import described, read_changes
 
 Panel = tuple[str, str, tuple[tuple[str, str], ...]]  # title, unit, (metric, label)
 PANELS: tuple[Panel, ...] = (
@@ -41,6 +42,7 @@ def run_data(folder: Path, megabytes: float) -> dict[str, Any]:
     config, summary = _mapping(folder / "config.yaml"), _mapping(folder / "summary.json")
     rows = read_metrics(folder / "metrics.csv") if (folder / "metrics.csv").is_file() else []
     rollouts, notes = read_groups(folder / "rollouts", megabytes)
+    notes += [f"{described(change)}." for change in read_changes(folder)]
     if not rollouts["groups"] and not notes:
         notes.append("This run wrote no rollouts (callbacks.rollouts=null, or an earlier version).")
     choices = config.get("choices") or {}

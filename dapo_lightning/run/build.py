@@ -25,7 +25,7 @@ from dapo_lightning.rollout.stop import StopTexts
 from dapo_lightning.run.checks import check, check_logps, check_options, check_partial
 from dapo_lightning.run.command import as_dict, in_sweep, record_origin, resume_command
 from dapo_lightning.run.errors import ConfigError
-from dapo_lightning.run.folder import hyperparameters, save_config
+from dapo_lightning.run.folder import hyperparameters, read_config, save_config
 from dapo_lightning.run.objects import made
 from dapo_lightning.run.targets import OF_THE_RUN, check_targets
 from dapo_lightning.slurm import job as slurm
@@ -33,6 +33,7 @@ from dapo_lightning.step.checkpoint import not_finite
 from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.step.offload import with_offloaded_states
 from dapo_lightning.types import Generation
+from dapo_lightning.utils.changes import record_changes
 from dapo_lightning.utils.checkpoints import latest, newest_whole, steps_done
 from dapo_lightning.utils.clock import Clock
 from dapo_lightning.utils.options import option_attribute
@@ -72,6 +73,8 @@ def set_up(config: DictConfig) -> tuple[DAPOModule, PromptDataModule, L.Trainer]
     module, data = build(config)
     module.save_hyperparameters(hyperparameters(as_dict(config), TECHNIQUES))
     if trainer.is_global_zero:
+        if checkpoint is not None:
+            record_changes(folder, steps_done(checkpoint), read_config(folder), as_dict(config))
         save_config(as_dict(config), folder)
     return module, data, trainer
 

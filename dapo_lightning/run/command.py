@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from dapo_lightning.run.changes import may_change, with_changes
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import checkpoint_in, read_config
 from dapo_lightning.run.foreign import (
@@ -166,7 +167,8 @@ def groups_chosen(overrides: list[str]) -> set[str]:
 def load_resumed(config: DictConfig) -> DictConfig:
     """Reads the configuration of the run to resume. If its folder was moved, its paths are adapted.
 
-    `num_steps` and the trainer may be changed, because neither changes the steps themselves; the changes are saved.
+    `num_steps` and the trainer may be changed, because neither changes the steps themselves; with `changes=true`, also
+    settings with which the run can go on. The changes are saved and recorded.
     """
     folder = Path(config.resume)
     checkpoint = checkpoint_in(folder)
@@ -174,21 +176,25 @@ def load_resumed(config: DictConfig) -> DictConfig:
     saved = read_config(folder)
     check_resolved({key: value for key, value in saved.items() if key != "overrides"})
     check_foreign(saved, folder, config, saved)
-    overrides = {o: override_key(o) for o in given_overrides() if not o.startswith("resume=")}
+    overrides = {o: override_key(o) for o in given_overrides() if not o.startswith(("resume=", "changes="))}
     free = [o for o, key in overrides.items() if key.split(".")[0] in ("num_steps", "trainer")]
     again = confirmations(saved, folder, saved)
-    refused = [o for o, key in overrides.items() if o not in (*free, *again) or key == "trainer.precision"]
-    if refused:
+    others = [o for o, key in overrides.items() if o not in (*free, *again) or key == "trainer.precision"]
+    if others and not config.changes:
+        changeable = all(map(may_change, others))
+        remedy = "add changes=true to change it from here on" if changeable else "leave it out"
         raise ConfigError(
-            f"resume keeps the configuration of its run, so {' '.join(refused)} would have no effect: leave it out, "
-            f"or start a new run with {FROM_ITS_WEIGHTS}. Only num_steps and the trainer, except its precision, can be "
-            "changed."
+            f"resume keeps the configuration of its run, so {' '.join(others)} would have no effect: {remedy}, "
+            f"or start a new run with {FROM_ITS_WEIGHTS}. Without changes=true, only num_steps and the trainer, except "
+            "its precision, can be changed."
         )
     saved = OmegaConf.create(escaped(saved))
     if "trainer" in overrides.values():
         saved.trainer = OmegaConf.merge(config.trainer, {"precision": saved.trainer.precision})
         free = [o for o in free if overrides[o] == "num_steps"]
     saved.merge_with(OmegaConf.from_dotlist(free), {"resume": escaped(str(folder))})
+    if config.changes:
+        saved = with_changes(saved, config, others, HydraConfig.get())
     if saved.num_steps < (done := steps_done(checkpoint)):
         raise ConfigError(f"num_steps={saved.num_steps}: {checkpoint} already holds {done} steps: use at least {done}.")
     return saved

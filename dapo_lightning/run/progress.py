@@ -13,6 +13,7 @@ from dapo_lightning.policy.digest import check_same, digest_of
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.step.result import History
+from dapo_lightning.utils.changes import read_changes
 from dapo_lightning.utils.checkpoints import main_file, steps_done
 
 CHANGED_BY_RESUMING = ("num_steps",)
@@ -63,12 +64,13 @@ def read_history(checkpoint: Path, module: DAPOModule, trainer: L.Trainer) -> di
     }
     content = read_checkpoint(checkpoint, _RESTORED | of_training)
     before, now = content["hyper_parameters"], module.hparams
-    changed = [key for key in before if key in now and before[key] != now[key] and key not in CHANGED_BY_RESUMING]
+    known = {*CHANGED_BY_RESUMING, *(change["key"] for change in read_changes(checkpoint.parent.parent))}
+    changed = [key for key in before if key in now and before[key] != now[key] and key not in known]
     if changed:
         changes = ", ".join(f"{key} was {before[key]} and is {now[key]}" for key in changed[:3])
         raise ConfigError(
             f"{checkpoint.parent.parent / 'config.yaml'} was changed after {checkpoint.name} was saved: {changes}. "
-            "Undo the changes. Only num_steps and the trainer may be changed, and only on the command line."
+            "Undo the changes, and make them on the command line with changes=true."
         )
     check_same(content.get("policy", {}), digest_of(module.worker.policy, module.algorithm.kl.needs_reference))
     return content["history"]

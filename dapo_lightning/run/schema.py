@@ -84,6 +84,7 @@ class Settings:
     plan: Plan
     checkpoint: str | None
     resume: str | None
+    changes: bool
     run_folder: str
 
 

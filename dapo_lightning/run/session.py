@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 import lightning as L
 from omegaconf import DictConfig
 
+from dapo_lightning.callbacks.changed_settings import ChangedSettings
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpoint
 from dapo_lightning.callbacks.early_stopping import EarlyStopping
 from dapo_lightning.distributed.sharding import is_sharded
 from dapo_lightning.draws.datamodule import PromptDataModule
 from dapo_lightning.report.__main__ import report
 from dapo_lightning.rollout.finite import NotFiniteError
+from dapo_lightning.run.changes import last_values
 from dapo_lightning.run.checks import check, check_options
 from dapo_lightning.run.command import as_dict
 from dapo_lightning.run.curves import draw_curves
@@ -28,6 +30,7 @@ from dapo_lightning.run.targets import check_targets
 from dapo_lightning.slurm.stop import Stop
 from dapo_lightning.step.checkpoint import not_finite
 from dapo_lightning.step.module import DAPOModule
+from dapo_lightning.utils.changes import read_changes
 from dapo_lightning.utils.checkpoints import newest_whole, steps_done
 
 log = logging.getLogger(__name__)
@@ -66,6 +69,8 @@ def _train(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule
     folder = Path(config["run_folder"])
     checkpoint = newest_whole(folder / "checkpoints")[0] if config["resume"] else None
     history = read_history(checkpoint, module, trainer) if checkpoint else {}
+    if checkpoint and (changes := last_values(read_changes(folder), steps_done(checkpoint))):
+        trainer.callbacks.append(ChangedSettings(changes, made(config["optimizer"])))  # type: ignore[attr-defined]
     if checkpoint is None:
         trainer.validate(module, data, verbose=False)
     if checkpoint is not None and steps_done(checkpoint) == config["num_steps"]:  # only the end of the run is missing

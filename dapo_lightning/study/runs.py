@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 
 from dapo_lightning.study import files
+from dapo_lightning.utils.changes import described, read_changes
 from dapo_lightning.utils.overrides import ORIGIN, leaves
 
 WHAT_A_RUN_IS = """A run folder is what `python train.py` writes: outputs/<experiment>/<time>/, or one of the folders
@@ -122,6 +123,7 @@ def read_run(folder: Path, sweep: Path) -> Run:
     num_measured, steps_done = len(metrics.index.difference([0])), max([summary.get("dapo_steps", 0), *metrics.index])
     if 0 < num_measured < steps_done:
         anomalies.append(f"no metrics of {steps_done - num_measured} of {steps_done} DAPO steps")
+    anomalies += [described(change) for change in read_changes(folder) if change["key"] != "num_steps"]
     origin = config or summary
     written = [folder / name for name in ("config.yaml", "metrics.csv", "tensorboard", "summary.json")]
     return Run(

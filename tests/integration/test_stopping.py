@@ -5,14 +5,13 @@ import signal
 
 import pytest
 import torch
-from runs import SMALL, command, resume, run, wait_for, weights
+from runs import resume, run, weights
 
 from dapo_lightning.callbacks.early_stopping import EarlyStopping
-from dapo_lightning.callbacks.held_out import UnknownMetricError
-from dapo_lightning.callbacks.metrics_file import read_metrics
+from dapo_lightning.callbacks.held_out import UnknownMetricError, held_out
 from dapo_lightning.run.folder import finished_result, read_config
 from dapo_lightning.slurm.stop import SIGNALS, Stop
-from dapo_lightning.utils.checkpoints import all_checkpoints, latest, steps_done
+from dapo_lightning.utils.checkpoints import all_checkpoints, steps_done
 
 
 def steps(folder):
@@ -21,25 +20,6 @@ def steps(folder):
 
 def summary_of(folder):
     return json.loads((folder / "summary.json").read_text())
-
-
-def trained(folder):
-    path = folder / "metrics.csv"
-    return path.exists() and read_metrics(path)[-1]["step"] > 1
-
-
-def test_ctrl_c_saves_and_reports(tmp_path):
-    folder, long = tmp_path / "run", "num_steps=1000"
-    process = command(folder, *SMALL[:-3], long, "callbacks.checkpoint.every=100", f"run_folder={folder}")
-    wait_for(lambda: trained(folder), process)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=100)
-    assert process.returncode == 128 + signal.SIGINT and "Ctrl-C once more ends the run at once" in output, output
-    assert f"interrupted      by Ctrl-C; resume={folder} continues it" in output
-    done = steps_done(latest(folder / "checkpoints"))
-    summary = summary_of(folder)
-    assert summary["dapo_steps"] == done == read_metrics(folder / "metrics.csv")[-1]["step"] and summary["interrupted"]
-    assert (folder / "report.html").exists() and finished_result(read_config(folder) | {"run_folder": folder}) is None
 
 
 def test_a_second_ctrl_c_ends_the_process_at_once(tmp_path):
@@ -71,8 +51,11 @@ def test_the_time_limit_ends_a_run_as_its_last_step_would(tmp_path):
 BEST = ("callbacks.checkpoint.best=validation/entropy", "callbacks.checkpoint.keep=1", "evaluation.every=1")
 
 
-def test_the_best_checkpoint_is_kept_and_exported(tmp_path):
-    folder = run(tmp_path / "run", *BEST, "callbacks.checkpoint.export=best", "callbacks.checkpoint.every=3")
+def test_the_best_checkpoint_of_all_sessions_is_kept_and_exported(tmp_path):
+    folder = run(
+        tmp_path / "run", *BEST, "callbacks.checkpoint.export=best", "callbacks.checkpoint.every=3", "num_steps=2"
+    )
+    resume(folder, "num_steps=4")
     summary = summary_of(folder)
     values = {int(step): found["entropy"] for step, found in summary["evaluations"].items() if step != "0"}
     best = max(values, key=values.get)
@@ -83,23 +66,21 @@ def test_the_best_checkpoint_is_kept_and_exported(tmp_path):
     assert all(torch.equal(value, saved[f"model.{name}"]) for name, value in exported.items())
 
 
-def test_a_resumed_run_keeps_the_best_of_all_sessions(tmp_path):
-    folder = run(
-        tmp_path / "run", *BEST, "num_steps=2", "callbacks.checkpoint.every=9", "callbacks.checkpoint.mode=min"
+def test_an_unknown_metric_is_refused_after_the_first_evaluation(tmp_path):
+    says = (
+        r"callbacks.checkpoint.best=validation/avg@3: there is no such held-out metric; choose one of validation/avg@2,"
     )
-    resume(folder, "num_steps=4")
-    values = {int(step): found["entropy"] for step, found in summary_of(folder)["evaluations"].items() if step != "0"}
-    assert steps(folder) == sorted({min(values, key=values.get), 4}) and "policy_step" not in summary_of(folder)
-
-
-@pytest.mark.parametrize("key", ["callbacks.checkpoint.best", "callbacks.early_stopping.metric"])
-@pytest.mark.parametrize("metric", ["validation/avg@3", "accuracy"])
-def test_an_unknown_metric_is_refused_after_the_first_evaluation(tmp_path, key, metric):
-    threshold = ["callbacks.early_stopping.threshold=1"] if "early" in key else []
-    says = rf"{key}={metric}: there is no such held-out metric; choose one of validation/avg@2, validation/pass@2,"
     with pytest.raises(UnknownMetricError, match=says):
-        run(tmp_path / "run", f"{key}={metric}", *threshold)
+        run(tmp_path / "run", "callbacks.checkpoint.best=validation/avg@3")
     assert not steps(tmp_path / "run")
+
+
+@pytest.mark.parametrize("metric", ["validation/avg@3", "accuracy", "avg@2"])
+def test_held_out_metrics_are_named_as_in_the_logs(metric):
+    evaluations = {0: {"avg@2": 0.5}, 2: {"avg@2": 0.7}}
+    assert held_out(evaluations, "validation/avg@2", "x") == {0: 0.5, 2: 0.7}
+    with pytest.raises(UnknownMetricError, match=rf"^x={metric}: .*; choose one of validation/avg@2\.$"):
+        held_out(evaluations, metric, "x")
 
 
 def test_a_metric_that_is_good_enough_ends_a_run(tmp_path):
