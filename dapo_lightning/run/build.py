@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.algorithm.kl import NoKL
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO
+from dapo_lightning.callbacks.profile import ProfileStep
 from dapo_lightning.draws.datamodule import PromptDataModule
 from dapo_lightning.draws.length import LengthLimit
 from dapo_lightning.draws.worker import RolloutWorker
@@ -168,6 +169,8 @@ def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:
         if hasattr(logger, "resume_after"):
             logger.resume_after(steps_done(checkpoint) if checkpoint else -1)
     callbacks = [callback for callback in made(settings["callbacks"]).values() if callback]
+    if config.profile:
+        callbacks.append(ProfileStep(Path(config.run_folder) / "profile"))
     if in_sweep() and HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":  # bars of parallel runs would mix
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     arguments: dict[str, Any] = {

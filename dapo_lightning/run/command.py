@@ -177,7 +177,7 @@ def load_resumed(config: DictConfig) -> DictConfig:
     check_resolved({key: value for key, value in saved.items() if key != "overrides"})
     check_foreign(saved, folder, config, saved)
     overrides = {o: override_key(o) for o in given_overrides() if not o.startswith(("resume=", "changes="))}
-    free = [o for o, key in overrides.items() if key.split(".")[0] in ("num_steps", "trainer")]
+    free = [o for o, key in overrides.items() if key.split(".")[0] in ("num_steps", "trainer", "profile")]
     again = confirmations(saved, folder, saved)
     others = [o for o, key in overrides.items() if o not in (*free, *again) or key == "trainer.precision"]
     if others and not config.changes:
@@ -188,10 +188,10 @@ def load_resumed(config: DictConfig) -> DictConfig:
             f"or start a new run with {FROM_ITS_WEIGHTS}. Without changes=true, only num_steps and the trainer, except "
             "its precision, can be changed."
         )
-    saved = OmegaConf.create(escaped(saved))
+    saved = OmegaConf.create(escaped(saved | {"profile": False}))
     if "trainer" in overrides.values():
         saved.trainer = OmegaConf.merge(config.trainer, {"precision": saved.trainer.precision})
-        free = [o for o in free if overrides[o] == "num_steps"]
+        free = [o for o in free if overrides[o] in ("num_steps", "profile")]
     saved.merge_with(OmegaConf.from_dotlist(free), {"resume": escaped(str(folder))})
     if config.changes:
         saved = with_changes(saved, config, others, HydraConfig.get())

@@ -48,6 +48,8 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
         hydra_config = composed.pop("hydra")
         composed.run_folder = escaped(str(folder))
         del base["hydra"]
+    if composed.profile and composed.mode != "train":
+        raise ConfigError("profile=true profiles a DAPO step of training: leave it out.")
     if composed.changes and not composed.resume:
         raise ConfigError("changes=true is for resume=<run folder>: leave it out.")
     if composed.resume or composed.checkpoint:

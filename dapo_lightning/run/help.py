@@ -21,7 +21,8 @@ dapo-lightning trains a language model with DAPO (arXiv 2503.14476). Each techni
                                                         a search for the best held-out avg@k with Optuna
   python -m dapo_lightning.study outputs/clip           the table and the figures of a sweep
   dapo-lightning report outputs/dapo/<time>             a page to look at: curves, steps, completions; also of sweeps
-  python train.py resume=outputs/dapo/<time>            continues a run; num_steps= and trainer= may be changed
+  python train.py resume=outputs/dapo/<time>            continues a run, also with num_steps= or trainer=;
+                                                        with changes=true, also with other values, e.g. optimizer.lr=
   python train.py mode=evaluate checkpoint=<folder>     evaluates a run, or one of its .ckpt files
   python train.py mode=plan recipe=paper_32b            calculates the memory and the time that a run would need
   python train.py policy=hub policy.name=<id> reward=math data=jsonl data.train_path=<file> data.validation_path=<file>

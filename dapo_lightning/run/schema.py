@@ -85,6 +85,7 @@ class Settings:
     checkpoint: str | None
     resume: str | None
     changes: bool
+    profile: bool
     run_folder: str
 
 

@@ -18,7 +18,20 @@ from dapo_lightning.utils.overrides import override_key
 
 # Settings without influence on what is learned: the place of a run, its output, and its machine.
 NOT_LEARNED = frozenset(
-    {"seed", "resume", "run_folder", "checkpoint", "mode", "logger", "callbacks", "trainer", "hydra", "experiment"}
+    {
+        "seed",
+        "resume",
+        "run_folder",
+        "checkpoint",
+        "mode",
+        "logger",
+        "callbacks",
+        "trainer",
+        "hydra",
+        "experiment",
+        "changes",
+        "profile",
+    }
 )
 
 

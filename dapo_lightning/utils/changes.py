@@ -10,7 +10,7 @@ from typing import Any
 from dapo_lightning.utils.overrides import ORIGIN, leaves
 
 FILE = "changes.jsonl"
-_OF_THE_SESSION = (*ORIGIN, "resume", "changes", "run_folder")
+_OF_THE_SESSION = (*ORIGIN, "resume", "changes", "profile", "run_folder")
 
 
 def record_changes(folder: Path, step: int, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
