@@ -30,8 +30,8 @@ _REASONS = {
 }
 
 
-def with_changes(saved: DictConfig, config: DictConfig, overrides: list[str], hydra_config: DictConfig) -> DictConfig:
-    """Returns the configuration of a run with the settings that the command changes.
+def apply_changes(saved: DictConfig, config: DictConfig, overrides: list[str], hydra_config: DictConfig) -> None:
+    """Changes the configuration of a run as the command says.
 
     Args:
         config: composed from the command alone.
@@ -59,7 +59,6 @@ def with_changes(saved: DictConfig, config: DictConfig, overrides: list[str], hy
             saved[key], saved.choices[key] = config[key], chosen[key]  # it may refer to keys of the run
         else:
             OmegaConf.update(saved, key, OmegaConf.select(config, key), merge=False, force_add=True)
-    return saved
 
 
 def may_change(override: str) -> bool:

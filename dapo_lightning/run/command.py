@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from dapo_lightning.run.changes import may_change, with_changes
+from dapo_lightning.run.changes import apply_changes, may_change
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import checkpoint_in, read_config
 from dapo_lightning.run.foreign import (
@@ -194,7 +194,7 @@ def load_resumed(config: DictConfig) -> DictConfig:
         free = [o for o in free if overrides[o] in ("num_steps", "profile")]
     saved.merge_with(OmegaConf.from_dotlist(free), {"resume": escaped(str(folder))})
     if config.changes:
-        saved = with_changes(saved, config, others, HydraConfig.get())
+        apply_changes(saved, config, others, HydraConfig.get())
     if saved.num_steps < (done := steps_done(checkpoint)):
         raise ConfigError(f"num_steps={saved.num_steps}: {checkpoint} already holds {done} steps: use at least {done}.")
     return saved
