@@ -33,8 +33,12 @@ def test_text_names_the_files_that_exist(tmp_path):
             "before": {"avg@2": 0.5}, "after": {"avg@2": 1.0}, "seconds": {"generate": 12.3}, "dapo_steps": 4,
             "gradient_steps": 8, "skipped_steps": 0, "useful_group_share": 0.25, "peak_memory_mb": 100.0,
             "tokens": {"generated": 12345, "trained": 678}, "run_folder": str(tmp_path),
+            "evaluations": {"0": {"avg@2": 0.5}, "2": {"avg@2": 1.25}, "4": {"avg@2": 1.0}},
+            "best": {"metric": "validation/avg@2", "step": 2}, "policy_step": 2, "warnings": ["entropy", "accuracy"],
         }
     )  # fmt: skip
+    assert "before    after    best (step 2)" in text and "1.250" in text and "of step 2, the best" in text
+    assert "warning          entropy" in text and " accuracy" in text
     assert "4 DAPO steps, 8 gradient steps, 0 skipped" in text and "12,345 generated" in text and "25%" in text
     assert str(tmp_path) in text and "metrics.csv" in text and "curves.png" not in text
 
