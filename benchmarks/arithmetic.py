@@ -82,7 +82,8 @@ class Curve:
         was_training = model.training
         model.eval()
         batches = self._data.val_dataloader()
-        worker, count, generation = module.worker, module.held_out.num_completions, module.held_out.generation
-        groups = [group for prompts in batches for group in worker(prompts, count, generation, "validation")]
+        worker, held_out = module.worker, module.held_out[""]
+        count, generation = held_out.num_completions, held_out.generation
+        groups = [group for batch in batches for group in worker(batch.prompts, count, generation, "validation")]
         model.train(was_training)
         return fmean(group.num_correct / group.size for group in groups)

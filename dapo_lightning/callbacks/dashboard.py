@@ -17,6 +17,7 @@ FIGURES: dict[str, dict[str, str]] = {
         "avg@k": r"validation/avg@\d+$",
         "pass@k": r"validation/pass@\d+$",
         "maj@k": r"validation/maj@\d+$",
+        "avg@k of evaluation.sets": r"validation/(?!turn_\d+/)[\w-]+/avg@\d+$",
     },
     "Clip-Higher (Fig. 2, Fig. 3a)": {
         "entropy, nats per token": "entropy$",

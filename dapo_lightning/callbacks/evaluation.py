@@ -15,25 +15,27 @@ from dapo_lightning.utils.atomic import replacing
 
 class EvaluationFile(L.Callback):
     """Writes the completions of the latest evaluation to a JSON-lines file, one prompt per line in the order of the
-    dataset."""
+    dataset; those of the set `name` of `evaluation.sets` to a file of its own, `evaluation_<name>.jsonl`."""
 
     def __init__(self, path: str):
         self.path = Path(path)
-        self._rows: list[tuple[int, dict[str, Any]]] = []
+        self._rows: dict[str, list[tuple[int, dict[str, Any]]]] = {}
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self._rows = []
+        self._rows = {name: [] for name in pl_module.held_out}
 
-    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
-        self._rows += [(group.number, _row(group)) for group in outputs["groups"]]
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:
+        self._rows[batch.name] += [(group.number, _row(group)) for group in outputs["groups"]]
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Gathers the rows of all ranks; the first rank writes them."""
-        rows = Ranks.current().gather(self._rows)
-        if trainer.is_global_zero:
-            with replacing(self.path) as partial, partial.open("w", encoding="utf-8") as file:
-                for _, row in sorted(rows, key=lambda numbered: numbered[0]):
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        for name, mine in self._rows.items():
+            rows = Ranks.current().gather(mine)
+            if trainer.is_global_zero:
+                path = self.path.with_stem(f"{self.path.stem}_{name}") if name else self.path
+                with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+                    for _, row in sorted(rows, key=lambda numbered: numbered[0]):
+                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _row(group: Group) -> dict[str, Any]:

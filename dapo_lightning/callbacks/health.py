@@ -7,19 +7,24 @@ from typing import Any
 
 import lightning as L
 
+from dapo_lightning.callbacks.hacking import HackingAlarm
+
 log = logging.getLogger(__name__)
 
 
 class HealthWarnings(L.Callback):
-    """Warns once per run when entropy, and once when accuracy, has collapsed.
+    """Warns once per run when entropy, and once when accuracy, has collapsed; and once for each held-out set whose own
+    reward contradicts that of the training.
 
     Args:
         min_entropy_share: warns when entropy falls below this share of its value in the first step while accuracy is
             below 0.9 (low entropy is no problem in a policy that solves its prompts).
         min_accuracy_share: warns when accuracy, smoothed over about ten steps, falls below this share of its maximum.
+        hacking_patience: see `HackingAlarm`.
     """
 
-    def __init__(self, min_entropy_share: float, min_accuracy_share: float):
+    def __init__(self, min_entropy_share: float, min_accuracy_share: float, hacking_patience: int = 3):
+        self._hacking = HackingAlarm(hacking_patience)
         self.min_entropy_share, self.min_accuracy_share = min_entropy_share, min_accuracy_share
         self._state = {"first_entropy": 0.0, "smooth": 0.0, "best": 0.0, "warned_entropy": 0.0, "warned_accuracy": 0.0}
         self.warnings: list[str] = []  # of all sessions; they appear in the summary
@@ -28,6 +33,7 @@ class HealthWarnings(L.Callback):
         if not trainer.is_global_zero:
             return
         state, result = self._state, outputs["step"]
+        self._hacking.add_step(result.metrics["reward/mean"])
         step, entropy, accuracy = result.number, result.metrics["entropy"], result.metrics["accuracy"]
         if step == 1:
             state |= {"first_entropy": entropy, "smooth": accuracy}
@@ -52,10 +58,16 @@ class HealthWarnings(L.Callback):
         log.warning("%s", text)
         self.warnings.append(text)
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            self._hacking.add_evaluation(pl_module, pl_module.worker.reward)
+
     def state_dict(self) -> dict[str, Any]:
-        return {**self._state, "warnings": list(self.warnings)}
+        return {**self._state, "warnings": list(self.warnings), "hacking": self._hacking.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         state = dict(state_dict)
         self.warnings = list(state.pop("warnings", ()))
+        if hacking := state.pop("hacking", None):
+            self._hacking.load_state_dict(hacking)
         self._state.update(state)

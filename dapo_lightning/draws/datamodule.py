@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -21,6 +23,26 @@ from dapo_lightning.types import NumberedPrompt, Prompt
 log = logging.getLogger(__name__)
 
 
+Usable = Callable[[Sequence[Prompt]], list[Prompt]]
+"""Returns those of some prompts whose references the reward can use (see `Reward`)."""
+
+
+@dataclass(frozen=True)
+class HeldOutData:
+    """The data of a held-out set; its first `num_prompts` prompts are evaluated, or all of them."""
+
+    dataset: Dataset
+    num_prompts: int | None
+    usable: Usable = list
+
+
+class HeldOutBatch(NamedTuple):
+    """Prompts of one held-out set; the name of the one that belongs to the training data is empty."""
+
+    name: str
+    prompts: list[NumberedPrompt]
+
+
 class PromptDataModule(L.LightningDataModule):
     """Train prompts in an endless shuffled stream, held-out prompts in order.
 
@@ -33,13 +55,14 @@ class PromptDataModule(L.LightningDataModule):
         num_validation_prompts: how many held-out prompts are evaluated, from the first on; None evaluates all.
         seed: seed of the order in which train prompts are drawn.
         num_prompts_per_batch: number of held-out prompts that one rank samples at once.
-        usable: returns those of some prompts whose references the reward can use (see `Reward`).
+        usable: see `Usable`.
+        sets: further held-out sets by name.
 
     Attributes:
         counts: number of prompts in each split ("train", "validation"), of prompts dropped as too long
             ("..._dropped"), of prompts left out because of their reference ("..._unreadable", if there are any), of
             held-out prompts that are evaluated ("evaluated"), and of those among them that the train split contains as
-            well ("repeated").
+            well ("repeated"). Those of further sets begin with "<name>/".
         longest_prompt: tokens of the longest prompt.
     """
 
@@ -53,54 +76,67 @@ class PromptDataModule(L.LightningDataModule):
         num_validation_prompts: int | None = None,
         seed: int = 0,
         num_prompts_per_batch: int = 64,
-        usable: Callable[[Sequence[Prompt]], list[Prompt]] = list,
+        usable: Usable = list,
+        sets: Mapping[str, HeldOutData] = MappingProxyType({}),
     ):
         super().__init__()
         self.counts: dict[str, int] = {}
         self.longest_prompt = 0
-        self._usable = usable
-        train = self._short_enough(dataset.train_prompts(), encode, length_limit, "train") if num_steps else []
-        held_out = self._short_enough(dataset.validation_prompts(), encode, length_limit, "validation")
-        if num_validation_prompts is not None and num_validation_prompts > len(held_out):
-            raise DataError(
-                f"evaluation.num_prompts={num_validation_prompts}, but the dataset holds {len(held_out)} held-out "
-                "prompts: lower it (null evaluates all), or use a larger dataset."
-            )
+        self._encode, self._limit = encode, length_limit
+        train = self._prompts(dataset.train_prompts(), usable, "train") if num_steps else []
         self._loader = DrawLoader(PromptDraws(PromptStream(train, seed), num_prompts_per_step), num_steps)
-        self._held_out = [NumberedPrompt(row, prompt) for row, prompt in enumerate(held_out[:num_validation_prompts])]
+        everything = {"": HeldOutData(dataset, num_validation_prompts, usable), **sets}
+        self._held_out = {name: self._evaluated(name, held_out) for name, held_out in everything.items()}
         self._num_prompts_per_batch = num_prompts_per_batch
-        self.counts["evaluated"] = len(self._held_out)
-        self._digest = digest_of({"train": train, "held-out": held_out[:num_validation_prompts]}) if num_steps else {}
+        self._digest: Digest = {}
         if num_steps:
+            self._digest = digest_of({"train": train} | {_split("held-out", n): p for n, p in self._held_out.items()})
             self._count_repeated(train)
 
-    def _short_enough(
-        self, prompts: Sequence[Prompt], encode: Encode, length_limit: LengthLimit, split: str
-    ) -> list[Prompt]:
-        kept, longest = length_limit.filter(prompts, encode, split)
+    def _prompts(self, prompts: Sequence[Prompt], usable: Usable, split: str) -> list[Prompt]:
+        """The prompts that are short enough, and whose references can be used."""
+        kept, longest = self._limit.filter(prompts, self._encode, split)
         self.longest_prompt = max(self.longest_prompt, longest)
-        usable = self._usable(kept)
-        self.counts |= {split: len(usable), f"{split}_dropped": len(prompts) - len(kept)}
-        if len(usable) < len(kept):
-            self.counts[f"{split}_unreadable"] = len(kept) - len(usable)
-        return usable
+        found = usable(kept)
+        self.counts |= {split: len(found), f"{split}_dropped": len(prompts) - len(kept)}
+        if len(found) < len(kept):
+            self.counts[f"{split}_unreadable"] = len(kept) - len(found)
+        return found
+
+    def _evaluated(self, name: str, held_out: HeldOutData) -> list[Prompt]:
+        found = self._prompts(held_out.dataset.validation_prompts(), held_out.usable, _split("validation", name))
+        key = f"evaluation.sets.{name}.num_prompts" if name else "evaluation.num_prompts"
+        if held_out.num_prompts is not None and held_out.num_prompts > len(found):
+            raise DataError(
+                f"{key}={held_out.num_prompts}, but the dataset holds {len(found)} held-out prompts: lower it (null "
+                "evaluates all), or use a larger dataset."
+            )
+        chosen = found[: held_out.num_prompts]
+        self.counts[_split("evaluated", name)] = len(chosen)
+        return chosen
 
     def _count_repeated(self, train: Sequence[Prompt]) -> None:
-        pairs = repeated(train, [numbered.prompt for numbered in self._held_out])
-        self.counts["repeated"] = len(pairs)
-        if pairs:
-            log.warning(
-                "%d of %d held-out prompts are also train prompts (for example, %s equals %s): their scores say little "
-                "about new prompts", len(pairs), len(self._held_out), pairs[0][1], pairs[0][0],
-            )  # fmt: skip
+        for name, prompts in self._held_out.items():
+            pairs = repeated(train, prompts)
+            self.counts[_split("repeated", name)] = len(pairs)
+            if pairs:
+                log.warning(
+                    "%d of %d held-out prompts%s are also train prompts (for example, %s equals %s): their scores say "
+                    "little about new prompts", len(pairs), len(prompts), f" of {name}" if name else "",
+                    pairs[0][1], pairs[0][0],
+                )  # fmt: skip
 
     def train_dataloader(self) -> DrawLoader:
         """Returns the draws, once for each DAPO step."""
         return self._loader
 
     def val_dataloader(self) -> ValidationBatches:
-        """Returns the held-out prompts of this rank, in batches."""
-        return ValidationBatches(Ranks.current().mine(self._held_out), self._num_prompts_per_batch)
+        """Returns the held-out prompts of this rank in batches, set by set."""
+        mine = {
+            name: Ranks.current().mine([NumberedPrompt(row, prompt) for row, prompt in enumerate(prompts)])
+            for name, prompts in self._held_out.items()
+        }
+        return ValidationBatches(mine, self._num_prompts_per_batch)
 
     def state_dict(self) -> Digest:
         """Returns the digest of the prompts, which checkpoints contain."""
@@ -116,13 +152,22 @@ class PromptDataModule(L.LightningDataModule):
 
 
 class ValidationBatches:
-    """Lists of prompts. A rank without prompts gets an empty list, because Lightning requires a batch on every rank."""
+    """Batches of prompts. A rank without prompts of a set gets an empty batch, because Lightning requires a batch on
+    every rank."""
 
-    def __init__(self, prompts: Sequence[NumberedPrompt], batch_size: int):
-        self._batches = [list(prompts[i : i + batch_size]) for i in range(0, len(prompts), batch_size)] or [[]]
+    def __init__(self, sets: Mapping[str, Sequence[NumberedPrompt]], batch_size: int):
+        self._batches = [
+            HeldOutBatch(name, list(prompts[start : start + batch_size]))
+            for name, prompts in sets.items()
+            for start in range(0, max(1, len(prompts)), batch_size)
+        ]
 
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[list[NumberedPrompt]]:
+    def __iter__(self) -> Iterator[HeldOutBatch]:
         return iter(self._batches)
+
+
+def _split(split: str, name: str) -> str:
+    return f"{name}/{split}" if name else split

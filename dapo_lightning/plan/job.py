@@ -92,7 +92,7 @@ def job_of(config: Config, cluster: Cluster) -> Job:
     samples_in_float32 = rollout.get("dtype") in (None, "float32")
     is_exact = precision == "32-true" and in_float32 and samples_in_float32 and option_attribute(rollout, "exact_logps")
     needs_reference = option_attribute(config["kl"], "needs_reference")
-    held_out, prompts = config["evaluation"], config["num_prompts_per_step"]
+    held_out, prompts = _largest_evaluation(config["evaluation"]), config["num_prompts_per_step"]
     num_held_out = held_out["num_prompts"] or max(ranks, prompts)  # null: as many as a step trains on, by assumption
     return Job(
         train=_sampled(
@@ -120,6 +120,13 @@ def job_of(config: Config, cluster: Cluster) -> Job:
         rollout=option_attribute(rollout, "memory", Memory.GENERATE),
         engine_share=rollout.get("gpu_memory_utilization", 0.0),
     )
+
+
+def _largest_evaluation(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation with the largest numbers of all held-out sets, whose memory suffices for each of them."""
+    every = [evaluation, *(evaluation | given for given in (evaluation.get("sets") or {}).values())]
+    largest = {key: max(one[key] for one in every) for key in ("num_completions", "max_new_tokens")}
+    return {**evaluation, **largest, "top_p": min(one["top_p"] for one in every)}
 
 
 def completions_per_mini_batch(config: Config) -> int:

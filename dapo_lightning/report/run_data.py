@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ PANELS: tuple[Panel, ...] = (
     ("Time of a step", "seconds", (("seconds/generate", "generate"), ("seconds/grade", "grade"),
                                    ("seconds/wait", "wait"), ("seconds/update", "update"))),
 )  # fmt: skip
+_OF_SET = re.compile(r"validation/(?!turn_\d+/)([\w-]+)/(avg@\d+)")
 _LOG = re.compile(r"^\[([^\]]+)\]\[([^\]]+)\]\[(WARNING|ERROR|CRITICAL)\] - (.*)$", re.MULTILINE)
 
 
@@ -57,12 +59,19 @@ def run_data(folder: Path, megabytes: float) -> dict[str, Any]:
         "warnings": [*_warnings(folder / "train.log"), *notes],
         "steps": [row["step"] for row in rows],
         "metrics": {name: [row.get(name) for row in rows] for name in names},
-        "panels": [{"title": title, "unit": unit, "lines": lines} for title, unit, lines in PANELS],
+        "panels": [{"title": title, "unit": unit, "lines": lines} for title, unit, lines in _panels(names)],
         "clip": _clip(config),
         "settings": settings(config),
         "held_out": {step: summary["evaluations"][step] for step in summary.get("evaluations", {})},
         **rollouts,
     }
+
+
+def _panels(names: Sequence[str]) -> list[Panel]:
+    """Returns the panels, with one for the sets of `evaluation.sets`, if there are any."""
+    found = [match for name in names if (match := _OF_SET.fullmatch(name))]
+    lines = tuple((match[0], f"{match[1]} {match[2]}") for match in found)
+    return [PANELS[0], *([("Other held-out sets", "", lines)] if lines else []), *PANELS[1:]]
 
 
 def _facts(config: dict[str, Any], summary: dict[str, Any], rows: list[dict[str, Any]]) -> list[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.algorithm.kl import NoKL
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO
 from dapo_lightning.callbacks.profile import ProfileStep
-from dapo_lightning.draws.datamodule import PromptDataModule
+from dapo_lightning.draws.datamodule import HeldOutData, PromptDataModule
 from dapo_lightning.draws.length import LengthLimit
 from dapo_lightning.draws.worker import RolloutWorker
 from dapo_lightning.rollout.stop import StopTexts
@@ -27,10 +28,12 @@ from dapo_lightning.run.checks import check, check_logps, check_options, check_p
 from dapo_lightning.run.command import as_dict, in_sweep, record_origin, resume_command
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import hyperparameters, read_config, save_config
+from dapo_lightning.run.held_out_sets import held_out_sets
 from dapo_lightning.run.objects import made
 from dapo_lightning.run.targets import OF_THE_RUN, check_targets
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.step.checkpoint import not_finite
+from dapo_lightning.step.evaluation import HeldOut
 from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.step.offload import with_offloaded_states
 from dapo_lightning.types import Generation
@@ -88,16 +91,9 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     if config.mode == "evaluate":
         algorithm = replace(algorithm, kl=NoKL())  # an evaluation needs no reference
     generation = Generation(config.max_new_tokens, config.temperature, config.top_p, config.top_k, config.min_p)
-    try:
-        evaluation = Generation(
-            config.evaluation.max_new_tokens,
-            config.evaluation.temperature,
-            config.evaluation.top_p,
-            config.evaluation.top_k,
-            config.evaluation.min_p,
-        )
-    except ValueError as error:
-        raise ConfigError(f"evaluation.{error}") from None
+    sets = held_out_sets(settings)
+    evaluations = {name: _generation(one, f"evaluation.sets.{name}.") for name, one in sets.items()}
+    evaluations[""] = _generation(settings["evaluation"], "evaluation.")
     rollout, dataset, source = (made(settings[name]) for name in ("rollout", "data", "policy"))
     in_float32 = config.trainer.precision == "32-true" and source.dtype == "float32"
     samples_in_float32 = getattr(rollout, "dtype", None) in (None, "float32")
@@ -111,28 +107,41 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
         optimizer = with_offloaded_states(optimizer)
     codec = source.codec()
     stop = StopTexts(codec.tokenizer, config.stop) if config.stop else None
-    generation, evaluation = (replace(one, stop=stop) for one in (generation, evaluation))
+    generation = replace(generation, stop=stop)
+    evaluations = {name: replace(one, stop=stop) for name, one in evaluations.items()}
     environment = made(settings["environment"])
     environment.start(codec)
     check_partial(settings, environment.num_turns)
     limit = LengthLimit(
         config.max_prompt_tokens,
-        max(config.max_new_tokens, config.evaluation.max_new_tokens),
+        max(one.max_new_tokens for one in (generation, *evaluations.values())),
         codec.max_positions,
         max_message_tokens=(environment.num_turns - 1) * environment.max_message_tokens,
     )
     reward = made(settings["reward"])
+    own_rewards = {name: made(one["reward"]) for name, one in sets.items() if one["reward"] is not settings["reward"]}
+    rewards = {name: own_rewards.get(name, reward) for name in sets}
     try:
-        reward.start()
+        for one in (reward, *own_rewards.values()):
+            one.start()
         data = made(settings["datamodule"])(
             dataset=dataset,
             encode=codec.encode,
             length_limit=limit,
             num_steps=config.num_steps if config.mode == "train" else 0,  # a resumed run may be given more
             usable=reward.usable,
+            sets={
+                name: HeldOutData(
+                    dataset if one["data"] is settings["data"] else made(one["data"]),
+                    one["num_prompts"],
+                    rewards[name].usable,
+                )
+                for name, one in sets.items()
+            },
         )
     except BaseException:
-        reward.close()
+        for one in (reward, *own_rewards.values()):
+            one.close()
         raise
     reach = data.longest_prompt + limit.after_prompt
     getattr(rollout, "check_reach", lambda _: None)(reach)
@@ -149,16 +158,30 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     policy = replace(policy, recomputes=bool(config.trainer.get("activation_checkpointing")))
     if policy.shards is None and (bad := not_finite(policy.model.state_dict())) is not None:
         raise ConfigError(f"policy: its weights are not finite ({bad}), so it cannot be used. Choose another policy.")
+    worker = RolloutWorker(policy, rollout, reward, config.seed, clock, environment)
     module = made(settings["module"])(
-        worker=RolloutWorker(policy, rollout, reward, config.seed, clock, environment),
+        worker=worker,
         algorithm=algorithm,
         optimizer=optimizer,
         schedule=schedule,
         generation=generation,
-        evaluation=evaluation,
+        evaluation=evaluations[""],
+        held_out_sets={
+            name: HeldOut(replace(worker, reward=rewards[name]), evaluations[name], one["num_completions"])
+            for name, one in sets.items()
+        },
         logps_are_exact=logps_are_exact,
     )
     return module, data
+
+
+def _generation(settings: Mapping[str, Any], path: str) -> Generation:
+    """How an evaluation samples; an error names its key."""
+    keys = ("max_new_tokens", "temperature", "top_p", "top_k", "min_p")
+    try:
+        return Generation(*(settings[key] for key in keys))
+    except ValueError as error:
+        raise ConfigError(f"{path}{error}") from None
 
 
 def build_trainer(config: DictConfig, checkpoint: Path | None) -> L.Trainer:

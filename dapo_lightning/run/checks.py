@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dapo_lightning.run.errors import ConfigError
-from dapo_lightning.run.schema import check_finite, check_plain
+from dapo_lightning.run.held_out_sets import SAMPLING, held_out_sets
+from dapo_lightning.run.schema import Evaluation, check_finite, check_plain
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.utils.options import option_attribute
 
@@ -21,12 +22,22 @@ def check(config: Mapping[str, Any]) -> None:
     check_finite(config)
     check_plain(config)
     _check_batches(config)
-    if config["evaluation"]["temperature"] == 0 and (number := config["evaluation"]["num_completions"]) > 1:
-        raise ConfigError(
-            f"evaluation.temperature=0: the {number} completions of a prompt would all be the same. Add "
-            "evaluation.num_completions=1."
+    _check_evaluation(config["evaluation"], "evaluation")
+    for name, settings in held_out_sets(config).items():
+        path = f"evaluation.sets.{name}"
+        check_plain(
+            config["evaluation"] | {key: settings[key] for key in ("num_prompts", *SAMPLING)}, Evaluation, f"{path}."
         )
+        _check_evaluation(settings, path)
     _check_trainer(config["trainer"])
+
+
+def _check_evaluation(settings: Mapping[str, Any], path: str) -> None:
+    if settings["temperature"] == 0 and (number := settings["num_completions"]) > 1:
+        raise ConfigError(
+            f"{path}.temperature=0: the {number} completions of a prompt would all be the same. Add "
+            f"{path}.num_completions=1."
+        )
 
 
 def check_options(config: Mapping[str, Any]) -> None:

@@ -183,7 +183,7 @@ def execute(config: DictConfig) -> float:
                 write_report(folder)
             raise
         finally:
-            module.worker.reward.close()
+            module.close_rewards()
 
 
 def _log_to_file(error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +23,8 @@ from dapo_lightning.run.schema import PLAIN, check_finite, check_plain
 from dapo_lightning.run.targets import check_entries, check_numbers, check_targets
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.utils.overrides import ORIGIN, leaves, override_key
+
+_OF_TRAINING = re.compile(r"evaluation\.sets\.[^.]+\.data\.train_path")  # held-out sets need none
 
 
 def initialized() -> AbstractContextManager[None]:
@@ -77,7 +80,7 @@ def check_settings(config: DictConfig, choices: Mapping[str, str]) -> dict[str, 
     check_finite(plain)
     check_plain(plain)
     unresolved = OmegaConf.to_container(config, resolve=False)
-    missing = [key for key, value in leaves(unresolved).items() if value == "???"]
+    missing = [key for key, value in leaves(unresolved).items() if value == "???" and not _OF_TRAINING.fullmatch(key)]
     if missing:
         raise ConfigError(f"{missing[0]} has no value: add {missing[0]}=<value>. {_about(missing[0], choices)}")
     known = [*PLAIN, *groups(), *ORIGIN]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,8 @@ def draw_curves(run_folder: Path) -> None:
     figure = Figure(figsize=(13, 6.5), layout="constrained")
     for axes, (title, wanted) in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
         for name in names:
-            if name in wanted or any(name.startswith(prefix) for prefix in wanted if prefix.endswith("@")):
+            of_set = re.fullmatch(r"validation/(?!turn_\d+/)[\w-]+/avg@\d+", name) and title == "accuracy"
+            if name in wanted or of_set or any(name.startswith(one) for one in wanted if one.endswith("@")):
                 _plot(axes, rows, name)
         axes.set(title=title, xlabel="DAPO steps")
         axes.grid(alpha=0.3)

@@ -24,6 +24,7 @@ from dapo_lightning.utils.overrides import every_value, override_key, with_texts
 
 _RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
 MAX_REFERENCES = 16
+_IN_SET = re.compile(r"evaluation\.sets\.[^.]+\.(data|reward)(?=\.)")  # an object of a held-out set
 _NAMES_A_FILE = re.compile(r"path|dir|folder|file|checkpoints")
 
 
@@ -81,6 +82,11 @@ def confirmations(config: Mapping[str, Any], folder: Path, origin: Mapping[str, 
     and all overrides in this group (because an evaluation drops the old settings of a group that is chosen again)."""
     wanted: dict[str, None] = {}
     for key, value in foreign(config, folder).items():
+        if in_set := _IN_SET.match(key):
+            path = in_set[0]
+            related = [o for o in origin["overrides"] if f"@{path}=" in o or override_key(o).startswith(f"{path}.")]
+            wanted |= dict.fromkeys(related or [f"++{key}={value}"])
+            continue
         group = key.partition(".")[0]
         related = [o for o in origin["overrides"] if override_key(o).startswith(f"{group}.")] or [f"{key}={value}"]
         wanted |= dict.fromkeys([f"{group}={origin['choices'].get(group)}", *related])
@@ -92,7 +98,8 @@ def foreign(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     known = _targets_of_the_tree()
     found = {}
     for key, value in every_value(config):
-        group, name = key.partition(".")[0], key.rpartition(".")[2]
+        in_set = _IN_SET.match(key)
+        group, name = in_set[1] if in_set else key.partition(".")[0], key.rpartition(".")[2]
         is_foreign = (
             (name == "_target_" and value not in known)
             or (group in ("reward", "environment") and (name == "path" or (".allow" in key and value)))

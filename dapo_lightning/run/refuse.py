@@ -146,6 +146,8 @@ def _check_key(override: Override, base: Any, choices: Mapping[str, str]) -> Non
         if override.is_add():
             raise ConfigError(f"{override.input_line}: {key} exists already: write {key}={value}.")
         return
+    if key.startswith("evaluation.sets.") and not override.is_add() and not override.is_force_add():
+        raise ConfigError(f"{override.input_line}: keys of held-out sets are added: write +{override.input_line}.")
     is_in_group = group in base and rest
     if is_in_group and (override.is_add() or override.is_force_add()):
         return  # the signature of the class decides, once it is imported

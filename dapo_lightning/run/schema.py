@@ -46,6 +46,7 @@ class Evaluation:
     top_p: float
     top_k: CountOrNull
     min_p: float
+    sets: dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,10 @@ def evaluation_as_text(summary: Mapping[str, Any]) -> str:
         f"{name} {settings[name]}" for name in ("max_new_tokens", "temperature", "top_p", "top_k", "min_p")
     )
     title = f"{prompts['evaluated']} of {prompts['validation']} held-out prompts, {sampled}"
+    for name, one in (settings.get("sets") or {}).items():
+        of_set = {key: value for key, value in one.items() if key in settings and key != "num_prompts"}
+        title += f"\n{name}: {prompts[f'{name}/evaluated']} of {prompts[f'{name}/validation']}"
+        title += "".join(f", {key} {value}" for key, value in of_set.items())
     return as_lines(
         f"{title}\n\n{held_out_table('metric', {'value': summary['metrics']})}",
         {"run folder": summary["run_folder"], "every prompt": "evaluation.jsonl", "these numbers": "summary.json"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -10,18 +11,19 @@ from transformers import PreTrainedModel
 
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.distributed.sharding import gathered
+from dapo_lightning.draws.datamodule import HeldOutBatch
 from dapo_lightning.draws.graded import Failures, require_grades
 from dapo_lightning.draws.record import GroupRecord
 from dapo_lightning.draws.worker import RolloutWorker
 from dapo_lightning.step.metrics import evaluation_metrics
 from dapo_lightning.step.result import History
-from dapo_lightning.types import Generation, Group, NumberedPrompt
+from dapo_lightning.types import Generation, Group
 from dapo_lightning.utils.clock import Clock
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How completions of held-out prompts are sampled and graded."""
+    """How completions of the prompts of a held-out set are sampled and graded."""
 
     worker: RolloutWorker
     generation: Generation
@@ -32,44 +34,59 @@ class EvaluatedModule(L.LightningModule):
     """Evaluates the policy on held-out prompts, with the same noise in every evaluation.
 
     Attributes:
-        held_out: how prompts are sampled and graded.
+        held_out: each set by its name; that of the set that belongs to the training data is empty.
     """
 
     model: PreTrainedModel
     clock: Clock
     history: History
-    held_out: HeldOut
 
-    def start_evaluating(self, held_out: HeldOut) -> None:
-        """Takes what an evaluation needs, when the module is built."""
-        self.held_out, self.failures = held_out, Failures(held_out.worker.reward.on_error)
-        self._records: list[GroupRecord] = []
+    def start_evaluating(self, held_out: Mapping[str, HeldOut]) -> None:
+        """Takes what evaluations need, when the module is built."""
+        self.held_out = dict(held_out)
+        self._failures = {name: Failures(one.worker.reward.on_error) for name, one in held_out.items()}
+        self._records: dict[str, list[GroupRecord]] = {}
         self._whole_weights = ExitStack()
+
+    @property
+    def failures(self) -> Failures:
+        """Those of the reward of the training."""
+        return self._failures[""]
+
+    def close_rewards(self) -> None:
+        """Ends what the rewards have started."""
+        for one in self.held_out.values():
+            one.worker.reward.close()
 
     def on_validation_epoch_start(self) -> None:
         """Gathers sharded weights, which stay whole until the end of the evaluation."""
-        self._records = []
+        self._records = {name: [] for name in self.held_out}
         self._whole_weights.enter_context(gathered(self.model))
 
-    def validation_step(self, prompts: list[NumberedPrompt], batch_idx: int) -> dict[str, list[Group]]:
+    def validation_step(self, batch: HeldOutBatch, batch_idx: int) -> dict[str, list[Group]]:
         """Samples and grades completions."""
-        held_out = self.held_out
+        one, stream = self.held_out[batch.name], f"validation/{batch.name}" if batch.name else "validation"
         with self.clock("evaluate"):
-            groups = held_out.worker(prompts, held_out.num_completions, held_out.generation, "validation")
-        self._records += [GroupRecord.of(group) for group in groups]
+            groups = one.worker(batch.prompts, one.num_completions, one.generation, stream)
+        self._records[batch.name] += [GroupRecord.of(group) for group in groups]
         return {"groups": groups}
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the metrics over the prompts of all ranks.
+        """Logs the metrics over the prompts of all ranks, as `validation/<metric>` or `validation/<set>/<metric>`.
 
         Raises:
             RewardError: if nothing could be graded.
         """
         self._whole_weights.close()
-        records = Ranks.current().gather(self._records)
-        require_grades(records, "evaluation")
-        self.failures.report(records, "evaluation")
-        metrics = evaluation_metrics(records, self.held_out.worker.reward)
+        metrics: dict[str, float] = {}
+        for name, one in self.held_out.items():
+            records = Ranks.current().gather(self._records[name])
+            where = f"evaluation of {name}" if name else "evaluation"
+            require_grades(records, where)
+            self._failures[name].report(records, where)
+            prefix = f"{name}/" if name else ""
+            of_set = evaluation_metrics(records, one.worker.reward)
+            metrics |= {f"{prefix}{metric}": value for metric, value in of_set.items()}
         self.history = self.history.evaluated(metrics)
-        metrics = {f"validation/{name}": value for name, value in metrics.items()}
-        self.log_dict(metrics | {"step": float(self.history.dapo_steps)}, rank_zero_only=True)
+        logged = {f"validation/{name}": value for name, value in metrics.items()}
+        self.log_dict(logged | {"step": float(self.history.dapo_steps)}, rank_zero_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -43,6 +43,7 @@ class DAPOModule(EvaluatedModule):
         evaluation: how completions of held-out prompts are sampled; None samples them as in training.
         num_completions: completions per prompt in training (G).
         num_evaluation_completions: completions per held-out prompt.
+        held_out_sets: further held-out sets by name.
         num_gradient_steps: mini-batches per pass over a rollout.
         micro_batch_tokens: largest number of tokens in a forward pass; it affects memory, but not the result.
         max_gradient_norm: gradients with a larger norm are scaled down to it.
@@ -60,6 +61,7 @@ class DAPOModule(EvaluatedModule):
         evaluation: Generation | None = None,
         num_completions: int = 16,
         num_evaluation_completions: int = 8,
+        held_out_sets: Mapping[str, HeldOut] | None = None,
         num_gradient_steps: int = 4,
         num_epochs: int = 1,
         micro_batch_tokens: int = 4096,
@@ -74,7 +76,8 @@ class DAPOModule(EvaluatedModule):
         self.worker, self.algorithm, self.clock = worker, algorithm, worker.clock
         self.host = PolicyHost(worker.policy, generation.temperature, micro_batch_tokens, logps_are_exact)
         self.generation, self.num_completions = generation, num_completions
-        self.start_evaluating(HeldOut(worker, evaluation or generation, num_evaluation_completions))
+        of_data = HeldOut(worker, evaluation or generation, num_evaluation_completions)
+        self.start_evaluating({"": of_data, **(held_out_sets or {})})
         self.num_gradient_steps, self.max_gradient_norm = num_gradient_steps, max_gradient_norm
         self.num_epochs = num_epochs
         self._optimizer, self._schedule = optimizer, schedule

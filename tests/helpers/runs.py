@@ -72,7 +72,7 @@ def start(composed: DictConfig) -> None:
     try:
         train(as_dict(composed), module, data, trainer)
     finally:
-        module.worker.reward.close()
+        module.close_rewards()
 
 
 def command(folder: Path, *overrides: str) -> subprocess.Popen:
