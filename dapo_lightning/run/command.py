@@ -33,7 +33,7 @@ from dapo_lightning.run.foreign import (
 from dapo_lightning.run.options import chosen_options, groups, numbers_of_options
 from dapo_lightning.run.sweep_folders import folder_name
 from dapo_lightning.slurm import job as slurm
-from dapo_lightning.utils.checkpoints import damage, main_file, newest_whole, steps_done
+from dapo_lightning.utils.checkpoints import all_checkpoints, damage, main_file, newest_whole, steps_done
 from dapo_lightning.utils.extras import extra_with
 from dapo_lightning.utils.overrides import override_key
 from dapo_lightning.utils.version import code_version
@@ -71,10 +71,12 @@ OmegaConf.register_new_resolver("fifth", lambda number: max(1, number // 5))
 
 
 def quoted_paths(overrides: Sequence[str]) -> list[str]:
-    """Returns overrides with the values of `resume` and `checkpoint` quoted for Hydra, unless they are quoted already,
-    because the names of folders may contain overrides."""
-    return [quoted(key, value) if key in ("resume", "checkpoint") and value else f"{key}{equals}{value}"
-            for key, equals, value in (override.partition("=") for override in overrides)]  # fmt: skip
+    """Returns overrides with the values of `resume` and `checkpoint` quoted for Hydra, unless they are quoted already
+    or a list, because the names of folders may contain overrides."""
+    return [
+        quoted(key, value) if key in ("resume", "checkpoint") and value and value[0] != "[" else f"{key}{equals}{value}"
+        for key, equals, value in (override.partition("=") for override in overrides)
+    ]
 
 
 def quoted(key: str, value: str) -> str:
@@ -126,24 +128,17 @@ def load_run_config(config: DictConfig) -> DictConfig:
 
 
 def load_evaluated(config: DictConfig) -> DictConfig:
-    """Composes the configuration of the run that `checkpoint` belongs to, and applies the overrides of this command.
+    """Composes the configuration of the run that `checkpoint` belongs to (the first of several), and applies the
+    overrides of this command.
 
     If the command chooses another option of a group, the settings of the old run in that group are dropped, because
     they belonged to the old option.
     """
-    given = Path(config.checkpoint)
-    file = newest_whole(given / "checkpoints")[0] if (given / "config.yaml").is_file() else given
-    if file is None or not main_file(file).is_file() or not (file.parent.parent / "config.yaml").is_file():
-        raise ConfigError(
-            f"checkpoint={given} is neither the folder of a run nor a .ckpt file inside one. "
-            "For the folder of a policy, use policy=hub policy.name=<folder>."
-        )
-    if (reason := damage(file)) is not None:
-        raise ConfigError(f"checkpoint={given}: is damaged ({reason}). Choose another checkpoint of that run.")
+    files = [file for given in _several(config.checkpoint) for file in _checkpoints(Path(given))]
     now = given_overrides()
     chosen, keys = groups_chosen(now), {override_key(override) for override in now}
     dropped = {"run_folder", "mode", *chosen}
-    saved = read_config(file.parent.parent)
+    saved = read_config(files[0].parent.parent)
     before = check_old_overrides(saved["overrides"])
     kept = (o for o in before if override_key(o).partition(".")[0] not in dropped and override_key(o) not in keys)
     overrides = [*kept, *now]
@@ -151,11 +146,33 @@ def load_evaluated(config: DictConfig) -> DictConfig:
     with open_dict(composed):
         composed.update({group: config[group] for group in chosen if group in config})
         composed.choices, composed.overrides = chosen_options(composed.pop("hydra")), escaped(overrides)
-        composed.checkpoint, composed.run_folder = escaped(str(file)), escaped(config.run_folder)
+        composed.checkpoint = escaped([str(file) for file in files] if len(files) > 1 else str(files[0]))
+        composed.run_folder = escaped(config.run_folder)
         if "warm_start" in composed.policy:
             composed.policy.warm_start = None  # its weights are about to be replaced
     check_foreign(as_dict(composed), Path(config.run_folder), config, saved)
     return composed
+
+
+def _several(checkpoint: Any) -> list[Any]:
+    return [checkpoint] if isinstance(checkpoint, str) else list(checkpoint)
+
+
+def _checkpoints(given: Path) -> list[Path]:
+    """Returns the newest checkpoint of a run folder, all that its folder `checkpoints` holds, or the file itself."""
+    if given.name == "checkpoints" and (found := all_checkpoints(given)):
+        files = found
+    else:
+        files = [newest_whole(given / "checkpoints")[0] if (given / "config.yaml").is_file() else given]  # type: ignore[list-item]
+    for file in files:
+        if file is None or not main_file(file).is_file() or not (file.parent.parent / "config.yaml").is_file():
+            raise ConfigError(
+                f"checkpoint={given} is neither the folder of a run, nor its folder checkpoints, nor a .ckpt file "
+                "inside one. For the folder of a policy, use policy=hub policy.name=<folder>."
+            )
+        if (reason := damage(file)) is not None:
+            raise ConfigError(f"checkpoint={file}: is damaged ({reason}). Choose another checkpoint of that run.")
+    return files
 
 
 def groups_chosen(overrides: list[str]) -> set[str]:

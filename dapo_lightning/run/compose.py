@@ -47,7 +47,10 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     OmegaConf.set_readonly(composed.hydra, False)  # HydraConfig has locked it
     with open_dict(composed), open_dict(base):
         for key in ("resume", "checkpoint"):
-            composed[key] = None if composed[key] is None else escaped(str(composed[key]))
+            if composed[key] is not None:
+                composed[key] = escaped(
+                    OmegaConf.to_container(composed[key]) if OmegaConf.is_list(composed[key]) else str(composed[key])
+                )
         hydra_config = composed.pop("hydra")
         composed.run_folder = escaped(str(folder))
         del base["hydra"]

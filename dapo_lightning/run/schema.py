@@ -83,7 +83,7 @@ class Settings:
     micro_batch_tokens: Count
     evaluation: Evaluation
     plan: Plan
-    checkpoint: str | None
+    checkpoint: str | list[str] | None
     resume: str | None
     changes: bool
     profile: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from dapo_lightning.run.changes import last_values
 from dapo_lightning.run.checks import check, check_options
 from dapo_lightning.run.command import as_dict
 from dapo_lightning.run.curves import draw_curves
+from dapo_lightning.run.evaluations import Evaluated, draw_evaluations, evaluations_as_text, put_aside
 from dapo_lightning.run.folder import read_config
 from dapo_lightning.run.objects import made
 from dapo_lightning.run.progress import read_checkpoint, read_history
@@ -154,19 +156,30 @@ def _lacks_evaluation(history: Mapping[str, Any], every: int) -> bool:
 
 
 def evaluate(config: Mapping[str, Any], module: DAPOModule, data: PromptDataModule, trainer: L.Trainer) -> float:
-    """Evaluates, writes summary.json and evaluation.jsonl, and returns avg@k.
+    """Evaluates the policy, or each of several checkpoints, writes the results to the run folder, and returns avg@k (of
+    the last checkpoint).
 
     Raises:
         Stopped: if a signal ended the evaluation.
     """
-    if config["checkpoint"]:
-        read_checkpoint(Path(config["checkpoint"]))
-    with _listening(trainer, for_evaluation=True), _loggers_closed(trainer):
-        trainer.validate(module, data, ckpt_path=config["checkpoint"], verbose=False, weights_only=True)
+    folder, given = Path(config["run_folder"]), config["checkpoint"]
+    several, found = isinstance(given, list), list[Evaluated]()
+    with _loggers_closed(trainer):
+        for checkpoint in given if several else [given]:
+            if checkpoint:
+                read_checkpoint(Path(checkpoint))
+            with _listening(trainer, for_evaluation=True):
+                trainer.validate(module, data, ckpt_path=checkpoint, verbose=False, weights_only=True)
+            found.append(Evaluated(checkpoint, module.history.dapo_steps, module.history.evaluation))
+            if several and trainer.is_global_zero:
+                put_aside(folder, found)
     if trainer.is_global_zero:
-        summary = summarize_evaluation(config, module.history.evaluation, data.counts)
-        write_summary(summary, Path(config["run_folder"]) / "summary.json")
-        print(evaluation_as_text(summary))
+        summary = summarize_evaluation(config, found[-1].metrics, data.counts)
+        if several:
+            summary["evaluations"] = [asdict(one) for one in found]
+            draw_evaluations(found, folder)
+        write_summary(summary, folder / "summary.json")
+        print(evaluations_as_text(found, folder) if several else evaluation_as_text(summary))
     return _avg_at_k(config, module)
 
 

@@ -121,18 +121,20 @@ def as_lines(results: str, *blocks: Mapping[str, str]) -> str:
     return "\n" + "\n\n".join([results, *facts]) + "\n"
 
 
+def cell(metrics: Mapping[str, float], name: str) -> str:
+    """Returns a metric as mean ± half-width, without the latter if it has no interval; a dash if it is missing."""
+    if name not in metrics:
+        return "-"
+    interval = metrics.get(f"{name}_ci95")
+    return f"{metrics[name]:.3f}" + ("" if interval is None else f" ± {interval:.3f}")
+
+
 def held_out_table(title: str, evaluations: Mapping[str, Mapping[str, float]]) -> str:
     """Returns a table with a row for each metric and a column for each evaluation.
 
     Metrics with a 95 % confidence interval are shown as mean ± half-width. A dash stands for a metric that an
     evaluation does not have.
     """
-
-    def cell(metrics: Mapping[str, float], name: str) -> str:
-        if name not in metrics:
-            return "-"
-        interval = metrics.get(f"{name}_ci95")
-        return f"{metrics[name]:.3f}" + ("" if interval is None else f" ± {interval:.3f}")
 
     longest_first = sorted(evaluations.values(), key=len, reverse=True)  # for the order of the rows
     names = dict.fromkeys(name for metrics in longest_first for name in metrics if not name.endswith("_ci95"))

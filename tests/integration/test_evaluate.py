@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from statistics import fmean, stdev
 
@@ -19,6 +20,7 @@ from dapo_lightning.run.folder import save_config
 from dapo_lightning.utils.checkpoints import latest
 
 CODEC = TinyPolicy.codec
+GREEDY = ("+evaluation.sets.greedy={num_completions: 1, temperature: 0}",)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,6 +60,24 @@ def test_a_run_is_evaluated_as_it_evaluated_itself(finished, tmp_path, monkeypat
     assert of_run["checkpoint"] == str(checkpoint) and of_run["prompts"] == {
         "validation": 8, "validation_dropped": 0, "evaluated": 8,
     }  # fmt: skip
+
+
+def test_several_checkpoints_are_one_table_and_one_figure(finished, tmp_path, monkeypatch, capsys):
+    whole = json.loads((finished / "summary.json").read_text())
+    summary = evaluate(monkeypatch, tmp_path / "all", f"checkpoint={finished / 'checkpoints'}", *GREEDY)
+    assert [one["step"] for one in summary["evaluations"]] == [3, 4]
+    assert summary["evaluations"][-1]["metrics"] == summary["metrics"] and "greedy/avg@1" in summary["metrics"]
+    assert summary["metrics"] | whole["after"] == summary["metrics"]  # each as if it were alone
+    text = capsys.readouterr().out
+    assert re.search(r"checkpoint +avg@2 +greedy/avg@1\nstep 3 +\d.* ± .*\nstep 4 +\d.* ± ", text)
+    assert {path.name for path in (tmp_path / "all").glob("completions_*/*")} == {
+        "evaluation.jsonl", "evaluation_greedy.jsonl",
+    }  # fmt: skip
+    assert (tmp_path / "all" / "evaluation.png").stat().st_size > 5000
+    files = sorted((finished / "checkpoints").iterdir())
+    listed = evaluate(monkeypatch, tmp_path / "two", f"checkpoint=[{finished},{files[0]}]")
+    assert [one["step"] for one in listed["evaluations"]] == [4, 3]
+    assert listed["evaluations"][0]["metrics"] == whole["after"]
 
 
 def test_it_says_how_many_of_the_prompts_were_evaluated(finished, tmp_path, monkeypatch, capsys):
