@@ -17,6 +17,7 @@ import string
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from dapo_lightning.data import WorkedExample
 from dapo_lightning.types import Prompt
@@ -38,6 +39,7 @@ class Arithmetic:
         check: probability of yet another idle check.
     """
 
+    repeats_prompts: ClassVar[bool] = True  # they are drawn at random
     min_terms: int
     max_terms: int
     max_total: int

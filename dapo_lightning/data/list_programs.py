@@ -15,7 +15,7 @@ import random
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from dapo_lightning.data import WorkedExample
 from dapo_lightning.types import Prompt
@@ -58,6 +58,7 @@ class ListPrograms:
         again: probability of one more idle line.
     """
 
+    repeats_prompts: ClassVar[bool] = True  # they are drawn at random
     min_steps: int
     max_steps: int
     num_tests: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, ClassVar
 
 from dapo_lightning.data import DataError
 from dapo_lightning.types import Prompt
@@ -28,6 +28,7 @@ class ReasoningGym:
             hold some out.
     """
 
+    repeats_prompts: ClassVar[bool] = True  # they are drawn at random
     task: str
     num_train: int
     num_validation: int

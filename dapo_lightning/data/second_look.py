@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from dapo_lightning.data import WorkedExample
 from dapo_lightning.data.arithmetic import Arithmetic
@@ -30,6 +31,7 @@ class SecondLook:
         message: the message after a wrong answer (`environment.wrong`); its text follows the text of the end token.
     """
 
+    repeats_prompts: ClassVar[bool] = True  # they are drawn at random
     min_terms: int
     max_terms: int
     max_total: int

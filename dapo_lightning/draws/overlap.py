@@ -16,11 +16,11 @@ def repeated(train: Sequence[Prompt], held_out: Sequence[Prompt]) -> list[tuple[
     """
     first: dict[tuple[str, ...], str] = {}
     for prompt in train:
-        first.setdefault(_key(prompt), prompt.source)
-    keys = ((_key(prompt), prompt.source) for prompt in held_out)
+        first.setdefault(key_of(prompt), prompt.source)
+    keys = ((key_of(prompt), prompt.source) for prompt in held_out)
     return [(first[key], source) for key, source in keys if key in first]
 
 
-def _key(prompt: Prompt) -> tuple[str, ...]:
+def key_of(prompt: Prompt) -> tuple[str, ...]:
     contents = [message["content"] for message in prompt.messages] or [prompt.text]
     return tuple(" ".join(content.split()).casefold() for content in contents)

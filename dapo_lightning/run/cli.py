@@ -44,13 +44,17 @@ from dapo_lightning.utils.overrides import with_home
 
 log = logging.getLogger(__name__)
 
+FOUND = 3
+"""The exit code of the doctor if it has found something; refused commands end with 1."""
+
 
 @dataclass(frozen=True)
 class Result:
     """The result of a run.
 
     Args:
-        avg_at_k: held-out avg@k at the end; with mode=plan, the least number of seconds that a DAPO step takes.
+        avg_at_k: held-out avg@k at the end; with mode=plan, the least number of seconds that a DAPO step takes; with
+            mode=doctor, the number of findings.
         run_folder: the folder that holds everything else.
     """
 
@@ -64,6 +68,8 @@ def main() -> None:
         from dapo_lightning.report.__main__ import main as report
 
         sys.exit(report(sys.argv[2:]))
+    if sys.argv[1:2] == ["doctor"]:
+        sys.argv[1:] = [*sys.argv[2:], "mode=doctor"]
     end_with_launcher()
     show_all_characters()
     arguments = [with_home(argument) for argument in sys.argv[1:]]
@@ -124,7 +130,10 @@ def run_job(config: DictConfig) -> float:
     """
     folder = Path(config.run_folder)
     try:
-        return execute(config)
+        result = execute(config)
+        if config.mode == "doctor" and result and not in_sweep():
+            sys.exit(FOUND)
+        return result
     except KeyboardInterrupt:  # while Lightning, which handles it otherwise, is not at work
         remove_if_unused(folder)
         when = "" if latest(folder / "checkpoints") else " before the first step"
@@ -168,6 +177,11 @@ def execute(config: DictConfig) -> float:
     if config.mode == "plan":
         with as_config_error():
             return plan_run(config)
+    if config.mode == "doctor":
+        from dapo_lightning.run.visit import visit
+
+        with as_config_error(), lock_folder(Path(config.run_folder)), quiet_lightning():
+            return visit(config)
     with lock_folder(Path(config.run_folder)), quiet_lightning():
         log_threads()
         with as_config_error():

@@ -161,6 +161,6 @@ def remove_if_unused(folder: Path) -> None:
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns all settings except those that may change when a run is resumed and those that only observe or plan."""
-    free = {*ORIGIN, "resume", "logger", "callbacks", "trainer", "plan", "profile"}
+    free = {*ORIGIN, "resume", "logger", "callbacks", "trainer", "plan", "profile", "doctor"}
     kept = {name: value for name, value in config.items() if name not in free}
     return leaves(kept | {"trainer": {"precision": config["trainer"]["precision"]}})

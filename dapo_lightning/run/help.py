@@ -24,6 +24,7 @@ dapo-lightning trains a language model with DAPO (arXiv 2503.14476). Each techni
   python train.py resume=outputs/dapo/<time>            continues a run, also with num_steps= or trainer=;
                                                         with changes=true, also with other values, e.g. optimizer.lr=
   python train.py mode=evaluate checkpoint=<folder>     evaluates a run, or one of its .ckpt files
+  dapo-lightning doctor <overrides of a run>            examines its data and reward, and samples the untrained policy
   python train.py mode=plan recipe=paper_32b            calculates the memory and the time that a run would need
   python train.py policy=hub policy.name=<id> reward=math data=jsonl data.train_path=<file> data.validation_path=<file>
                                                         trains your own model on your own data

@@ -61,10 +61,17 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Doctor:
+    """See `doctor` in conf/config.yaml."""
+
+    num_prompts: Count
+
+
+@dataclass(frozen=True)
 class Settings:
     """The plain keys. `dapo_lightning.types.Generation` checks the bounds of top_p and min_p."""
 
-    mode: Literal["train", "evaluate", "plan"]
+    mode: Literal["train", "evaluate", "plan", "doctor"]
     num_steps: Count
     seed: Annotated[int, Bound(0)]
     num_prompts_per_step: Count
@@ -83,6 +90,7 @@ class Settings:
     micro_batch_tokens: Count
     evaluation: Evaluation
     plan: Plan
+    doctor: Doctor
     checkpoint: str | list[str] | None
     resume: str | None
     changes: bool
@@ -96,7 +104,7 @@ PLAIN = tuple(field.name for field in fields(Settings))
 def check_plain(given: Mapping[str, Any], schema: type = Settings, path: str = "") -> None:
     """Raises a ConfigError if a plain key does not have the type or violates the bound that the schema states."""
     hints = get_type_hints(schema, include_extras=True)
-    if schema is Evaluation and (unknown := sorted(given.keys() - hints.keys())):
+    if schema in (Evaluation, Doctor) and (unknown := sorted(given.keys() - hints.keys())):
         raise ConfigError(f"{path}{unknown[0]}: there is no such key, only {', '.join(hints)}.")
     for key, hint in hints.items():
         name, value = f"{path}{key}", given.get(key)

@@ -1,0 +1,94 @@
+"""`dapo-lightning doctor`: examines what a run would be made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from dapo_lightning.algorithm import Algorithm
+from dapo_lightning.doctor import Diagnosis, Patient, examine
+from dapo_lightning.doctor.page import write_page
+from dapo_lightning.doctor.text import as_text
+from dapo_lightning.draws.length import LengthLimit
+from dapo_lightning.plan import known_config
+from dapo_lightning.rollout.stop import StopTexts
+from dapo_lightning.run.build import TECHNIQUES
+from dapo_lightning.run.checks import check, check_options
+from dapo_lightning.run.command import as_dict
+from dapo_lightning.run.objects import made
+from dapo_lightning.run.targets import check_targets
+from dapo_lightning.types import Generation
+from dapo_lightning.utils.atomic import replacing
+
+
+def visit(config: DictConfig) -> int:
+    """Examines, prints the page of text, writes doctor.html and doctor.json to the run folder, and returns the number
+    of findings."""
+    folder, diagnosis = Path(config.run_folder), examine(patient(config))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_page(diagnosis, f"doctor · {folder.name}", folder / "doctor.html")
+    with replacing(folder / "doctor.json") as partial:
+        partial.write_text(json.dumps(_plain(diagnosis), indent=2) + "\n", encoding="utf-8")
+    print(as_text(diagnosis, str(folder / "doctor.html")))
+    return len(diagnosis.findings)
+
+
+def patient(config: DictConfig) -> Patient:
+    """Makes the parts of a run.
+
+    Raises:
+        ValueError: as the run would.
+    """
+    settings = as_dict(config)
+    check(settings)
+    check_targets(settings)
+    check_options(settings)
+    dataset, source, environment = (made(settings[name]) for name in ("data", "policy", "environment"))
+    codec = source.codec()
+    environment.start(codec)
+    stop = StopTexts(codec.tokenizer, config.stop) if config.stop else None
+    return Patient(
+        settings=settings,
+        dataset=dataset,
+        codec=codec,
+        limit=LengthLimit(
+            config.max_prompt_tokens,
+            config.max_new_tokens,
+            codec.max_positions,
+            max_message_tokens=(environment.num_turns - 1) * environment.max_message_tokens,
+        ),
+        environment=environment,
+        reward=made(_skipping(settings["reward"])),
+        algorithm=Algorithm(**{name: made(settings[name]) for name in TECHNIQUES}),
+        rollout=made(settings["rollout"]),
+        generation=Generation(
+            config.max_new_tokens, config.temperature, config.top_p, config.top_k, config.min_p, stop
+        ),
+        load=lambda reach: source.load(codec, dataset, Path("outputs/warm_start"), reach=reach),
+        model=known_config(getattr(source, "name", "")) or source.config(),
+    )
+
+
+def _skipping(settings: Any) -> Any:
+    """The settings of a reward, whose unreadable references are left out instead of being an error."""
+    if not isinstance(settings, Mapping):
+        return settings
+    return {key: "skip" if key == "unreadable" else _skipping(value) for key, value in settings.items()}
+
+
+def _plain(diagnosis: Diagnosis) -> dict[str, object]:
+    references = diagnosis.references
+    return {
+        "num_prompts": dict(diagnosis.num_prompts),
+        "lengths": dict(diagnosis.lengths),
+        "findings": [asdict(finding) for finding in diagnosis.findings],
+        "references": {"num_graded": references.num_graded, "stages": references.stages},
+        "sample": diagnosis.sample and asdict(diagnosis.sample),
+        "forecast": diagnosis.forecast and asdict(diagnosis.forecast),
+        "near_misses": [asdict(miss) for miss in diagnosis.near_misses],
+    }
