@@ -72,11 +72,16 @@ OmegaConf.register_new_resolver("fifth", lambda number: max(1, number // 5))
 
 def quoted_paths(overrides: Sequence[str]) -> list[str]:
     """Returns overrides with the values of `resume` and `checkpoint` quoted for Hydra, unless they are quoted already
-    or a list, because the names of folders may contain overrides."""
+    or a list of checkpoints, because the names of folders may contain overrides."""
     return [
-        quoted(key, value) if key in ("resume", "checkpoint") and value and value[0] != "[" else f"{key}{equals}{value}"
+        quoted(key, value) if _is_path(key, value) else f"{key}{equals}{value}"
         for key, equals, value in (override.partition("=") for override in overrides)
     ]
+
+
+def _is_path(key: str, value: str) -> bool:
+    is_list = key == "checkpoint" and value.startswith("[") and value.endswith("]") and "," in value
+    return key in ("resume", "checkpoint") and bool(value) and not is_list
 
 
 def quoted(key: str, value: str) -> str:

@@ -166,7 +166,7 @@ def test_training_leaves_the_last_evaluation_prompt_by_prompt(finished):
         (["mode=evaluate", "checkpoint=nowhere"], "checkpoint=nowhere"),
         (["checkpoint=nowhere"], "mode=evaluate"),
         (["resume=nowhere", "mode=evaluate"], "resume continues training"),
-        (["mode=test"], "choose train, evaluate or plan"),
+        (["mode=test"], "choose train, evaluate, plan or doctor"),
         (["reward=reasoning_gym"], "data.task"),
     ],
 )

@@ -112,7 +112,7 @@ AT_ONCE = [
     ("callbacks.checkpoint.every=often", "callbacks.checkpoint.every=often: must be a number."),
     ("callbacks.progress=none", "callbacks.progress=null switches it off"),
     ("plan.keep_rate=high", "plan.keep_rate=high: must be a number or null, above 0."),
-    ("mode=test", "mode=test: choose train, evaluate or plan."),
+    ("mode=test", "mode=test: choose train, evaluate, plan or doctor."),
     ("resume=5", "resume=5: holds no config.yaml with a checkpoint"),
     # values that are missing
     ("policy=hub", "policy.name has no value: add policy.name=<value>."),
@@ -133,7 +133,10 @@ AT_ONCE = [
     # runs that do not exist, folders that cannot be made, sweeps without -m
     ("resume=nowhere", "resume=nowhere: holds no config.yaml with a checkpoint"),
     ("checkpoint=nowhere", "checkpoint=nowhere is for mode=evaluate"),
-    ("mode=evaluate checkpoint=nowhere", "is neither the folder of a run nor a .ckpt file inside one"),
+    (
+        "mode=evaluate checkpoint=nowhere",
+        "is neither the folder of a run, nor its folder checkpoints, nor a .ckpt file inside one",
+    ),
     ("run_folder=/dev/null/x", "/dev/null/x cannot be created"),
     ("hydra.run.dir=/dev/null/x", "choose another run_folder=<folder>"),
     ("hydra/launcher=slurm", "hydra/launcher=slurm has no effect without -m"),
