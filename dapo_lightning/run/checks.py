@@ -50,6 +50,12 @@ def check_options(config: Mapping[str, Any]) -> None:
             f"num_completions_per_prompt={number}: this advantage compares each completion with the spread of the "
             f"others, so a group needs at least {needed}."
         )
+    exports = (config["callbacks"].get("checkpoint") or {}).get("export")
+    if exports == "best" and option_attribute(config["trainer"]["strategy"], "shards_weights"):
+        raise ConfigError(
+            "callbacks.checkpoint.export=best: with trainer=fsdp2, only the newest policy is exported. Leave it out; "
+            "callbacks.checkpoint.best keeps the best checkpoint."
+        )
     if number < 2 and option_attribute(config["sampling"], "filters_groups"):
         raise ConfigError(
             "num_completions_per_prompt=1 with sampling=dynamic: a group of one is never partly correct, so no group "

@@ -5,10 +5,13 @@ import signal
 
 import pytest
 import torch
-from runs import resume, run, weights
+from runs import config, resume, run, weights
 
 from dapo_lightning.callbacks.early_stopping import EarlyStopping
 from dapo_lightning.callbacks.held_out import UnknownMetricError, held_out
+from dapo_lightning.run.checks import check_options
+from dapo_lightning.run.command import as_dict
+from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import finished_result, read_config
 from dapo_lightning.slurm.stop import SIGNALS, Stop
 from dapo_lightning.utils.checkpoints import all_checkpoints, steps_done
@@ -64,6 +67,12 @@ def test_the_best_checkpoint_of_all_sessions_is_kept_and_exported(tmp_path):
     saved = torch.load(folder / f"checkpoints/step_{best:06d}.ckpt", weights_only=True)["state_dict"]
     exported = weights(folder)
     assert all(torch.equal(value, saved[f"model.{name}"]) for name, value in exported.items())
+
+
+def test_the_best_policy_is_not_exported_from_shards():
+    composed = config("run_folder=x", "trainer=fsdp2", *BEST, "callbacks.checkpoint.export=best")
+    with pytest.raises(ConfigError, match=r"export=best: with trainer=fsdp2, only the newest policy is exported"):
+        check_options(as_dict(composed))
 
 
 def test_an_unknown_metric_is_refused_after_the_first_evaluation(tmp_path):
