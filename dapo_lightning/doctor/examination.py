@@ -127,6 +127,7 @@ def _sampled(patient: Patient, train: Sequence[Prompt], reach: int, clock: Clock
     with (
         torch.autocast(device.type, torch.bfloat16, enabled=in_bf16),
         tqdm(total=len(numbered) * size, desc="completions", unit="completion") as bar,
+        worker.ready(),
     ):
         for batch in worker.generate(numbered, size, patient.generation, "train"):
             groups += [pending() for pending in batch]

@@ -132,11 +132,11 @@ class PromptDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> ValidationBatches:
         """Returns the held-out prompts of this rank in batches, set by set."""
-        mine = {
-            name: Ranks.current().mine([NumberedPrompt(row, prompt) for row, prompt in enumerate(prompts)])
+        sets = {
+            name: [NumberedPrompt(row, prompt) for row, prompt in enumerate(prompts)]
             for name, prompts in self._held_out.items()
         }
-        return ValidationBatches(mine, self._num_prompts_per_batch)
+        return ValidationBatches(sets, self._num_prompts_per_batch, Ranks.current())
 
     def state_dict(self) -> Digest:
         """Returns the digest of the prompts, which checkpoints contain."""
@@ -152,14 +152,15 @@ class PromptDataModule(L.LightningDataModule):
 
 
 class ValidationBatches:
-    """Batches of prompts. A rank without prompts of a set gets an empty batch, because Lightning requires a batch on
-    every rank."""
+    """Batches of this rank's share of the prompts. All ranks have equally many, some of which may be empty, because
+    Lightning requires a batch on every rank, and ranks that share an engine generate together."""
 
-    def __init__(self, sets: Mapping[str, Sequence[NumberedPrompt]], batch_size: int):
+    def __init__(self, sets: Mapping[str, Sequence[NumberedPrompt]], batch_size: int, ranks: Ranks):
+        size = batch_size * ranks.size
         self._batches = [
-            HeldOutBatch(name, list(prompts[start : start + batch_size]))
+            HeldOutBatch(name, list(ranks.mine(prompts[start : start + size])))
             for name, prompts in sets.items()
-            for start in range(0, max(1, len(prompts)), batch_size)
+            for start in range(0, max(1, len(prompts)), size)
         ]
 
     def __len__(self) -> int:

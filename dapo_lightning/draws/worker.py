@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+from dapo_lightning.distributed.sharding import gathered
 from dapo_lightning.draws.slices import has_ended, sliced
 from dapo_lightning.environment import Environment
 from dapo_lightning.environment.conversations import Conversations
@@ -55,6 +57,15 @@ class RolloutWorker:
         batches = list(self.generate(prompts, num_completions, generation, stream, policy_step))
         return [pending() for batch in batches for pending in batch]
 
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """The context in which groups may be generated. All ranks enter and leave it together; within it, the weights
+        do not change."""
+        with ExitStack() as stack:
+            with self.clock("generate"):
+                stack.enter_context(getattr(self.rollout, "ready", gathered)(self.policy.model))
+            yield
+
     def generate(
         self,
         prompts: Sequence[NumberedPrompt],
@@ -74,6 +85,7 @@ class RolloutWorker:
             part: generates only a slice; groups that it does not finish have no grades.
         """
         if not prompts:  # a rank's share of a small round can be empty
+            self._leave()
             return
         with self.clock("generate"):
             tokens = [tuple(self.policy.codec.encode(numbered.prompt)) for numbered in prompts]
@@ -113,9 +125,16 @@ class RolloutWorker:
                     texts, grades = conversations.submit(row, trajectories)
                     submitted.append(partial(self._group, numbered, tokens[row], trajectories, texts, grades))
                 num_done += len(batch)
+                if num_done == len(prompts):
+                    self._leave()
             yield submitted
         if num_done < len(prompts):
             raise ValueError(f"the rollout returned no completions for {prompts[num_done].prompt.source}.")
+
+    def _leave(self) -> None:
+        """Waits for the ranks with which the rollout shares an engine, if there are any."""
+        with self.clock("generate"):
+            getattr(self.rollout, "leave", lambda: None)()
 
     def _group(
         self,

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
+from math import gcd
 from operator import getitem
 from typing import Any
 
@@ -116,15 +117,25 @@ def _options(config: Config, cluster: Cluster) -> Iterator[Change]:
         yield Change(override, {"plan.num_accelerators": more, **SHARDING}, CLUSTER)
     for count in _halves(config["evaluation"]["num_completions"], num_completions):
         yield _set("evaluation.num_completions", count, "the evaluation")
-    for share in (0.3, 0.35, 0.4, 0.45, 0.5) if not chip.is_cpu else ():
-        engine = {"rollout": {"_target_": target_of(Vllm), "gpu_memory_utilization": share}}
-        yield Change(f"rollout=vllm rollout.gpu_memory_utilization={share}", engine, ROUNDING)
+    for number in _engine_sizes(cluster):
+        for share in (0.4, 0.5, 0.6, 0.7, 0.8):
+            settings = {"tensor_parallel_size": number, "gpu_memory_utilization": share}
+            overrides = " ".join(f"rollout.{key}={value}" for key, value in settings.items())
+            yield Change(f"rollout=vllm {overrides}", {"rollout": {"_target_": target_of(Vllm), **settings}}, ROUNDING)
     for larger in sorted(ACCELERATORS.values(), key=lambda accelerator: accelerator.memory_bytes):
         if larger.memory_bytes > chip.memory_bytes and not larger.is_cpu:
             yield Change(f"plan.accelerator={larger.name}", {"plan.accelerator": larger}, CLUSTER)
     for tokens in _halves(config["max_new_tokens"], LEAST_NEW_TOKENS):
         values = {"max_new_tokens": tokens, "evaluation.max_new_tokens": tokens}
         yield Change(f"max_new_tokens={tokens}", values, "the training")
+
+
+def _engine_sizes(cluster: Cluster) -> list[int]:
+    """Numbers of ranks that may share a rollout engine."""
+    if cluster.accelerator.is_cpu:
+        return []
+    together = gcd(cluster.num_accelerators, cluster.node_size)
+    return [number for number in (1, 2, 4, 8) if together % number == 0]
 
 
 def _set(key: str, value: object, affects: str) -> Change:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
+from dapo_lightning.plan import engine
 from dapo_lightning.plan.accelerators import Cluster
 from dapo_lightning.plan.activations import saved_bytes
 from dapo_lightning.plan.cost import Work, work
 from dapo_lightning.plan.job import Config, Job, completions_per_mini_batch, job_of
 from dapo_lightning.plan.memory import phases
 from dapo_lightning.plan.model import ModelSizes, as_text, sizes_of
-from dapo_lightning.rollout import Memory
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,4 @@ def _obstacles(config: Config, sizes: ModelSizes, job: Job, cluster: Cluster) ->
             f"{config['num_completions_per_prompt']}) cannot be divided equally among {cluster.num_accelerators} "
             f"ranks: use at most {completions} ranks, and a number that divides it."
         )
-    if job.rollout is Memory.ENGINE:
-        tokens = job.train.prompt_tokens + max(job.train.max_new_tokens, job.evaluation.max_new_tokens)
-        needed = 2.0 * (sizes.parameters + 2 * sizes.num_layers * sizes.cache * tokens)
-        if needed > job.engine_share * cluster.accelerator.memory_bytes:
-            yield (
-                f"rollout.gpu_memory_utilization={job.engine_share} is too low: the engine needs {needed / 1e9:.0f} GB "
-                "for its copy of the weights and one completion."
-            )
+    yield from engine.obstacles(sizes, job, cluster)

@@ -8,7 +8,8 @@ Assumptions:
 - each prompt is read once for its completions; in the update, once in each micro-batch that contains it;
 - each decoding step reads all linear weights, each prompt's keys and values once, and each completion's own once. The
   longest completion of a batch reaches the limit; the others end at the mean length and leave the batch;
-- every rollout is as fast as `decode`, and an engine decodes all completions of a rank at once;
+- every rollout is as fast as `decode`, but an engine decodes as many completions at once as fit into its KV cache;
+  ranks that share one divide weights and heads, and exchange hidden states twice in each layer;
 - copies of optimizer states to and from host memory (`trainer.offload_optimizer`) take no time;
 - dynamic sampling generates 1 / keep rate times the groups that are trained on;
 - peak rates of operations, memory and links are attained and overlap, so the minimum time is the longest of the three.
@@ -19,10 +20,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from dapo_lightning.plan import engine
 from dapo_lightning.plan.accelerators import Cluster
 from dapo_lightning.plan.activations import MicroBatch
 from dapo_lightning.plan.job import Job
 from dapo_lightning.plan.model import ModelSizes
+from dapo_lightning.rollout import Memory
 
 TOKEN_BYTES = 8  # what travels to the rank that trains on a token: its number and its log-prob
 COMPLETION_BYTES = 250  # sent to all ranks for each completion, as measured by benchmarks/exchange.py
@@ -35,19 +38,20 @@ class Work:
     name: str
     flops: float
     bytes: float  # read and written in its memory
-    exchanged: float  # bytes received from other ranks
+    exchanged: float  # bytes received from all other ranks
+    shared: float = 0.0  # bytes received from the ranks of the node that share an engine
 
     def seconds(self, job: Job, cluster: Cluster) -> float:
         """The minimum time."""
         chip = cluster.accelerator
         peak = chip.bf16_flops if job.compute_bytes == 2 else chip.fp32_flops
-        return max(self.flops / peak, self.bytes / chip.bandwidth, self.exchanged / cluster.exchange_bandwidth)
+        received = self.exchanged / cluster.exchange_bandwidth + self.shared / chip.link_bandwidth
+        return max(self.flops / peak, self.bytes / chip.bandwidth, received)
 
 
 def work(sizes: ModelSizes, job: Job, cluster: Cluster) -> tuple[Work, ...]:
     """Returns generation, further log-probs if any are needed, and the update; of a critic, values and update."""
-    others = (cluster.num_accelerators - 1) / cluster.num_accelerators  # share of a sharded weight on other ranks
-    gathered = others * job.compute_bytes * sizes.parameters if job.sharded else 0.0
+    gathered = _received(sizes, job, cluster) * job.compute_bytes
     batch, num_micro_batches = mini_batch(job)
     passes = job.num_logp_passes * job.num_gradient_steps
 
@@ -55,7 +59,8 @@ def work(sizes: ModelSizes, job: Job, cluster: Cluster) -> tuple[Work, ...]:
         read = float(passes * num_micro_batches * job.compute_bytes * sizes.linear)
         return Work(name, passes * forward_flops(sizes, batch), read, passes * num_micro_batches * gathered)
 
-    parts = [_generate(sizes, job, gathered), *([forward_passes("log-probs", sizes, passes)] if passes else [])]
+    generate = _generate_with_engine if job.rollout is Memory.ENGINE else _generate
+    parts = [generate(sizes, job, cluster), *([forward_passes("log-probs", sizes, passes)] if passes else [])]
     parts.append(_update("update", sizes, job, cluster, gathered))
     if job.has_critic:
         parts.append(forward_passes("values", sizes.critic(), job.num_gradient_steps))
@@ -82,15 +87,45 @@ def mini_batch(job: Job) -> tuple[MicroBatch, int]:
     return MicroBatch(max(job.num_prompts, count), prompt, rows, mean), count
 
 
-def _generate(sizes: ModelSizes, job: Job, gathered: float) -> Work:
+def _generate(sizes: ModelSizes, job: Job, cluster: Cluster) -> Work:
+    steps = ceil(job.train.num_groups / job.train.prompts_at_once) * job.train.max_new_tokens
+    read = sizes.linear * steps + 2 * sizes.num_layers * sizes.cache * _cached(job)
+    gathered = _received(sizes, job, cluster) * job.compute_bytes
+    return Work("generate", _generated_flops(sizes, job), float(job.compute_bytes * read), gathered)
+
+
+def _generate_with_engine(sizes: ModelSizes, job: Job, cluster: Cluster) -> Work:
+    """A rank computes a part of the completions of all ranks that share the engine, as much as for its own alone."""
+    train, number = job.train, job.engine_ranks
+    weights = job.engine_bytes * sizes.linear / number * engine.steps(sizes, job, cluster, train)
+    tokens = number * train.num_groups * (train.prompt_tokens + train.num_completions * train.mean_tokens)
+    sums = 2 * sizes.num_layers * sizes.hidden * tokens  # of two products in each layer, each over all ranks
+    return Work(
+        "generate",
+        _generated_flops(sizes, job),
+        weights + number * _cached(job) * engine.kv_bytes(sizes, job),
+        _received(sizes, job, cluster) * job.engine_bytes,
+        2 * (number - 1) / number * job.engine_bytes * sums,
+    )
+
+
+def _generated_flops(sizes: ModelSizes, job: Job) -> float:
     prompts, tokens, mean = job.train.num_groups, job.train.prompt_tokens, job.train.mean_tokens
     rows = prompts * job.train.num_completions
     pairs = prompts * tokens**2 + rows * mean * (tokens + mean / 2)
-    linear = _linear_flops(sizes, prompts * tokens + rows * mean, rows * mean)
-    cached = prompts * tokens * job.train.max_new_tokens + rows * mean**2 / 2  # tokens read from the cache
-    steps = ceil(prompts / job.train.prompts_at_once) * job.train.max_new_tokens
-    read = sizes.linear * steps + 2 * sizes.num_layers * sizes.cache * cached
-    return Work("generate", linear + 4.0 * sizes.attention * pairs, float(job.compute_bytes * read), gathered)
+    return _linear_flops(sizes, prompts * tokens + rows * mean, rows * mean) + 4.0 * sizes.attention * pairs
+
+
+def _cached(job: Job) -> float:
+    """Tokens read from the cache."""
+    prompts, train = job.train.num_groups, job.train
+    return prompts * (train.prompt_tokens * train.max_new_tokens + train.num_completions * train.mean_tokens**2 / 2)
+
+
+def _received(sizes: ModelSizes, job: Job, cluster: Cluster) -> float:
+    """Numbers that a rank receives if all weights are gathered once."""
+    others = (cluster.num_accelerators - 1) / cluster.num_accelerators  # share of a sharded weight on other ranks
+    return others * sizes.parameters if job.sharded else 0.0
 
 
 def _update(name: str, sizes: ModelSizes, job: Job, cluster: Cluster, gathered: float) -> Work:

@@ -66,6 +66,9 @@ class Job:
     shares_prompts: bool  # a prompt is computed once for all its completions
     rollout: Memory
     engine_share: float  # of the memory, reserved by a rollout engine
+    engine_ranks: int  # that share an engine
+    engine_bytes: int  # of its weights and of keys and values
+    engine_sleeps: bool  # gives its memory back during updates
 
     @property
     def num_prompts(self) -> int:
@@ -119,6 +122,9 @@ def job_of(config: Config, cluster: Cluster) -> Job:
         shares_prompts=policy.get("attention", "auto") == "auto",
         rollout=option_attribute(rollout, "memory", Memory.GENERATE),
         engine_share=rollout.get("gpu_memory_utilization", 0.0),
+        engine_ranks=rollout.get("tensor_parallel_size", 1),
+        engine_bytes=4 if rollout.get("dtype") == "float32" else 2,
+        engine_sleeps=not cluster.accelerator.is_cpu,
     )
 
 

@@ -1,9 +1,9 @@
 """Bytes on the rank that needs the most, in each phase of a DAPO step.
 
-Weights, the reference copy, the share of a rollout engine and, unless they are offloaded, optimizer states are held
-throughout; gradients only during the update, since `zero_grad` frees them. What one phase needs is free again in the
-next; caching allocators keep and reuse it. Not counted: memory of the system and of libraries
-(`Cluster.usable_share`), checkpoints, completions.
+Weights, the reference copy and, unless they are offloaded, optimizer states are held throughout. So is the share of a
+rollout engine, which frees most of it during updates if it can sleep. Gradients are held only during the update, since
+`zero_grad` frees them. What one phase needs is free again in the next; caching allocators keep and reuse it. Not
+counted: memory of the system and of libraries (`Cluster.usable_share`), checkpoints, completions.
 
 All completions are assumed to have the maximal length, since memory must suffice for the worst batch.
 """
@@ -15,6 +15,7 @@ from math import ceil
 import numpy as np
 
 from dapo_lightning.forward.head import CHUNK_LOGITS
+from dapo_lightning.plan import engine
 from dapo_lightning.plan.accelerators import Cluster
 from dapo_lightning.plan.activations import MicroBatch
 from dapo_lightning.plan.job import Job, Sampled
@@ -52,18 +53,20 @@ def phases(sizes: ModelSizes, saved: np.ndarray, job: Job, cluster: Cluster) -> 
     states = {"optimizer states": job.optimizer_states * everything}
     if not job.offloads:
         held |= states
+    sampling = held
     if job.rollout is Memory.ENGINE:
-        held["rollout engine"] = job.engine_share * cluster.accelerator.memory_bytes
+        sampling = held | {"rollout engine": engine.awake(job, cluster)}
+        held = held | {"rollout engine": engine.ASLEEP} if job.engine_sleeps else sampling
     updated = held | {"gradients": everything} | ({"DDP's buckets": trained} if job.replicated else {})
     micro_batch = largest_micro_batch(job)
     log_probs = {"log-probs": held | _forward(sizes, job, micro_batch)} if job.num_logp_passes else {}
     return {
-        "generate": held | _sampling(sizes, job, job.train, cluster),
+        "generate": sampling | _sampling(sizes, job, job.train, cluster),
         **log_probs,
         **({"values": held | _forward(sizes.critic(), job, micro_batch)} if job.has_critic else {}),
         "update": updated | _backward(sizes, saved, job, micro_batch),
         "optimizer step": updated | states | ({} if job.fused else {"optimizer's workspace": everything}),
-        "evaluate": held | _sampling(sizes, job, job.evaluation, cluster),
+        "evaluate": sampling | _sampling(sizes, job, job.evaluation, cluster),
     }
 
 
@@ -127,9 +130,9 @@ def _forward(sizes: ModelSizes, job: Job, micro_batch: MicroBatch) -> Items:
 
 
 def _sampling(sizes: ModelSizes, job: Job, sampled: Sampled, cluster: Cluster) -> Items:
+    if job.rollout is Memory.ENGINE:  # weights are transferred one by one and then checked in a forward pass
+        return {"weights being transferred": max(engine.transfer(sizes, job), *_gathered(sizes, job).values(), 0.0)}
     whole = {"whole weights": float(job.compute_bytes * sizes.parameters)} if job.sharded else {}  # `sharding.gathered`
-    if job.rollout is Memory.ENGINE:
-        return whole
     copy = {"weights for decoding": decode_copy(sizes, job, cluster)} if job.rollout is Memory.DECODE else {}
     logits = sampled.rows * sizes.vocabulary * (job.compute_bytes + (36 if sampled.narrows else 16))
     prompts = MicroBatch(sampled.prompts_at_once, sampled.prompt_tokens, 0, 1)

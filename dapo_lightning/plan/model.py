@@ -42,6 +42,7 @@ class ModelSizes:
     num_layers: int
     attention: int  # width of all query heads together, summed over the layers
     cache: int  # width of all keys (or of all values) of one token in one layer
+    key_heads: int  # among which that width is divided
     widest: int  # inputs or outputs of a layer's widest linear layer
     hidden: int  # width of a hidden state
     vocabulary: int  # number of logits
@@ -71,6 +72,11 @@ class ModelSizes:
             shapes.remove((self.vocabulary, self.head))
         shapes += [(1, self.hidden), (1, 1)]  # the weights of the head and its bias
         return replace(self, shapes=tuple(shapes), head=self.hidden, is_tied=False, vocabulary=1)
+
+    @property
+    def largest(self) -> int:
+        """Number of elements of the largest weight."""
+        return max(size for _, size in self.shapes)
 
     def part(self, num_ranks: int) -> int:
         """Weights in a shard: FSDP2 splits each weight along its first dimension and pads the parts to equal size."""
@@ -116,6 +122,7 @@ def _sizes_of(text: str) -> ModelSizes:
         num_layers=len(layers),
         attention=len(layers) * config.num_attention_heads * head_size,
         cache=key_heads * head_size,
+        key_heads=key_heads,
         widest=max(max(module.weight.shape) for module in linear),
         hidden=config.hidden_size,
         vocabulary=head.weight.shape[0],

@@ -52,7 +52,7 @@ def _memory(current: Assessment) -> str:
 def _work(current: Assessment) -> str:
     rows = []
     for part in current.work:
-        numbers = (part.flops / 1e12, part.bytes / 1e12, part.exchanged / 1e12)
+        numbers = (part.flops / 1e12, part.bytes / 1e12, (part.exchanged + part.shared) / 1e12)
         all_ranks = current.cluster.num_accelerators * part.flops / 1e15
         seconds = duration(part.seconds(current.job, current.cluster))
         rows.append((part.name, *(f"{number:.4g}" for number in (*numbers, all_ranks)), seconds))

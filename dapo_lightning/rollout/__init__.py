@@ -56,6 +56,10 @@ class Rollout(Protocol):
         (`rollout.turns`).
     `takes_budgets`: optional, whether the noise may also be a list of P tensors [G, T], each with its own T. Otherwise
         a turn takes several calls if the longest conversation does not have room for the largest budget.
+    `ready`: optional, a method that takes the model and returns the context in which `__call__` may be used. All ranks
+        enter and leave it together, and weights do not change within it; `gathered` is used if it is missing.
+    `leave`: optional, a method that a rank calls once it needs nothing more for the prompts of a round. An engine that
+        several ranks share generates for the others until they, too, have called it.
     `check_reach`: optional, a method that is called once with the number of tokens that the longest prompt and its
         completion may have, and raises ValueError if they do not fit.
     """

@@ -1,4 +1,4 @@
-"""Rollout with vLLM: an engine in this process, on the GPU that trains."""
+"""Rollout with vLLM: an engine in the processes and on the GPUs that train."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from dapo_lightning.rollout import Memory
@@ -30,10 +28,13 @@ class Vllm:
     unbiased estimate from one sample, is used instead.
 
     Each completion has its own seed, derived from its noise, so that it depends on its batch only through the rounding
-    of vLLM's kernels. The engine starts with the first rollout and lives as long as this object.
+    of vLLM's kernels. The engine starts with the first rollout and lives as long as this object. During updates, it
+    gives its memory back where vLLM has a sleep mode (not on CPUs).
 
     Args:
-        gpu_memory_utilization: share of the GPU's memory for the engine; the rest is for training.
+        tensor_parallel_size: number of ranks that share an engine, each with a part of every weight. Each generates for
+            the prompts of all of them and keeps what belongs to its own.
+        gpu_memory_utilization: share of the GPU's memory for the engine while it generates.
         max_model_len: tokens that a prompt and its completion may have; None: as many as the model allows.
         dtype: precision of the engine's weights.
         enforce_eager: work without compilation and CUDA graphs, which starts faster and generates more slowly.
@@ -46,6 +47,7 @@ class Vllm:
         ValueError: if vLLM is not installed.
     """
 
+    tensor_parallel_size: int = 1
     gpu_memory_utilization: float = 0.35
     max_model_len: int | None = None
     dtype: str = "bfloat16"
@@ -64,6 +66,28 @@ class Vllm:
                 "or use rollout=decode."
             )
 
+    @contextmanager
+    def ready(self, model: PreTrainedModel) -> Iterator[None]:
+        """Transfers the weights to the engine, which then is awake within the context. A collective of all ranks.
+
+        Raises:
+            WeightsNotServedError: if the engine does not compute the same log-probs as the policy.
+        """
+        if self._engine is None:
+            self._engine = Engine(
+                model,
+                self.dtype,
+                self.max_logp_gap,
+                tensor_parallel_size=self.tensor_parallel_size,
+                gpu_memory_utilization=self.gpu_memory_utilization,
+                max_model_len=self.max_model_len,
+                enforce_eager=self.enforce_eager,
+                **(self.engine_args or {}),
+            )
+        self._engine.load_weights(model)
+        yield
+        self._engine.sleep()
+
     def __call__(
         self,
         model: PreTrainedModel,
@@ -74,29 +98,28 @@ class Vllm:
     ) -> Iterator[list[tuple[Completion, ...]]]:
         """P tokenised prompts and their noise -> the G completions of each prompt, after all have ended.
 
+        The ranks that share an engine call this together, each with its own prompts, or call `leave`.
+
         Raises:
             ValueError: if a completion might not fit into `max_model_len`.
-            WeightsNotServedError: if the engine does not compute the same log-probs as the policy.
         """
         num_completions = len(noise_PGT[0])
         self.check_reach(max(len(p) + noise_GT.shape[1] for p, noise_GT in zip(prompts, noise_PGT, strict=True)))
-        with _neither_autocast_nor_inference(model):
-            if self._engine is None:
-                self._engine = Engine(
-                    model,
-                    self.dtype,
-                    self.max_logp_gap,
-                    gpu_memory_utilization=self.gpu_memory_utilization,
-                    max_model_len=self.max_model_len,
-                    enforce_eager=self.enforce_eager,
-                    **(self.engine_args or {}),
-                )
-            self._engine.load_weights(model, prompts[0])
-            requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts for _ in range(num_completions)]
-            sampling = [_sampling_params(noise_T, generation, end_tokens) for noise_T in chain.from_iterable(noise_PGT)]
-            outputs = self._engine.llm.generate(requests, sampling, use_tqdm=False)
-        rows = [_completion(output.outputs[0], end_tokens, generation) for output in outputs]
+        assert self._engine is not None, "completions are sampled within `ready`"
+        requests = [
+            ({"prompt_token_ids": list(prompt)}, _sampling_params(noise_T, generation, end_tokens))
+            for prompt, noise_GT in zip(prompts, noise_PGT, strict=True)
+            for noise_T in noise_GT
+        ]
+        outputs = self._engine.generate(requests)
+        rows = [_completion(output, end_tokens, generation) for output in outputs or ()]
         yield [tuple(rows[i : i + num_completions]) for i in range(0, len(rows), num_completions)]
+
+    def leave(self) -> None:
+        """Generates for the other ranks that share the engine until none of them calls this object any more."""
+        assert self._engine is not None
+        while self._engine.generate(None) is not None:
+            pass
 
     def check_reach(self, num_tokens: int) -> None:
         """Raises ValueError if a prompt and its completion of `num_tokens` tokens together may not fit."""
@@ -131,12 +154,3 @@ def _completion(output: Any, end_tokens: Sequence[int], generation: Generation) 
     tokens_T, logps_T = sampled(output)
     n, has_ended = ends_at(tokens_T, end_tokens, generation)
     return Completion(tokens_T[:n], logps_T[:n], entropies_T=-logps_T[:n], truncated=not has_ended)
-
-
-@contextmanager
-def _neither_autocast_nor_inference(model: nn.Module) -> Iterator[None]:
-    """Shields the engine from Lightning's autocast, and from the inference mode in which Lightning evaluates: tensors
-    created in it could not be written to afterwards."""
-    device_type = next(model.parameters()).device.type
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device_type, enabled=False):
-        yield

@@ -1,26 +1,33 @@
-"""A vLLM engine in this process, which serves the current weights of the policy."""
+"""A vLLM engine in the processes of a run, which serves the current weights of the policy."""
 
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dapo_lightning.distributed.ranks import Ranks
-from dapo_lightning.distributed.sharding import full_tensor
+from dapo_lightning.distributed.sharding import class_name, full_tensor, reshard
 from dapo_lightning.distributed.weights import plain_weights
 from dapo_lightning.forward.logprobs import completion_logps
 
+log = logging.getLogger(__name__)
+
 CHECKED_TOKENS = 8
 MAX_LOGP_GAP = {"float32": 0.01, "bfloat16": 0.25, "float16": 0.1}  # mean over the checked tokens, in nats
+
+Request = tuple[dict[str, list[int]], Any]
+"""A prompt for vLLM and its `SamplingParams`."""
 
 
 class WeightsNotServedError(RuntimeError):
@@ -28,25 +35,29 @@ class WeightsNotServedError(RuntimeError):
 
 
 class Engine:
-    """A running engine and a fingerprint of the weights that it holds.
+    """A running engine, or this rank's part of an engine that several ranks share.
 
     It is built only from the policy's configuration, with dummy weights; the real weights are transferred afterwards.
-    Each rank has its own engine on its own device. vLLM calls this "external_launcher" and expects the environment
-    variables of torchrun.
+    vLLM calls this "external_launcher" and expects the environment variables of torchrun. Consecutive ranks share an
+    engine: all of them give it the same requests, schedule them in the same way and receive all results.
 
     Args:
         max_logp_gap: see `Vllm`.
-        settings: arguments of `vllm.LLM`.
+        settings: arguments of `vllm.LLM`, such as `tensor_parallel_size`.
     """
 
     def __init__(self, model: PreTrainedModel, dtype: str, max_logp_gap: float | None, **settings: object):
-        if model.get_input_embeddings().weight.device.type == "cpu":
+        self._device_type = model.get_input_embeddings().weight.device.type
+        if self._device_type == "cpu":
             settings.setdefault("enable_chunked_prefill", False)  # it would make generators on a CPU lose their state
         self._folder = TemporaryDirectory()
         _served_config(model).save_pretrained(self._folder.name)
-        with _launched_as_a_rank(model):
+        with _launched_as_a_rank(model), _neither_autocast_nor_inference(self._device_type):
             import vllm
+            from vllm.distributed.parallel_state import get_tp_group
+            from vllm.platforms import current_platform
 
+            self._sleeps = settings.setdefault("enable_sleep_mode", current_platform.is_sleep_mode_available())
             self.llm: Any = vllm.LLM(
                 model=self._folder.name,
                 skip_tokenizer_init=True,
@@ -56,50 +67,87 @@ class Engine:
                 dtype=dtype,
                 **settings,
             )
+            group = get_tp_group()
+        self._sharing = Ranks(group.rank_in_group, group.world_size, group.cpu_group)
         self.llm.apply_model(_refuse_missing_weights)
         self._max_gap = MAX_LOGP_GAP[dtype] if max_logp_gap is None else max_logp_gap
-        self._fingerprint: Tensor | None = None
+        self._dtype = getattr(torch, dtype)
+        if not self._sleeps and Ranks.current().rank == 0:
+            log.warning("rollout=vllm: without vLLM's sleep mode, the engine keeps its memory during updates")
 
-    def load_weights(self, model: PreTrainedModel, prompt: Sequence[int]) -> None:
-        """Transfers the weights to the engine unless it already has them, and clears keys and values of old weights.
+    def generate(self, requests: Sequence[Request] | None) -> list[Any] | None:
+        """Returns the completions of this rank's requests, in order, once those of all ranks that share the engine have
+        ended. These ranks call it together; one that needs nothing more passes None.
+
+        Returns:
+            vLLM's `CompletionOutput`s; None if none of the ranks needs anything more.
 
         Raises:
-            WeightsNotServedError: if a weight is missing, or if the engine's log-probs of a few tokens after the prompt
-                are not those of the policy.
+            RuntimeError: if the ranks have sampled different tokens.
         """
-        fingerprint = _fingerprint(model)
-        if self._fingerprint is not None and torch.equal(fingerprint, self._fingerprint):
-            return
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": served_weights(model)})
-        self.llm.reset_prefix_cache()
-        self._check(model, prompt)
-        self._fingerprint = fingerprint
+        parts = self._sharing.gather([requests])
+        if all(part is None for part in parts):
+            return None
+        wanted = [request for part in parts for request in part or ()]
+        with _neither_autocast_nor_inference(self._device_type):
+            found = self.llm.generate([prompt for prompt, _ in wanted], [how for _, how in wanted], use_tqdm=False)
+        outputs = [output.outputs[0] for output in found]
+        if len(set(self._sharing.gather([_digest(outputs)]))) > 1:
+            raise RuntimeError("rollout=vllm: ranks that share an engine have sampled different tokens.")
+        start = sum(len(part or ()) for part in parts[: self._sharing.rank])
+        return outputs[start : start + len(requests or ())]
 
-    def _check(self, model: PreTrainedModel, prompt: Sequence[int]) -> None:
+    def sleep(self) -> None:
+        """Frees the memory of weights and KV cache until the next transfer, if the platform is able to."""
+        if self._sleeps:
+            self.llm.sleep(level=2)
+
+    def load_weights(self, model: PreTrainedModel) -> None:
+        """Transfers the weights to the engine, one after the other, and wakes it up. A collective of all ranks.
+
+        Raises:
+            WeightsNotServedError: if a weight is missing, or if the engine's log-probs of a few tokens are not those of
+                the policy.
+        """
+        with _neither_autocast_nor_inference(self._device_type):
+            sleeps = self.llm.llm_engine.is_sleeping()
+            if sleeps:
+                torch.cuda.empty_cache()  # torch would otherwise keep what the update has freed
+                self.llm.wake_up(["weights"])
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": served_weights(model, self._dtype)})
+            if sleeps:
+                self.llm.wake_up(["kv_cache"])
+            self.llm.reset_prefix_cache()
+            self._check(model)
+
+    def _check(self, model: PreTrainedModel) -> None:
         import vllm
 
+        prompt = torch.linspace(0, model.config.vocab_size - 1, CHECKED_TOKENS).long().tolist()
         sampling = vllm.SamplingParams(seed=0, max_tokens=CHECKED_TOKENS, ignore_eos=True, logprobs=0, detokenize=False)
-        (output,) = self.llm.generate([{"prompt_token_ids": list(prompt)}], [sampling], use_tqdm=False)
+        (output,) = self.llm.generate([{"prompt_token_ids": prompt}], [sampling], use_tqdm=False)
         tokens_T, served_T = sampled(output.outputs[0])
         logps_T = completion_logps(model, [prompt], [tokens_T], temperature=1.0)[0][0].cpu()
-        gap = float((logps_T - served_T).abs().mean())
-        if not gap <= self._max_gap:  # also NaN
+        reshard(model)
+        gaps = Ranks.current().gather([float((logps_T - served_T).abs().mean())])
+        wrong = [gap for gap in gaps if not gap <= self._max_gap]  # also NaN
+        if wrong:
             raise WeightsNotServedError(
                 f"rollout=vllm: after the transfer of weights, the log-probs of {len(tokens_T)} tokens differ from the "
-                f"policy's by {gap:.2g} nats on average; rollout.max_logp_gap allows {self._max_gap:.2g}. "
+                f"policy's by {wrong[0]:.2g} nats on average; rollout.max_logp_gap allows {self._max_gap:.2g}. "
                 f"{self._worst(model)}Use rollout=decode, or another version of vLLM."
             )
 
     def _worst(self, model: PreTrainedModel) -> str:
-        """Returns a sentence that names the served weight that differs the most, among those that vLLM does not
-        change."""
-        ours = dict(served_weights(model))
+        """Returns a sentence that names the served weight that differs the most, among those that vLLM neither changes
+        nor divides."""
 
         def distances(served: nn.Module) -> dict[str, float]:
+            own = dict(served.named_parameters())
             return {
-                name: float((weight.float() - ours[name].float()).norm() / ours[name].float().norm())
-                for name, weight in served.named_parameters()
-                if name in ours and weight.shape == ours[name].shape
+                name: float((own[name].float() - ours.float()).norm() / ours.float().norm())
+                for name, ours in served_weights(model, self._dtype)
+                if name in own and own[name].shape == ours.shape
             }
 
         (found,) = self.llm.apply_model(distances)
@@ -114,16 +162,23 @@ def sampled(output: Any) -> tuple[Tensor, Tensor]:
     return torch.tensor(tokens), torch.tensor(logps)
 
 
-def served_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+def served_weights(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """Yields the weights of the policy with the names under which it is saved, each gathered when it is requested.
-    Tied weights appear under both of their names, because vLLM would not load the second one otherwise."""
-    return ((name, full_tensor(weight)) for name, weight in plain_weights(model, with_ties=True))
+    Matrices are converted before they are gathered if the engine's type is smaller. Tied weights appear under both of
+    their names, because vLLM would not load the second one otherwise. For sharded models, this is a collective."""
+    for name, weight in plain_weights(model, with_ties=True):
+        is_smaller = weight.is_floating_point() and weight.ndim > 1 and dtype.itemsize < weight.element_size()
+        yield name, full_tensor(weight.to(dtype) if is_smaller else weight)
+
+
+def _digest(outputs: Sequence[Any]) -> int:
+    return crc32(torch.tensor([token for output in outputs for token in output.token_ids]).numpy().tobytes())
 
 
 def _served_config(model: PreTrainedModel) -> Any:
     plain = model.get_base_model() if hasattr(model, "peft_config") else model
     config = copy.deepcopy(plain.config)
-    config.architectures = [type(plain).__name__]  # absent in a model that was created from a configuration
+    config.architectures = [class_name(plain)]  # absent in a model that was created from a configuration
     config.tie_word_embeddings = False
     return config
 
@@ -144,6 +199,14 @@ def _launched_as_a_rank(model: PreTrainedModel) -> Iterator[None]:
         os.environ |= before
 
 
+@contextmanager
+def _neither_autocast_nor_inference(device_type: str) -> Iterator[None]:
+    """Shields the engine from Lightning's autocast, and from the inference mode in which Lightning evaluates: tensors
+    created in it could not be written to afterwards."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device_type, enabled=False):
+        yield
+
+
 def _refuse_missing_weights(served: nn.Module) -> None:
     """Makes vLLM's model raise an error if it does not receive all its weights, because `reload_weights` would keep
     dummy values."""
@@ -161,13 +224,6 @@ def _refuse_missing_weights(served: nn.Module) -> None:
         return loaded
 
     served.load_weights = load_all  # type: ignore[assignment]
-
-
-def _fingerprint(model: nn.Module) -> Tensor:
-    """Returns the sum of the bits of each weight, read as integers. Version counters would miss updates by fused
-    optimizers."""
-    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return torch.stack([weight.detach().view(integers[weight.element_size()]).sum() for weight in model.parameters()])
 
 
 def _free_port() -> int:

@@ -24,7 +24,7 @@ from dapo_lightning.draws.datamodule import HeldOutData, PromptDataModule
 from dapo_lightning.draws.length import LengthLimit
 from dapo_lightning.draws.worker import RolloutWorker
 from dapo_lightning.rollout.stop import StopTexts
-from dapo_lightning.run.checks import check, check_logps, check_options, check_partial
+from dapo_lightning.run.checks import check, check_engines, check_logps, check_options, check_partial
 from dapo_lightning.run.command import as_dict, in_sweep, record_origin, resume_command
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.folder import hyperparameters, read_config, save_config
@@ -74,6 +74,7 @@ def set_up(config: DictConfig) -> tuple[DAPOModule, PromptDataModule, L.Trainer]
             f"a sweep on this machine starts one process for each run, but trainer.devices={config.trainer.devices} "
             f"needs {trainer.world_size}: use trainer=single, start the runs one by one, or use hydra/launcher=slurm."
         )
+    check_engines(config.rollout.get("tensor_parallel_size", 1), trainer.num_devices)
     module, data = build(config)
     module.save_hyperparameters(hyperparameters(as_dict(config), TECHNIQUES))
     if trainer.is_global_zero:

@@ -133,6 +133,15 @@ def check_partial(config: Mapping[str, Any], num_turns: int) -> None:
         )
 
 
+def check_engines(ranks_per_engine: int, ranks_per_node: int) -> None:
+    """Raises a ConfigError if the ranks of a node cannot share engines."""
+    if ranks_per_node % ranks_per_engine:
+        raise ConfigError(
+            f"rollout.tensor_parallel_size={ranks_per_engine}: it must divide the number of processes on each node, "
+            f"which is {ranks_per_node} (trainer.devices)."
+        )
+
+
 def _check_batches(config: Mapping[str, Any]) -> None:
     compares = config["num_completions_per_prompt"] < 2 and not option_attribute(config["advantage"], "needs_values")
     if compares:

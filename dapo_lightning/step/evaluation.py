@@ -10,7 +10,6 @@ import lightning as L
 from transformers import PreTrainedModel
 
 from dapo_lightning.distributed.ranks import Ranks
-from dapo_lightning.distributed.sharding import gathered
 from dapo_lightning.draws.datamodule import HeldOutBatch
 from dapo_lightning.draws.graded import Failures, require_grades
 from dapo_lightning.draws.record import GroupRecord
@@ -46,7 +45,7 @@ class EvaluatedModule(L.LightningModule):
         self.held_out = dict(held_out)
         self._failures = {name: Failures(one.worker.reward.on_error) for name, one in held_out.items()}
         self._records: dict[str, list[GroupRecord]] = {}
-        self._whole_weights = ExitStack()
+        self._rollout_ready = ExitStack()
 
     @property
     def failures(self) -> Failures:
@@ -59,9 +58,10 @@ class EvaluatedModule(L.LightningModule):
             one.worker.reward.close()
 
     def on_validation_epoch_start(self) -> None:
-        """Gathers sharded weights, which stay whole until the end of the evaluation."""
+        """Prepares the rollout, which uses the current weights until the end of the evaluation."""
         self._records = {name: [] for name in self.held_out}
-        self._whole_weights.enter_context(gathered(self.model))
+        with self.clock("evaluate"):
+            self._rollout_ready.enter_context(self.held_out[""].worker.ready())
 
     def validation_step(self, batch: HeldOutBatch, batch_idx: int) -> dict[str, list[Group]]:
         """Samples and grades completions."""
@@ -77,7 +77,7 @@ class EvaluatedModule(L.LightningModule):
         Raises:
             RewardError: if nothing could be graded.
         """
-        self._whole_weights.close()
+        self._rollout_ready.close()
         metrics: dict[str, float] = {}
         for name, one in self.held_out.items():
             records = Ranks.current().gather(self._records[name])

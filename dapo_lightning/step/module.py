@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.distributed.ranks import Ranks
-from dapo_lightning.distributed.sharding import gathered, with_states
+from dapo_lightning.distributed.sharding import with_states
 from dapo_lightning.draws.fill import Batch, PromptDraws, fill
 from dapo_lightning.draws.worker import RolloutWorker
 from dapo_lightning.step import guard, shares
@@ -86,7 +86,7 @@ class DAPOModule(EvaluatedModule):
     def training_step(self, draws: PromptDraws, batch_idx: int) -> dict[str, StepResult]:
         """Lines 2 to 11 of Algorithm 1: one rollout, then a gradient step on each of its mini-batches."""
         algorithm, ranks = self.algorithm, Ranks.current()
-        with self.clock.remainder("wait"), gathered(self.model):  # lines 2-8: sample, keep if 0 < correct < G (Eq. 11)
+        with self.clock.remainder("wait"), self.worker.ready():  # lines 2-8: sample, keep if 0 < correct < G (Eq. 11)
             batch = fill(draws, self.sample, algorithm.sampling, ranks)
         with self.clock("update"):
             batch = shares.exchange(batch, algorithm, self.num_gradient_steps, self.num_epochs, ranks)

@@ -38,7 +38,7 @@ def on_threads(size: int, function: Callable[[Ranks], Any]) -> list[Any]:
     barrier = threading.Barrier(size)
 
     def run(rank: int) -> None:
-        results[rank] = function(Threads(rank, size, table, barrier))
+        results[rank] = function(Threads(rank, size, table=table, barrier=barrier))
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
     for thread in threads:

@@ -1,11 +1,18 @@
 """`rollout=vllm` with vLLM itself, built for CPUs: in float32, it samples from the policy's own distribution."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import SMALL, command, config, finish, run
+import transfer
+from runs import ROOT, SMALL, command, config, finish, run
 from scipy.stats import chisquare
 from transformers import (
     LlamaConfig,
@@ -18,6 +25,8 @@ from transformers import (
 
 from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.forward.logprobs import completion_logps
+from dapo_lightning.plan import engine
+from dapo_lightning.plan.model import sizes_of
 from dapo_lightning.policy.lora import Lora
 from dapo_lightning.policy.tiny import tiny_tokenizer
 from dapo_lightning.rollout import vllm_engine
@@ -60,8 +69,10 @@ def built(kind):
 
 
 def sample(rollout, model, prompts=PROMPTS, noise=NOISE, generation=None, ends=ENDS):
-    batches = rollout(model, prompts, noise, generation or Generation(noise.shape[2]), ends)
-    return [completion for batch in batches for group in batch for completion in group]
+    with rollout.ready(model):
+        (batch,) = rollout(model, prompts, noise, generation or Generation(noise.shape[2]), ends)
+        rollout.leave()
+    return [completion for group in batch for completion in group]
 
 
 def gap(model, completions, temperature, prompts=PROMPTS):
@@ -94,13 +105,14 @@ def test_log_probs_are_those_of_the_policy_before_and_after_an_update(kind):
     assert gap(model, after, 0.7) < 1e-4 < 1e-2 < gap(model, before, 0.7)
 
 
-def test_weights_are_handed_over_once_per_change(served, monkeypatch):
+def test_weights_are_transferred_once_for_all_calls_of_a_step(served, monkeypatch):
     model, rollout = served
-    engine = rollout._engine
-    handed = []
-    monkeypatch.setattr(engine, "_check", lambda *rest: handed.append(rest))
-    sample(rollout, model), sample(rollout, model)
-    assert not handed and rollout._engine is engine
+    engine, transferred = rollout._engine, []
+    monkeypatch.setattr(engine, "_check", transferred.append)
+    with rollout.ready(model):
+        for _ in range(2):
+            list(rollout(model, PROMPTS, NOISE, Generation(20), ENDS))
+    assert len(transferred) == 1 and rollout._engine is engine
 
 
 def test_completions_end_with_their_end_token_or_are_truncated(served):
@@ -258,19 +270,63 @@ def test_two_turns_within_the_tokens_that_the_longest_conversation_needs(tmp_pat
     assert len(steps) == 2 and all(row["turns/mean"] > 1 and 0 < row["sampling/logp_gap"] < 1e-3 for row in steps)
 
 
-def test_two_ranks_serve_their_own_share(tmp_path):
-    folder = tmp_path / "run"
-    finish(command(folder, *SMALL, *VLLM_RUN, "trainer=ddp_cpu", "trainer.devices=2"))
+SHARDED = ["trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=2"]
+SHARED = [*SHARDED, "rollout.tensor_parallel_size=2"]
+UNEVEN = ["num_prompts_per_step=3", "num_gradient_steps=1", "evaluation.num_prompts=5", "data.num_validation=5",
+          "datamodule.num_prompts_per_batch=2"]  # fmt: skip
+
+
+def steps_of(folder, *overrides):
+    finish(command(folder, *SMALL, *VLLM_RUN, *overrides))
     steps = [row for row in read_metrics(folder / "metrics.csv") if row["step"] > 0]
-    assert len(steps) == 4 and all(row["sampling/logp_gap"] < 1e-3 for row in steps)
+    assert all(0 < row["sampling/logp_gap"] < 1e-3 for row in steps)
+    return steps
+
+
+def test_ranks_that_share_an_engine_sample_what_ranks_with_their_own_sample(tmp_path):
+    """Also if they have different numbers of prompts, in training and in evaluation."""
+    own = steps_of(tmp_path / "own", *UNEVEN, "trainer=ddp_cpu", "trainer.devices=2")
+    shared = steps_of(tmp_path / "shared", *UNEVEN, *SHARED)
+    assert len(own) == len(shared) == 4
+    for name in ("length/mean", "reward/mean", "groups/kept"):
+        assert [row[name] for row in shared] == pytest.approx([row[name] for row in own], rel=1e-3)
+    assert shared[-1]["validation/avg@2"] == pytest.approx(own[-1]["validation/avg@2"])
+
+
+def test_shared_engines_serve_conversations_that_end_at_different_turns(tmp_path):
+    turns = ["environment=self_correction", "environment.wrong=no", "environment.right=no", "max_new_tokens=24",
+             "environment.max_message_tokens=2", "stop=['1','2','a','e']", "num_steps=2"]  # fmt: skip
+    own = steps_of(tmp_path / "own", *UNEVEN, *turns, "trainer=ddp_cpu", "trainer.devices=2")
+    shared = steps_of(tmp_path / "shared", *UNEVEN, *turns, *SHARED)
+    assert [row["turns/mean"] for row in shared] == pytest.approx([row["turns/mean"] for row in own])
+
+
+def test_no_rank_holds_the_whole_policy_and_the_plan_knows_the_parts():
+    """Two ranks share an engine; see `transfer.py`. The plan agrees with what vLLM says about itself within 2 %."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    script = Path(__file__).with_name("transfer.py")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, script], env=environment, capture_output=True, text=True, timeout=300)
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(found) == 2, done.stderr
+    sizes, job = sizes_of(transfer.CONFIG), SimpleNamespace(engine_ranks=2, engine_bytes=4)
+    for rank in found:
+        planned = [f(sizes, job) for f in (engine.weights, engine.kv_bytes, engine.transfer)]
+        gathered = 4 * (sizes.outside + 2 * sizes.layer)  # for the forward pass of the check
+        print(rank, planned, gathered)
+        assert rank["gap"] < 1e-3
+        assert planned[:2] == pytest.approx([rank["engine"], rank["kv_per_token"]], rel=0.02)
+        assert rank["shards"] + rank["engine"] < 1.02 * rank["policy"]
+        assert rank["transfer"] < 1.5 * planned[2] < 0.2 * rank["policy"]
+        assert rank["check"] < 1.25 * max(planned[2], gathered) < 0.4 * rank["policy"]
 
 
 # The last tests, because a hand-over that fails halfway leaves vLLM's reloading unusable in this process.
 
 
 def leaving_out(lost):
-    def weights_but_one(model, all_weights=vllm_engine.served_weights):
-        return ((name, weight) for name, weight in all_weights(model) if name != lost)
+    def weights_but_one(model, dtype, all_weights=vllm_engine.served_weights):
+        return ((name, weight) for name, weight in all_weights(model, dtype) if name != lost)
 
     return weights_but_one
 

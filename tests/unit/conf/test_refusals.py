@@ -170,6 +170,7 @@ BY_THE_CLASSES = [
     ("overlong.cache_tokens=1000", "overlong.cache_tokens=1000"),
     ("top_p=1.5", "top_p=1.5"),
     ("correction=truncated", "correction has nothing to correct"),
+    ("rollout=vllm rollout.tensor_parallel_size=2", "rollout.tensor_parallel_size=2: it must divide the number"),
 ]
 
 

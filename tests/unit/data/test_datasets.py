@@ -19,6 +19,7 @@ from dapo_lightning.data import DataError
 from dapo_lightning.data.columns import Columns
 from dapo_lightning.data.files import Files
 from dapo_lightning.data.hub import Hub
+from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.draws.datamodule import PromptDataModule
 from dapo_lightning.draws.length import LengthLimit
 
@@ -63,10 +64,19 @@ def gsm8k(number):
     return {"question": f"What is 100{number} + 1?", "answer": solution}
 
 
-def serve(data, num_held_out):
+def serve(data, num_held_out, **options):
     """The data module, for prompts of any length."""
     limit = LengthLimit(max_prompt_tokens=None, max_new_tokens=1, max_positions=None)
-    return PromptDataModule(data, lambda prompt: prompt.text, limit, 1, 1, num_held_out, seed=0)
+    return PromptDataModule(data, lambda prompt: prompt.text, limit, 1, 1, num_held_out, seed=0, **options)
+
+
+def test_ranks_get_equally_many_held_out_batches(tmp_path, monkeypatch):
+    """They may have to generate together."""
+    path = write(tmp_path / "a.jsonl", *({"prompt": str(row), "answer": "1"} for row in range(5)))
+    data = serve(Files(path, path), 5, num_prompts_per_batch=2)
+    for rank, expected in enumerate([[[0, 2], [4]], [[1, 3], []]]):
+        monkeypatch.setattr(Ranks, "current", lambda rank=rank: Ranks(rank, 2))
+        assert [[numbered.number for numbered in batch.prompts] for batch in data.val_dataloader()] == expected
 
 
 # files

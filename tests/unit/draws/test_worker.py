@@ -1,5 +1,7 @@
 """From prompts to graded groups."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -68,6 +70,31 @@ def test_what_the_rollout_generates_at_once_comes_at_once(policy, rollout, sizes
     groups = sampler(PROMPTS, 2, Generation(5), "train")
     assert [pending().texts for together in generated for pending in together] == [group.texts for group in groups]
     assert all(sampler.clock.seconds[name] > 0 for name in ("generate", "grade"))
+
+
+def test_a_rank_leaves_a_shared_rollout_once_it_has_all_it_needs(policy):
+    script = Script()
+
+    class Shared(Decode):
+        def __call__(self, *arguments):
+            return script.rollout(*arguments)
+
+        @contextmanager
+        def ready(self, model):
+            script.log.append("ready")
+            yield
+            script.log.append("done")
+
+        def leave(self):
+            script.log.append("leave")
+
+    worker = RolloutWorker(policy, Shared(), script, seed=0)
+    with worker.ready():
+        generated = worker.generate(PROMPTS[:2], 2, Generation(1), "train")
+        next(generated), next(generated)  # a caller may not ask for more
+        assert list(worker.generate([], 2, Generation(1), "train")) == []
+    batch = ["generate 0", "submit 0", "generate 1", "submit 1", "leave"]
+    assert script.log == ["ready", *batch, "leave", "done"]
 
 
 def test_a_rollout_that_loses_a_prompt_is_an_error(policy):

@@ -23,6 +23,7 @@ from dapo_lightning.plan.__main__ import overview
 from dapo_lightning.plan.activations import MicroBatch, SavedTensors, saved_bytes
 from dapo_lightning.plan.assessment import assess
 from dapo_lightning.plan.cost import forward_flops
+from dapo_lightning.plan.engine import ASLEEP, cached_tokens, kv_bytes, steps, weights
 from dapo_lightning.plan.job import job_of
 from dapo_lightning.plan.memory import capacity, decode_copy, kv_cache, largest_micro_batch, phases
 from dapo_lightning.plan.model import as_text, sizes_of
@@ -46,7 +47,9 @@ def settings(*overrides):
 
 
 def paper(*overrides):
-    return settings("experiment=paper_32b", *overrides)
+    """The paper's run with the default rollout, unless another one is given."""
+    rollout = [] if any(override.startswith("rollout=") for override in overrides) else ["rollout=decode"]
+    return settings("experiment=paper_32b", *rollout, *overrides)
 
 
 SMALL = ("policy.warm_start=null", "num_completions_per_prompt=6", "num_prompts_per_step=4", "max_prompt_tokens=13",
@@ -283,6 +286,39 @@ def test_memory_of_qwen_32b():
     assert all(("optimizer states" in items) == (phase == "optimizer step") for phase, items in offloaded.items())
     assert offloaded["optimizer step"] == {**found["optimizer step"], **offloaded["optimizer step"]}
     assert set(found) == {"generate", "log-probs", "update", "optimizer step", "evaluate"}
+
+
+def test_the_paper_s_run_fits_with_engines_that_ranks_share():
+    """Worked by hand: 80 GB x 0.7, less 3 GB, less an eighth of the weights, for keys and values of one head."""
+    run = settings("recipe=paper_32b", "trainer=fsdp2", "plan.mean_tokens=5000")
+    for number in (32, 64, 128):
+        found = assess(run, QWEN_32B, on(number))
+        assert found.fits and found.phases["generate"]["rollout engine"] == 56e9
+        assert found.phases["update"]["rollout engine"] == ASLEEP
+    kv = 2 * 2 * 64 * 128
+    assert kv_bytes(found.sizes, found.job) == kv and weights(found.sizes, found.job) == 2 * 32_763_876_352 / 8
+    room = (56e9 - 3e9 - 2 * 32_763_876_352 / 8) / kv
+    assert cached_tokens(found.sizes, found.job, on(128)) == room
+    at_once = room / (2048 / 16 + 5000 / 2)
+    rows = 8 * 8 * 16
+    assert steps(found.sizes, found.job, on(128), found.job.train) == max(20_480, rows * 5000 / at_once)
+    update = found.phases["update"]
+    assert max(found.totals.values()) < 73.6e9 and "whole weights" not in found.phases["generate"] | update
+    generate = found.work[0]
+    tokens = 8 * 8 * (2048 + 16 * 5000)
+    assert generate.shared == pytest.approx(2 * 7 / 8 * 2 * 2 * 64 * 5120 * tokens)
+    assert generate.exchanged == pytest.approx(2 * 127 / 128 * 32_763_876_352)
+
+
+def test_engines_that_cannot_run_are_refused():
+    def obstacles(*overrides, number=16):
+        run = ("recipe=paper_32b", "trainer=fsdp2", *overrides)
+        return " ".join(assess(settings(*run), QWEN_32B, on(number)).obstacles)
+
+    assert not obstacles()
+    assert "rollout.tensor_parallel_size=16 must divide" in obstacles("rollout.tensor_parallel_size=16")
+    assert "rollout.tensor_parallel_size=8 must divide" in obstacles(number=4)
+    assert "gpu_memory_utilization=0.1 is too low" in obstacles("rollout.gpu_memory_utilization=0.1")
 
 
 def test_grouped_heads_and_tied_embeddings():
