@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.rollout import Memory
 from dapo_lightning.rollout.stop import ends_at
 from dapo_lightning.rollout.vllm_engine import Engine, sampled
@@ -71,9 +72,15 @@ class Vllm:
         """Transfers the weights to the engine, which then is awake within the context. A collective of all ranks.
 
         Raises:
+            ValueError: if the ranks cannot be divided among engines.
             WeightsNotServedError: if the engine does not compute the same log-probs as the policy.
         """
         if self._engine is None:
+            if (size := Ranks.current().size) % self.tensor_parallel_size:
+                raise ValueError(
+                    f"rollout.tensor_parallel_size={self.tensor_parallel_size}: it must divide the number of "
+                    f"processes, which is {size}."
+                )
             self._engine = Engine(
                 model,
                 self.dtype,

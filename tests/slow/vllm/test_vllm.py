@@ -226,7 +226,9 @@ def test_a_weight_with_other_values_ends_the_run_and_is_named(monkeypatch):
 
 def test_what_it_cannot_do_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"rollout\.max_model_len=22.*23"):
-        sample(Vllm(max_model_len=22), built("untied"))
+        list(Vllm(max_model_len=22)(built("untied"), PROMPTS, NOISE, Generation(20), ENDS))
+    with pytest.raises(ValueError, match=r"rollout\.tensor_parallel_size=2: .* processes, which is 1"):
+        sample(Vllm(tensor_parallel_size=2), built("untied"))
     with pytest.raises(ConfigError, match=r"top_p=0.9.*evaluation\.top_p"):
         build(config(*SMALL, "rollout=vllm", "top_p=0.9", f"run_folder={tmp_path}"))
 
