@@ -130,8 +130,9 @@ def _forward(sizes: ModelSizes, job: Job, micro_batch: MicroBatch) -> Items:
 
 
 def _sampling(sizes: ModelSizes, job: Job, sampled: Sampled, cluster: Cluster) -> Items:
-    if job.rollout is Memory.ENGINE:  # weights are transferred one by one and then checked in a forward pass
-        return {"weights being transferred": max(engine.transfer(sizes, job), *_gathered(sizes, job).values(), 0.0)}
+    if job.rollout is Memory.ENGINE:  # weights are transferred one by one, and then checked in a forward pass
+        checked = 2 * sum(_gathered(sizes, job).values())  # once in the buffers of the exchange, and once as weights
+        return {"weights being transferred": max(engine.transfer(sizes, job), checked)}
     whole = {"whole weights": float(job.compute_bytes * sizes.parameters)} if job.sharded else {}  # `sharding.gathered`
     copy = {"weights for decoding": decode_copy(sizes, job, cluster)} if job.rollout is Memory.DECODE else {}
     logits = sampled.rows * sizes.vocabulary * (job.compute_bytes + (36 if sampled.narrows else 16))

@@ -314,13 +314,13 @@ def test_no_rank_holds_the_whole_policy_and_the_plan_knows_the_parts():
     sizes, job = sizes_of(transfer.CONFIG), SimpleNamespace(engine_ranks=2, engine_bytes=4)
     for rank in found:
         planned = [f(sizes, job) for f in (engine.weights, engine.kv_bytes, engine.transfer)]
-        gathered = 4 * (sizes.outside + 2 * sizes.layer)  # for the forward pass of the check
-        print(rank, planned, gathered)
+        checked = 2 * 4 * (sizes.outside + 2 * sizes.layer)  # in a forward pass
+        print(rank, planned, checked)
         assert rank["gap"] < 1e-3
         assert planned[:2] == pytest.approx([rank["engine"], rank["kv_per_token"]], rel=0.02)
         assert rank["shards"] + rank["engine"] < 1.02 * rank["policy"]
         assert rank["transfer"] < 1.5 * planned[2] < 0.2 * rank["policy"]
-        assert rank["check"] < 1.25 * max(planned[2], gathered) < 0.4 * rank["policy"]
+        assert rank["check"] < 1.25 * max(planned[2], checked) < 0.7 * rank["policy"]
 
 
 # The last tests, because a hand-over that fails halfway leaves vLLM's reloading unusable in this process.
