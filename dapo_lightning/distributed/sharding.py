@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dapo_lightning.distributed.shards import load_shards, load_whole, take_ties
+from dapo_lightning.distributed.weights import plain_name
 
 
 class FSDP2(ModelParallelStrategy):
@@ -68,10 +69,12 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, compute_dtype: torch.dtype |
 
 def fill(model: PreTrainedModel, source: PreTrainedModel) -> None:
     """Fills a sharded model without values from the same model, which is sharded over the same ranks. The source loses
-    its weights one by one, so no additional memory is needed."""
-    parts = {}
+    its weights one by one, so no additional memory is needed. Adapters, which the source does not have, keep theirs."""
+    plain, parts = model.get_base_model() if hasattr(model, "peft_config") else model, {}
     for name, own in model.named_parameters():
-        path, _, last = name.rpartition(".")
+        if ".lora_" in name:
+            continue
+        path, _, last = plain_name(name).rpartition(".")
         part = local_part(source.get_submodule(path)._parameters.pop(last).detach())
         if part.device.type == "cpu":
             part = part.clone()  # it may be the file itself, mapped into memory
@@ -81,8 +84,8 @@ def fill(model: PreTrainedModel, source: PreTrainedModel) -> None:
     model.load_state_dict(parts, strict=False, assign=True)
     for name, buffer in source.named_buffers():
         path, _, last = name.rpartition(".")
-        model.get_submodule(path)._buffers[last] = buffer
-    model.tie_weights()
+        plain.get_submodule(path)._buffers[last] = buffer
+    plain.tie_weights()
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -15,7 +15,7 @@ def plain_weights(model: nn.Module, with_ties: bool = False) -> Iterator[tuple[s
         with_ties: also yield tied weights under their second name.
     """
     adapters = {  # by the name of the weight that they adapt; adapters of two weights of one module are nested
-        (_plain(name), getattr(layer, "parameter_name", "weight")): layer
+        (plain_name(name), getattr(layer, "parameter_name", "weight")): layer
         for name, layer in model.named_modules()
         if hasattr(layer, "get_delta_weight")
     }
@@ -23,18 +23,18 @@ def plain_weights(model: nn.Module, with_ties: bool = False) -> Iterator[tuple[s
     for name, value in model.state_dict(keep_vars=True).items():
         if ".lora_" in name:
             continue
-        plain_name = _plain(name)
-        layer_name, _, weight_name = plain_name.rpartition(".")
+        plain = plain_name(name)
+        layer_name, _, weight_name = plain.rpartition(".")
         layer, merged = adapters.get((layer_name, weight_name)), value.detach()
         if layer is not None:
             for adapter in layer.active_adapters:
                 merged = merged + layer.get_delta_weight(adapter)
-            yield plain_name, merged.detach()
+            yield plain, merged.detach()
         elif with_ties or id(value) not in seen:
             seen.add(id(value))
-            yield plain_name, merged
+            yield plain, merged
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """The name without what peft adds to it."""
     return name.removeprefix("base_model.model.").replace(".base_layer", "")

@@ -21,6 +21,7 @@ from dapo_lightning.policy.chat import Chat, reserved_arguments
 from dapo_lightning.policy.codec import Codec, all_end_tokens
 from dapo_lightning.policy.limits import changing_positions, max_positions
 from dapo_lightning.policy.lora import Lora
+from dapo_lightning.policy.miniature import miniature
 from dapo_lightning.policy.notices import notices
 from dapo_lightning.policy.pretrained import Pretrained
 from dapo_lightning.policy.trial import Trial, choose_ways
@@ -126,7 +127,7 @@ class HubPolicy:
                 f"max_prompt_tokens and max_new_tokens, so that together they are at most {changing[1]}."
             )
         attention = None if self.attention == "auto" else self.attention  # None: sdpa if there is one, else eager
-        sharded = sharded and self.lora is None and self._pretrained.base is None  # adapters need values
+        sharded = sharded and self._pretrained.base is None  # adapters are merged into whole weights
         model = (self._pretrained.empty if sharded else self._pretrained.model)(DTYPES[self.dtype], attention).eval()
         if sharded and Trial.on_miniature(model, reach) is None:  # the model itself has to be tried
             sharded, model = False, self._pretrained.model(DTYPES[self.dtype], attention).eval()
@@ -136,12 +137,13 @@ class HubPolicy:
             log.info("transformers has no sdpa for %s, so policy.attention=eager is used, which needs more memory",
                      type(model).__name__)  # fmt: skip
         choose_ways(model, reach, may_share=self.attention == "auto")
+        shards = partial(self._pretrained.sharded, model) if sharded else None
         if self.lora is None:
-            shards = partial(self._pretrained.sharded, model)
-            return Policy(model, codec, shards=shards if sharded else None)
-        policy = self.lora.attach(model, codec)
+            return Policy(model, codec, shards=shards)
+        policy = self.lora.attach(model, codec, shards)
         try:
-            short_logps(policy.model)
+            with torch.random.fork_rng(devices=[]):
+                short_logps(self.lora.attach(miniature(model, reach), codec).model if sharded else policy.model)
         except Exception as error:  # for example, adapters on a router of experts
             raise PolicyError(
                 f"policy.lora.target_modules={self.lora.target_modules}: {type(model).__name__} cannot run with "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dapo_lightning.distributed.ranks import Ranks
@@ -55,8 +57,11 @@ class Lora:
         if self.save not in ("merged", "adapter"):
             raise PolicyError(f"policy.lora.save={self.save}: choose merged or adapter.")
 
-    def attach(self, model: PreTrainedModel, codec: Codec) -> Policy:
-        """Adds new adapters to the model; they do not change its output yet."""
+    def attach(
+        self, model: PreTrainedModel, codec: Codec, shards: Callable[[], PreTrainedModel] | None = None
+    ) -> Policy:
+        """Adds new adapters to the model; they do not change its output yet. They have values even if the model has
+        none (see `Policy.shards`)."""
         import peft  # slow to import
 
         targets = self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
@@ -64,10 +69,28 @@ class Lora:
             r=self.rank, lora_alpha=self.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
         )
         try:
-            adapted = peft.get_peft_model(model, settings)
+            with _on_the_cpu(model):
+                adapted = peft.get_peft_model(model, settings)
         except ValueError as error:
             raise PolicyError(f"policy.lora.target_modules={targets}: {error}") from None
-        return LoraPolicy(adapted.eval(), codec, merged=self.save == "merged")
+        return LoraPolicy(adapted.eval(), codec, merged=self.save == "merged", shards=shards)
+
+
+@contextmanager
+def _on_the_cpu(model: PreTrainedModel) -> Iterator[None]:
+    """Within the context, weights without values are on the CPU, where each is a single repeated number: adapters are
+    created on the device of the weights."""
+    without_values = [weight for weight in model.parameters() if weight.device.type == "meta"]
+    meta = [weight.data for weight in without_values]
+    for weight in without_values:
+        torch.utils.swap_tensors(weight, _like(weight, torch.zeros((), dtype=weight.dtype).expand(weight.shape)))
+    yield
+    for weight, data in zip(without_values, meta, strict=True):
+        torch.utils.swap_tensors(weight, _like(weight, data))
+
+
+def _like(weight: nn.Parameter, data: Tensor) -> nn.Parameter:
+    return nn.Parameter(data, requires_grad=weight.requires_grad)
 
 
 @dataclass(frozen=True)

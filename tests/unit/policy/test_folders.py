@@ -34,6 +34,21 @@ def logps(model):
     return completion_logps(model, [(3, 4, 5, 6), (7, 8)], rows, 1.0)[0].detach()
 
 
+def test_adapters_have_the_same_values_if_their_model_is_read_into_shards_later(folder):
+    source, found = HubPolicy(str(folder), chat=False, lora=Lora(rank=4)), []
+    for sharded in (False, True):
+        torch.manual_seed(0)
+        found.append(source.load(source.codec(), None, None, sharded=sharded))
+    whole, without_values = (dict(policy.model.named_parameters()) for policy in found)
+    assert found[0].shards is None and found[1].shards is not None and set(whole) == set(without_values)
+    for name, weight in without_values.items():
+        assert weight.requires_grad == whole[name].requires_grad == (".lora_" in name)
+        if ".lora_" in name:
+            assert torch.equal(weight, whole[name])
+        else:
+            assert weight.device.type == "meta" and weight.shape == whole[name].shape
+
+
 def trained(folder, **lora):
     """A policy whose adapters have been changed as much as training could."""
     policy, generator = load(folder, lora=Lora(rank=4, **lora)), torch.Generator().manual_seed(0)
