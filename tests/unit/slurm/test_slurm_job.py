@@ -57,6 +57,7 @@ class Trainer:
     """What the callback asks of Lightning's."""
 
     is_global_zero = True
+    world_size = 1
     strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
 
 
