@@ -36,7 +36,7 @@ class _Divergence:
             if not getattr(self, name) > 0:
                 raise ValueError(f"clip.{name}={getattr(self, name)}: bounds a divergence and must be positive.")
         if not self.cap >= 1:
-            raise ValueError(f"clip.cap={self.cap}: bounds the ratio and must be at least 1 (the paper: 20).")
+            raise ValueError(f"clip.cap={self.cap}: bounds the ratio and must be at least 1 (verl: 20).")
 
     def divergence(self, logps_BT: Tensor, old_logps_BT: Tensor) -> Tensor:
         """Divergence of the policies at each token, [B, T]."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from dapo_lightning.algorithm.whitening import whitened
 from dapo_lightning.types import Group
 
 
@@ -36,15 +37,6 @@ def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, la
         following_B = torch.where(mask_B, value_B, following_B)
         advantages_BT[:, t] = advantage_B.where(mask_B, 0.0)
     return advantages_BT
-
-
-def whitened(advantages_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """(A - mean) / std over the tokens of the mask; 0 elsewhere, and everywhere if all are equal."""
-    found_N = advantages_BT[mask_BT].double()
-    centered_N = found_N - found_N.mean()
-    std = centered_N.square().mean().sqrt()
-    scaled_N = centered_N / (std + 1e-8) if std > 0 else torch.zeros_like(centered_N)
-    return torch.zeros_like(advantages_BT).masked_scatter(mask_BT, scaled_N.to(advantages_BT.dtype))
 
 
 @dataclass(frozen=True)

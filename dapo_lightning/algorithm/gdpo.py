@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dapo_lightning.algorithm.advantage import GroupNormalized
-from dapo_lightning.algorithm.reinforce_pp import whitened
+from dapo_lightning.algorithm.reinforce_pp import over_tokens
 from dapo_lightning.types import Group
 
 
@@ -47,4 +47,4 @@ class Gdpo:
             total_PG = total_PG + weight * GroupNormalized()(part_PG, groups)[..., 0]
         unit = 1e-5 * rewards_PG.abs().max().clamp(min=1)  # larger than the rounding error of the sum
         total_PG = total_PG + GroupNormalized()((rest_PG / unit).round() * unit, groups)[..., 0]
-        return whitened(total_PG, groups)[..., None]
+        return over_tokens(total_PG, groups)[..., None]

@@ -50,7 +50,7 @@ class Work:
 
 
 def work(sizes: ModelSizes, job: Job, cluster: Cluster) -> tuple[Work, ...]:
-    """Returns generation, further log-probs if any are needed, and the update; of a critic, values and update."""
+    """Returns generation, further log-probs and marks if needed, and the update; of a critic, values and update."""
     gathered = _received(sizes, job, cluster) * job.compute_bytes
     batch, num_micro_batches = mini_batch(job)
     passes = job.num_logp_passes * job.num_gradient_steps
@@ -61,6 +61,8 @@ def work(sizes: ModelSizes, job: Job, cluster: Cluster) -> tuple[Work, ...]:
 
     generate = _generate_with_engine if job.rollout is Memory.ENGINE else _generate
     parts = [generate(sizes, job, cluster), *([forward_passes("log-probs", sizes, passes)] if passes else [])]
+    if job.marks_tokens:
+        parts.append(forward_passes("marks", sizes, job.num_gradient_steps * job.num_epochs))
     parts.append(_update("update", sizes, job, cluster, gathered))
     if job.has_critic:
         parts.append(forward_passes("values", sizes.critic(), job.num_gradient_steps))

@@ -61,6 +61,7 @@ class Job:
     recomputes: bool  # activation checkpointing
     offloads: bool  # optimizer states are in host memory between the optimizer's steps
     num_logp_passes: int  # forward passes for old log-probs, unless the rollout's are exact, and for the reference's
+    marks_tokens: bool  # a forward pass before each gradient step, for options that look at the whole mini-batch
     copies_reference: bool  # with adapters, the reference is the policy without them
     has_critic: bool  # which is trained beside the policy
     shares_prompts: bool  # a prompt is computed once for all its completions
@@ -117,6 +118,7 @@ def job_of(config: Config, cluster: Cluster) -> Job:
         recomputes=bool(config["trainer"].get("activation_checkpointing")),
         offloads=bool(config["trainer"].get("offload_optimizer")),
         num_logp_passes=(not is_exact) + needs_reference,
+        marks_tokens=any(option_attribute(config.get(group), "marks") for group in ("clip", "entropy", "loss", "kl")),
         copies_reference=needs_reference and not lora,
         has_critic=option_attribute(config.get("critic"), "gives_values"),
         shares_prompts=policy.get("attention", "auto") == "auto",

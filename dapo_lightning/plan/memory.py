@@ -59,7 +59,8 @@ def phases(sizes: ModelSizes, saved: np.ndarray, job: Job, cluster: Cluster) -> 
         held = held | {"rollout engine": engine.ASLEEP} if job.engine_sleeps else sampling
     updated = held | {"gradients": everything} | ({"DDP's buckets": trained} if job.replicated else {})
     micro_batch = largest_micro_batch(job)
-    log_probs = {"log-probs": held | _forward(sizes, job, micro_batch)} if job.num_logp_passes else {}
+    has_forward = job.num_logp_passes or job.marks_tokens
+    log_probs = {"log-probs": held | _forward(sizes, job, micro_batch)} if has_forward else {}
     return {
         "generate": sampling | _sampling(sizes, job, job.train, cluster),
         **log_probs,

@@ -26,6 +26,7 @@ from dapo_lightning.rollout.finite import NotFiniteError
 from dapo_lightning.step.checkpoint import not_finite
 from dapo_lightning.step.experience import Row, placeholder
 from dapo_lightning.step.marks import with_marks
+from dapo_lightning.step.places import places_of, with_fields
 from dapo_lightning.types import Group, Trajectory
 
 
@@ -89,14 +90,9 @@ class PolicyHost:
             return replace(batch, groups=groups, surplus=surplus)
         later = (*batch.surplus, *(batch.unfinished or ()))
         unknown = {id(t) for g in (*batch.groups, *later) for t in _unknown(g, algorithm, policy_step)}
-        mine = [
-            (group, trajectory)
-            for p, group in enumerate(batch.groups)
-            for g, trajectory in enumerate(group.trajectories)
-            if batch.is_trained_by(ranks.rank, p, g)
-        ]
-        mine += [(group, trajectory) for group in ranks.mine(later) for trajectory in group.trajectories]
-        rows = [Row(group.prompt_tokens, trajectory) for group, trajectory in mine if id(trajectory) in unknown]
+        mine = list(places_of(batch, ranks).values())
+        mine += [(group.prompt_tokens, t) for group in ranks.mine(later) for t in group.trajectories]
+        rows = [Row(prompt, trajectory) for prompt, trajectory in mine if id(trajectory) in unknown]
         logps = {
             id(row.trajectory): logps_T for row, logps_T in zip(rows, self.logps(self.policy.model, rows), strict=True)
         }
@@ -114,21 +110,21 @@ class PolicyHost:
         return batch if batch.unfinished is None else replace(batch, unfinished=unfinished)
 
     @torch.no_grad()
-    def prepared(self, rows: Sequence[Row], algorithm: Algorithm, ranks: Ranks) -> list[Row]:
-        """Adds to the rows of a mini-batch what is known before its first backward pass: the log-probs of the reference
-        if there is one, and the marks of options that look at the whole mini-batch (see `marks.py`)."""
-        marked = with_marks(rows, algorithm, partial(self._statistics, self.policy.model), ranks)
-        return self.with_reference_logps(marked)
+    def with_reference_logps(self, batch: Batch, ranks: Ranks) -> Batch:
+        """Adds the log-probs of the reference, if there is one, to this rank's completions in the loss. All passes over
+        the rollout use them."""
+        if not self._reference:
+            return batch
+        mine = places_of(batch, ranks)
+        with self._reference() as reference:
+            logps = self.logps(reference, [Row(prompt, trajectory) for prompt, trajectory in mine.values()])
+        found = {place: {"reference_logps_T": logps_T} for place, logps_T in zip(mine, logps, strict=True)}
+        return replace(batch, groups=with_fields(batch.groups, found))
 
     @torch.no_grad()
-    def with_reference_logps(self, rows: Sequence[Row]) -> list[Row]:
-        """Adds the log-probs of the reference to the rows, if there is a reference, unless all ranks know them."""
-        num_unknown = sum(row.reference_logps_T is None for row in rows)
-        if not self._reference or Ranks.current().max(num_unknown) == 0:
-            return list(rows)
-        with self._reference() as reference:
-            logps = self.logps(reference, rows)
-        return [replace(row, reference_logps_T=logps_T) for row, logps_T in zip(rows, logps, strict=True)]
+    def marked(self, rows: Sequence[Row], algorithm: Algorithm, ranks: Ranks) -> list[Row]:
+        """Adds to the rows of a mini-batch the marks of options that look at all of it (see `marks.py`)."""
+        return with_marks(rows, algorithm, partial(self._statistics, self.policy.model), ranks)
 
     def micro_batches(self, rows: Sequence[Row], model: PreTrainedModel | None = None) -> list[list[Row]]:
         """Divides the rows into parts of at most `micro_batch_tokens` tokens. Every rank gets the same number of parts,

@@ -103,8 +103,9 @@ class DAPOModule(EvaluatedModule):
         return self.worker.generate(prompts, self.num_completions, self.generation, "train", step, part)
 
     def with_old_policy(self, batch: Batch, rewards_PG: Tensor, ranks: Ranks) -> Batch:
-        """Adds log-probs of the completions under the weights that sampled them."""
-        return self.host.with_old_logps(batch, self.algorithm, self.history.dapo_steps, ranks)
+        """Adds log-probs of the completions under the weights that sampled them, and under the reference."""
+        batch = self.host.with_old_logps(batch, self.algorithm, self.history.dapo_steps, ranks)
+        return self.host.with_reference_logps(batch, ranks)
 
     def mini_batches(self, batch: Batch, advantages_PGX: Tensor, ranks: Ranks) -> list[MiniBatch]:
         """The mini-batches of all passes over the rollout."""
@@ -123,7 +124,7 @@ class DAPOModule(EvaluatedModule):
 
     def gradient(self, mini_batch: MiniBatch, ranks: Ranks) -> Update:
         """Computes the gradient of a mini-batch, which is then stored in the weights."""
-        mini_batch = replace(mini_batch, rows=tuple(self.host.prepared(mini_batch.rows, self.algorithm, ranks)))
+        mini_batch = replace(mini_batch, rows=tuple(self.host.marked(mini_batch.rows, self.algorithm, ranks)))
         loss_of = partial(surrogate_loss, self.model, algorithm=self.algorithm, temperature=self.generation.temperature)
         return gradient_of(mini_batch, self.host, loss_of, self, self.max_gradient_norm, ranks)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial, wraps
 from typing import Any, ClassVar
@@ -21,8 +20,9 @@ from dapo_lightning.step.critic import CriticHost
 from dapo_lightning.step.experience import MiniBatch, Row
 from dapo_lightning.step.gradient import gradient_of
 from dapo_lightning.step.module import DAPOModule
+from dapo_lightning.step.places import places_of, with_fields
 from dapo_lightning.step.result import Update
-from dapo_lightning.types import Group
+from dapo_lightning.types import Trajectory
 
 
 class PPOModule(DAPOModule):
@@ -47,36 +47,30 @@ class PPOModule(DAPOModule):
         self.critic = critic.model
 
     def with_old_policy(self, batch: Batch, rewards_PG: Tensor, ranks: Ranks) -> Batch:
-        """Adds old log-probs, log-probs of the reference, the values of all states, the rewards of tokens, and the
-        returns that the critic is to learn. Completions outside the loss get none."""
+        """Adds log-probs, the values of all states, the rewards of tokens, and the returns that the critic learns.
+        Completions outside the loss get none."""
         batch = super().with_old_policy(batch, rewards_PG, ranks)
         if not batch.groups:
             return batch
-        places = [(p, g) for p, group in enumerate(batch.groups) for g in range(group.size)]
-        mine = [(p, g) for p, g in places if batch.is_trained_by(ranks.rank, p, g)]
-        rows = [Row(batch.groups[p].prompt_tokens, batch.groups[p].trajectories[g]) for p, g in mine]
-        rows, values = self.host.with_reference_logps(rows), self.critic_host.values(rows)
+        mine = places_of(batch, ranks)
+        values = self.critic_host.values([Row(prompt, trajectory) for prompt, trajectory in mine.values()])
         known = [
-            {
-                "values_T": values_T,
-                "reference_logps_T": row.reference_logps_T,
-                "token_rewards_T": self._token_rewards(row),
-            }
-            for row, values_T in zip(rows, values, strict=True)
+            {"values_T": values_T, "token_rewards_T": self._token_rewards(trajectory)}
+            for (_, trajectory), values_T in zip(mine.values(), values, strict=True)
         ]
         everyones = dict(ranks.gather(list(zip(mine, known, strict=True))))
-        groups = _with(batch.groups, everyones)
+        groups = with_fields(batch.groups, everyones)
         returns_PGT = self.gae.returns(rewards_PG, groups)
         lengths = {(p, g): len(batch.groups[p].trajectories[g].tokens_T) for p, g in everyones}
         returns = {place: {"returns_T": returns_PGT[place][:length]} for place, length in lengths.items()}
-        return replace(batch, groups=_with(groups, returns))
+        return replace(batch, groups=with_fields(groups, returns))
 
-    def _token_rewards(self, row: Row) -> Tensor | None:
+    def _token_rewards(self, trajectory: Trajectory) -> Tensor | None:
         """The KL penalty if it belongs to the reward; none for completions outside the loss without old log-probs."""
-        kl, old_T = self.algorithm.kl, row.trajectory.old_logps_T
-        if not (isinstance(kl, Penalty) and kl.in_reward) or old_T is None or row.reference_logps_T is None:
+        kl, old_T, reference_T = self.algorithm.kl, trajectory.old_logps_T, trajectory.reference_logps_T
+        if not (isinstance(kl, Penalty) and kl.in_reward) or old_T is None or reference_T is None:
             return None
-        return kl.rewards(old_T, row.reference_logps_T)
+        return kl.rewards(old_T, reference_T)
 
     def gradient(self, mini_batch: MiniBatch, ranks: Ranks) -> Update:
         """Adds the gradient of the critic. During value pretraining, the policy gets none."""
@@ -98,13 +92,3 @@ class PPOModule(DAPOModule):
     def trained_weights(self) -> list[dict[str, Any]]:
         weights = [weight for weight in self.critic.parameters() if weight.requires_grad]
         return [*super().trained_weights(), {"params": weights, "lr": self.option.learning_rate}]
-
-
-def _with(groups: Sequence[Group], found: Mapping[tuple[int, int], dict[str, Any]]) -> tuple[Group, ...]:
-    """Sets fields of trajectories, by the place of their group and their own place in it."""
-
-    def completed(p: int, group: Group) -> Group:
-        trajectories = (replace(t, **found.get((p, g), {})) for g, t in enumerate(group.trajectories))
-        return replace(group, trajectories=tuple(trajectories))
-
-    return tuple(completed(p, group) for p, group in enumerate(groups))

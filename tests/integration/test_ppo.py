@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from compare import assert_the_same
+from conftest import tiny
 from runs import SMALL, assert_same_weights, command, config, finish, resume, run
 
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO
@@ -91,6 +92,28 @@ def test_a_penalty_in_the_reward_lowers_the_returns(one, tmp_path):
 def test_a_group_may_hold_a_single_completion(tmp_path):
     folder = run(tmp_path / "run", *PPO, "num_completions_per_prompt=1", "trainer.precision=bf16-mixed", "num_steps=2")
     assert read_metrics(folder / "metrics.csv")[-1]["gradient/norm"] > 0
+
+
+def test_adapters_of_policy_and_critic_are_trained_and_resumed_bit_for_bit(tmp_path):
+    tiny(seed=0).save(tmp_path / "base")
+    lora = (*PPO, "policy=lora", f"policy.name={tmp_path / 'base'}", "policy.chat=false", "policy.lora.rank=4")
+    one, folder = (run(tmp_path / name, *lora, "callbacks.checkpoint.keep=3") for name in ("one", "two"))
+    keep_only(folder, steps=1)
+    resume(folder)
+    assert_same_weights(one, folder)
+    ours, theirs = critic_of(folder), critic_of(one)
+    assert any("lora_" in name for name in ours) and not any("base_layer" in name for name in ours)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    last = read_metrics(folder / "metrics.csv")[-1]
+    assert last["gradient/norm"] > 0 < last["critic/gradient_norm"]
+
+
+def test_conversations_of_several_turns(tmp_path):
+    """GAE skips the messages that the policy reads between its turns."""
+    options = ("wrong=no", "right=no", "max_turn_tokens=4", "max_message_tokens=4")
+    turns = ("environment=self_correction", *(f"environment.{option}" for option in options))
+    last = read_metrics(run(tmp_path / "run", *PPO, *turns) / "metrics.csv")[-1]
+    assert last["turns/mean"] > 1 and last["gradient/norm"] > 0 < last["critic/gradient_norm"]
 
 
 @pytest.mark.parametrize(

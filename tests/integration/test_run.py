@@ -22,6 +22,7 @@ from dapo_lightning.reward import RewardError
 from dapo_lightning.rollout.finite import NotFiniteError
 from dapo_lightning.run import build
 from dapo_lightning.step import module
+from dapo_lightning.step.host import PolicyHost
 from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.utils.checkpoints import latest
 
@@ -169,6 +170,20 @@ def test_every_toggle_runs_on_its_own(overrides, tmp_path):
     assert float(last["sampling/logp_gap"]) < 1e-4  # also with top_p < 1: the recorded log-probs are the policy's
     if overrides == ["kl=k3"]:
         assert float(last["kl/reference"]) > 0
+
+
+def test_the_reference_runs_once_in_a_step_however_many_passes_there_are(tmp_path, monkeypatch):
+    numbers, logps = [], PolicyHost.logps
+
+    def counted(self, model, rows):
+        numbers.append(len(rows))
+        return logps(self, model, rows)
+
+    monkeypatch.setattr(PolicyHost, "logps", counted)
+    overrides = ("kl=k3", "num_epochs=2", "num_steps=1", "sampling=static", "evaluation.every=1")
+    folder = run(tmp_path / "run", *overrides, "num_prompts_per_step=4", "num_completions_per_prompt=3")
+    assert numbers == [12]  # the log-probs of sampling serve as old ones
+    assert float(rows(folder)[-1]["kl/reference"]) > 0
 
 
 def test_toggles_without_a_say_leave_the_first_gradient_alone(tmp_path):

@@ -59,7 +59,7 @@ def test_a_mini_batch_leaves_out_the_same_tokens_however_it_is_cut():
     options = algorithm(clip=ClipCov(0.8, 1.2, share=0.3, lower_covariance=0.0))
     rows = mini_batch([make_group(0, [1, -1, 1], [2, 9, 4]), make_group(1, [1, -1, -1])], options).rows
     found = [
-        torch.cat([row.marks["clip/covariance"] for row in PolicyHost(tiny(1), 1.0, size, True).prepared(
+        torch.cat([row.marks["clip/covariance"] for row in PolicyHost(tiny(1), 1.0, size, True).marked(
             on_policy(rows), options, Ranks())]) for size in (1, 30, 1000)
     ]  # fmt: skip
     assert found[0].any() and torch.equal(found[0], found[1]) and torch.equal(found[1], found[2])

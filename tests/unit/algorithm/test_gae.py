@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import make_group
 
-from dapo_lightning.algorithm.gae import GAE, gae, whitened
+from dapo_lightning.algorithm.gae import GAE, gae
+from dapo_lightning.algorithm.whitening import whitened
 
 
 def valued(group, values, token_rewards=None):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import make_group
 
-from dapo_lightning.algorithm.reinforce_pp import ReinforcePP, ReinforcePPBaseline, whitened
+from dapo_lightning.algorithm.reinforce_pp import ReinforcePP, ReinforcePPBaseline, over_tokens
 
 GROUPS = [make_group(0, [1, -1], [1, 3]), make_group(1, [1, 1], [2, 2])]
 REWARDS = torch.stack([group.scores_G() for group in GROUPS])
@@ -41,4 +41,4 @@ def test_it_is_the_formula_of_openrlhf_over_all_tokens(seed):
 
 
 def test_equal_values_give_exactly_zero():
-    assert not whitened(torch.full((2, 2), 0.1), GROUPS).any()
+    assert not over_tokens(torch.full((2, 2), 0.1), GROUPS).any()

@@ -39,7 +39,7 @@ def test_the_denominator_counts_all_tokens_and_no_cut_changes_the_gradient():
     options, model = algorithm(entropy=TopTokens(0.3)), tiny(seed=1).model
     batch = mini_batch([make_group(0, [1, -1, 1], [2, 9, 4]), make_group(1, [1, -1, -1])], options)
     assert sum(row.weights.item() * row.trajectory.num_tokens for row in batch.rows) == pytest.approx(1.0)
-    rows = PolicyHost(tiny(seed=1), 0.8, 1000, True).prepared(on_policy(batch.rows), options, Ranks())
+    rows = PolicyHost(tiny(seed=1), 0.8, 1000, True).marked(on_policy(batch.rows), options, Ranks())
     whole, _, metrics = gradient(model, rows, options)
     assert metrics["entropy/top_fraction"].total == -(-batch.num_tokens * 3 // 10)
     cut, _, _ = gradient(model, rows, options, 15)

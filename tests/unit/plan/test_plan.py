@@ -459,7 +459,10 @@ def test_recomputation_costs_operations():
     assert recomputed["update"] == pytest.approx(4 / 3 * kept["update"])
     assert recomputed["update"] == pytest.approx(4 * recomputed["log-probs"])  # old log-probs: bf16 has none exact
     assert passes("kl=k3")["log-probs"] == pytest.approx(2 * recomputed["log-probs"])
-    assert "log-probs" not in passes("trainer.precision=32-true")
+    assert passes("kl=k3", "num_epochs=2")["log-probs"] == passes("kl=k3")["log-probs"]  # all passes use the same ones
+    assert "log-probs" not in passes("trainer.precision=32-true") and "marks" not in recomputed
+    once, twice = passes("clip=clip_cov")["marks"], passes("clip=clip_cov", "num_epochs=2")["marks"]
+    assert once == recomputed["log-probs"] and twice == 2 * once  # before each gradient step
 
 
 def test_dynamic_sampling_generates_more():

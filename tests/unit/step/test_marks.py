@@ -66,7 +66,7 @@ class Host(PolicyHost):
 
 def test_marks_and_gradients_do_not_depend_on_micro_batches_and_ranks():
     options, model = algorithm(clip=Centred(0.8, 1.2)), tiny(seed=1).model
-    whole = host().prepared(on_policy(mini_batch(GROUPS, options).rows), options, Ranks())
+    whole = host().marked(on_policy(mini_batch(GROUPS, options).rows), options, Ranks())
     every = torch.cat([row.marks["clip/centred"] for row in whole])
     assert every.abs().max() > 0.1 and abs(every.mean().item()) < 1e-5
     for row in whole:
@@ -88,7 +88,7 @@ def test_tokens_outside_the_loss_mask_are_not_seen_and_get_no_mark():
     rows = on_policy(mini_batch(GROUPS[:1], options).rows)
     mask_T = torch.tensor([True, False, *[True] * 7])
     rows[1] = replace(rows[1], trajectory=replace(rows[1].trajectory, loss_mask_T=mask_T))
-    marked = host().prepared(rows, options, Ranks())
+    marked = host().marked(rows, options, Ranks())
     assert marked[1].marks["clip/ids"][1] == 0 and marked[1].marks["clip/ids"][2] == rows[1].trajectory.tokens_T[2]
 
 
