@@ -14,9 +14,18 @@ SEEDS ?= 21,22,23,24,25,26
 # Naive GRPO to DAPO, technique by technique, then DAPO without one (without dynamic sampling, it is ladder_4).
 VARIANTS := ladder_0_grpo,ladder_1_overlong_filter,ladder_2_clip_higher,ladder_3_soft_punishment,ladder_4_token_level,$\
 ladder_5_dynamic_sampling,dapo_minus_clip_higher,dapo_minus_token_level,dapo_minus_soft_punishment
-SWEEP := $(BIN)/python train.py -m hydra/launcher=cores recipe=ablation seed=$(SEEDS)
+JOBS ?= -1
+LAUNCH := $(BIN)/python train.py -m hydra/launcher=cores hydra.launcher.n_jobs=$(JOBS)
+COMPARE_SEEDS ?= 11,12,13,14,15
+SWEEP := $(LAUNCH) recipe=ablation seed=$(SEEDS)
+# The learning rates that `make compare-tuning` found, and the algorithms with each of them.
+# PPO has two learning rates: that of the critic is four times that of the policy, as in the defaults.
+COMPARE := $(LAUNCH) logger=csv callbacks.rollouts=null callbacks.completions=null callbacks.dashboard=null
+GROUP_BASED := grpo,dapo,dr_grpo,gspo,cispo,reinforce_pp
+CHOSEN := "sparse 1e-4 $(GROUP_BASED)" "sparse 1e-4 ppo critic.learning_rate=4e-4" $\
+"dense 1e-4 $(GROUP_BASED)" "dense 1e-4 ppo critic.learning_rate=4e-4"
 
-.PHONY: help train ablation tuning smollm2 train-smollm2 test vllm-cpu test-vllm test-browser test-loggers test-gpu test-chaos test-zoo test-slurm check docs tensorboard clean
+.PHONY: help train ablation tuning compare compare-tuning smollm2 train-smollm2 test vllm-cpu test-vllm test-browser test-loggers test-gpu test-chaos test-zoo test-slurm check docs tensorboard clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -34,6 +43,20 @@ tuning: $(SETUP)  ## what clip.upper, loss.token_weight and overlong.cache_token
 		"loss=blend loss.token_weight=0,0.25,0.5,0.75,1"; do \
 		$(SWEEP) hydra.sweep.dir=outputs/tuning $$values || swept=1; done; \
 	$(BIN)/python -m dapo_lightning.study outputs/tuning && exit $${swept:-0}
+
+compare: $(SETUP)  ## PPO, GRPO, DAPO and four others on a dense and a sparse task (70 runs; goes on if interrupted)
+	for choice in $(CHOSEN); do set -- $$choice; \
+		$(COMPARE) recipe=compare_$$1 hydra.sweep.dir=outputs/compare/$$1 seed=$(COMPARE_SEEDS) optimizer.lr=$$2 \
+			experiment=$$3 $$4 || failed=1; \
+	done; for task in dense sparse; do \
+		$(BIN)/python -m dapo_lightning.study outputs/compare/$$task --against grpo || failed=1; done; exit $${failed:-0}
+
+compare-tuning: $(SETUP)  ## the learning rates of the algorithms that `make compare` compares (84 runs; goes on)
+	for task in dense sparse; do for rates in "5e-5 2e-4" "1e-4 4e-4" "2e-4 8e-4" "4e-4 16e-4"; do \
+		start="$(COMPARE) recipe=compare_$$task seed=$$([ $$task = dense ] && echo 0 || echo 0,1) hydra.sweep.dir=outputs/compare/tuning_$$task"; \
+		$$start optimizer.lr=$${rates% *} experiment=$(GROUP_BASED) || failed=1; \
+		$$start optimizer.lr=$${rates% *} critic.learning_rate=$${rates#* } experiment=ppo || failed=1; \
+	done; $(BIN)/python -m dapo_lightning.study outputs/compare/tuning_$$task || failed=1; done; exit $${failed:-0}
 
 smollm2: $(SMOLLM2)  ## get a real language model, SmolLM2-135M-Instruct, into outputs/smollm2
 

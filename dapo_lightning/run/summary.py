@@ -76,7 +76,7 @@ def as_text(summary: dict[str, Any]) -> str:
             "run folder": str(folder),
             "look at": "report.html" if (folder / "report.html").exists() else f"dapo-lightning report {folder}",
             "curves": ", ".join(curves) or "none",
-            "completions": "rollouts/",
+            "completions": "rollouts/" if (folder / "rollouts").exists() else "none",
             "trained policy": f"policy/  ({exported}AutoModelForCausalLM.from_pretrained)",
         },
     )

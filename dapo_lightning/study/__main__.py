@@ -10,7 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dapo_lightning.study.anomalies import describe_runs, missing_seeds
-from dapo_lightning.study.figures import FIGURES, describe_missing, sweeps
+from dapo_lightning.study.comparison import BaselineError, compare, find_baseline
+from dapo_lightning.study.figures import COMPARISON, FIGURES, describe_missing, sweeps
 from dapo_lightning.study.ladder import in_order, shown_in_figures
 from dapo_lightning.study.report import as_csv, as_markdown, results_table
 from dapo_lightning.study.runs import WHAT_A_RUN_IS, NoRunsError, describe_failed_starts, find_runs, read_run
@@ -35,27 +36,32 @@ dapo_minus_clip_higher,dapo_minus_token_level,dapo_minus_soft_punishment hydra.s
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 2 for a folder without runs, 1 if a file cannot be read or written."""
+    """Returns the exit code: 2 without runs or without the variant of `--against`, 1 if a file cannot be accessed."""
     parser = argparse.ArgumentParser(
         "python -m dapo_lightning.study", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sweep", type=Path, help="a folder with run folders anywhere below it")
     parser.add_argument("--output", type=Path, help="where to write (default: the sweep folder)")
+    parser.add_argument("--against", metavar="EXPERIMENT", help="compare all variants with that of this experiment")
     show_all_characters()
     parsed = parser.parse_args(arguments)
     try:
-        study(parsed.sweep, parsed.output or parsed.sweep)
-    except (NoRunsError, OSError) as error:
+        study(parsed.sweep, parsed.output or parsed.sweep, parsed.against)
+    except (NoRunsError, BaselineError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, NoRunsError) else 1
+        return 1 if isinstance(error, OSError) else 2
     return 0
 
 
-def study(sweep: Path, output: Path) -> None:
+def study(sweep: Path, output: Path, against: str | None = None) -> None:
     """Reads a sweep, writes its table and figures into `output`, and prints the table.
+
+    Args:
+        against: an experiment; all variants are then compared with its variant.
 
     Raises:
         NoRunsError: if there is no training run.
+        BaselineError: if no single variant belongs to the experiment `against`.
     """
     found = [read_run(folder, sweep) for folder in tqdm(find_runs(sweep), "reading runs", delay=2, leave=False)]
     evaluations = [run for run in found if run.settings.get("mode") == "evaluate"]
@@ -64,13 +70,15 @@ def study(sweep: Path, output: Path) -> None:
         raise NoRunsError(f"{sweep} contains evaluations only, no training run.\n{WHAT_A_RUN_IS}")
     grouped, on_grouping = group_by_settings(runs)
     variants = in_order(grouped)
-    drawn = draw_all(variants, output / "figures")
+    baseline = find_baseline(variants, against) if against else None
+    drawn = draw_all(variants, output / "figures", with_comparison=baseline is not None)
 
     notes = [f"{run.name}: left out, because it is an evaluation (mode=evaluate)." for run in evaluations]
     notes += [*describe_failed_starts(sweep), *on_grouping, *describe_runs(runs)]
     notes += [*missing_seeds(variants), *describe_missing(variants)]
     results = results_table(variants)
     text = as_markdown(results, variants, notes, [f"figures/{path.name}" for path in drawn], str(sweep))
+    text += f"\n{compare(variants, baseline)}\n" if baseline else ""
     for path, content in {output / "study.md": text, output / "study.csv": as_csv(results)}.items():
         with replacing(path) as partial:
             partial.write_text(content, encoding="utf-8")
@@ -78,12 +86,14 @@ def study(sweep: Path, output: Path) -> None:
     print("\n".join(["wrote", *(f"  {path}" for path in (output / "study.md", output / "study.csv", *drawn))]))
 
 
-def draw_all(variants: Sequence[Variant], folder: Path) -> list[Path]:
-    """Draws the paper's figures and those of swept numbers, as far as their variants were run."""
+def draw_all(variants: Sequence[Variant], folder: Path, with_comparison: bool = False) -> list[Path]:
+    """Draws the paper's figures and those of swept numbers, as far as their variants were run, and the figure of all
+    variants if they are compared."""
     from dapo_lightning.study.panels import draw, draw_sweep, styles  # matplotlib takes a second to import
 
     shown, style = shown_in_figures(variants), styles(variants)
     chosen = [(figure, found) for figure in FIGURES if (found := figure.choose(shown))]
+    chosen += [(COMPARISON, {variant.name: variant for variant in variants})] * with_comparison
     drawn = [draw(figure, found, style, folder) for figure, found in tqdm(chosen, "drawing", delay=2, leave=False)]
     return drawn + [draw_sweep(key, lines, style, folder) for key, lines in sweeps(variants).items()]
 

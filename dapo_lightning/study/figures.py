@@ -74,6 +74,9 @@ FIGURES = (
     Figure("full_run.png", "The full run (paper: Fig. 7)", (LENGTH, REWARD, ENTROPY, PROBABILITY), ((DAPO,),)),
 )
 # fmt: on
+COMPARISON = Figure(
+    "comparison.png", "All variants (not in the paper)", (ACCURACY, ENTROPY), (), (DAPO_STEPS, TOKENS, MINUTES)
+)
 
 
 def describe_missing(variants: Sequence[Variant]) -> list[str]:
