@@ -20,7 +20,7 @@ COMPARE_SEEDS ?= 11,12,13,14,15
 SWEEP := $(LAUNCH) recipe=ablation seed=$(SEEDS)
 # The learning rates that `make compare-tuning` found, and the algorithms with each of them.
 # PPO has two learning rates: that of the critic is four times that of the policy, as in the defaults.
-COMPARE := $(LAUNCH) logger=csv callbacks.rollouts=null callbacks.completions=null callbacks.dashboard=null
+COMPARE := $(LAUNCH) logger=csv callbacks.rollouts=null callbacks.completions=null
 GROUP_BASED := grpo,dapo,dr_grpo,gspo,cispo,reinforce_pp
 CHOSEN := "sparse 1e-4 $(GROUP_BASED)" "sparse 1e-4 ppo critic.learning_rate=4e-4" $\
 "dense 1e-4 $(GROUP_BASED)" "dense 1e-4 ppo critic.learning_rate=4e-4"
