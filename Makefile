@@ -22,8 +22,8 @@ SWEEP := $(LAUNCH) recipe=ablation seed=$(SEEDS)
 # PPO has two learning rates: that of the critic is four times that of the policy, as in the defaults.
 COMPARE := $(LAUNCH) logger=csv callbacks.rollouts=null callbacks.completions=null
 GROUP_BASED := grpo,dapo,dr_grpo,gspo,cispo,reinforce_pp
-CHOSEN := "sparse 1e-4 $(GROUP_BASED)" "sparse 1e-4 ppo critic.learning_rate=4e-4" $\
-"dense 1e-4 $(GROUP_BASED)" "dense 1e-4 ppo critic.learning_rate=4e-4"
+CHOSEN := "sparse 2e-4 grpo,dapo,gspo" "sparse 1e-4 dr_grpo,cispo,reinforce_pp" "sparse 1e-4 ppo critic.learning_rate=4e-4" $\
+"dense 4e-4 grpo,dapo,gspo,reinforce_pp" "dense 2e-4 dr_grpo,cispo" "dense 2e-4 ppo critic.learning_rate=8e-4"
 
 .PHONY: help train ablation tuning compare compare-tuning smollm2 train-smollm2 test vllm-cpu test-vllm test-browser test-loggers test-gpu test-chaos test-zoo test-slurm check docs tensorboard clean
 .DEFAULT_GOAL := help

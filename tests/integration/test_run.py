@@ -180,7 +180,7 @@ def test_the_reference_runs_once_in_a_step_however_many_passes_there_are(tmp_pat
         return logps(self, model, rows)
 
     monkeypatch.setattr(PolicyHost, "logps", counted)
-    overrides = ("kl=k3", "num_epochs=2", "num_steps=1", "sampling=static", "evaluation.every=1")
+    overrides = ("kl=k3", "num_epochs=2", "num_steps=1", "sampling=static", "callbacks.rollouts=null")
     folder = run(tmp_path / "run", *overrides, "num_prompts_per_step=4", "num_completions_per_prompt=3")
     assert numbers == [12]  # the log-probs of sampling serve as old ones
     assert float(rows(folder)[-1]["kl/reference"]) > 0
