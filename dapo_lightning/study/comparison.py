@@ -68,7 +68,7 @@ def compare(variants: Sequence[Variant], baseline: Variant) -> str:
             f"## Against {baseline.name}",
             table([at_k(title, variants) for title in header], accuracy),
             table([at_k(title, variants) for title in STABILITY], stability),
-            READING.format(baseline=baseline.name),
+            READING.format(baseline=baseline.experiments[0]),
         ]
     )
 
