@@ -335,7 +335,7 @@ def test_ladder_steps_that_are_missing(sweep):
 
 def test_no_damage_to_its_files_is_fatal(sweep, tmp_path, monkeypatch):
     """Files cut, zeroed, overwritten or gone, at random; figures are drawn by the other tests."""
-    monkeypatch.setattr("dapo_lightning.study.__main__.draw_all", lambda variants, folder: [])
+    monkeypatch.setattr("dapo_lightning.study.__main__.draw_all", lambda *args, **kwargs: [])
     damages = (
         lambda data, cut: data[:cut],
         lambda data, cut: data[:cut] + b"\0" * 50,
