@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import random
 import string
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from dapo_lightning.data import WorkedExample
+from dapo_lightning.data.procedural import Procedural, is_held_out
 from dapo_lightning.types import Prompt
 
 Terms = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class Arithmetic(Procedural):
     """Sums of `min_terms` to `max_terms` signed digits whose running total stays within 0..max_total.
 
     Args:
@@ -61,14 +61,6 @@ class Arithmetic:
         if not all(0 <= share <= 1 for share in shares) or not 0 <= self.check < 1:
             raise ValueError("data.direct + data.checked, data.jump and data.check are probabilities (check below 1).")
 
-    def train_prompts(self) -> Sequence[Prompt]:
-        """`num_train` prompts."""
-        return self._prompts("train", self.num_train)
-
-    def validation_prompts(self) -> Sequence[Prompt]:
-        """`num_validation` prompts, none of them in the train set."""
-        return self._prompts("validation", self.num_validation)
-
     def worked_examples(self, count: int, seed: int) -> list[WorkedExample]:
         """Correct solutions of prompts that are not held out, plain ones first."""
         rng = random.Random(f"worked examples {seed}")
@@ -78,7 +70,8 @@ class Arithmetic:
             for number, terms in enumerate(questions)
         ]
 
-    def _prompts(self, split: str, count: int) -> list[Prompt]:
+    def prompts(self, split: str, count: int) -> list[Prompt]:
+        """Those of a split, drawn with the seed of the data."""
         rng = random.Random(f"{split} {self.seed}")
         questions = (self._terms(rng, held_out=split == "validation") for _ in range(count))
         return [
@@ -92,7 +85,7 @@ class Arithmetic:
             for _ in range(rng.randint(self.min_terms, self.max_terms) - 1):
                 total = sum(terms)
                 terms.append(rng.randint(max(-9, -total), min(9, self.max_total - total)))
-            if (zlib.crc32(_question(terms).encode()) % 10 == 0) == held_out:
+            if is_held_out(_question(terms)) == held_out:
                 return tuple(terms)
 
     def _solution(self, terms: Terms, plain: bool, rng: random.Random) -> str:

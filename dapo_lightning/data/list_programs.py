@@ -12,12 +12,12 @@ the steps in a different order from that of the question, and a tiny policy make
 from __future__ import annotations
 
 import random
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dapo_lightning.data import WorkedExample
+from dapo_lightning.data.procedural import Procedural, is_held_out
 from dapo_lightning.types import Prompt
 
 Step = tuple[str, int | None]  # a letter, and a number for some
@@ -46,7 +46,7 @@ _IDLE = " x=x\n"
 
 
 @dataclass(frozen=True)
-class ListPrograms:
+class ListPrograms(Procedural):
     """Functions of `min_steps` to `max_steps` different steps, each with `num_tests` assert statements.
 
     Args:
@@ -80,14 +80,6 @@ class ListPrograms:
         if not all(0 <= share <= 1 for share in (self.direct + self.idle, self.jump)) or not 0 <= self.again < 1:
             raise ValueError("data.direct + data.idle, data.jump and data.again are probabilities (again below 1).")
 
-    def train_prompts(self) -> Sequence[Prompt]:
-        """Returns `num_train` prompts."""
-        return self._prompts("train", self.num_train)
-
-    def validation_prompts(self) -> Sequence[Prompt]:
-        """Returns `num_validation` prompts, none of them in the train set."""
-        return self._prompts("validation", self.num_validation)
-
     def worked_examples(self, count: int, seed: int) -> list[WorkedExample]:
         """Returns correct programs for prompts that are not held out, plain ones first."""
         rng = random.Random(f"worked examples {seed}")
@@ -97,7 +89,8 @@ class ListPrograms:
             for number, steps in enumerate(questions)
         ]
 
-    def _prompts(self, split: str, count: int) -> list[Prompt]:
+    def prompts(self, split: str, count: int) -> list[Prompt]:
+        """Those of a split, drawn with the seed of the data."""
         rng = random.Random(f"{split} {self.seed}")
         return [
             self._prompt(self._steps(rng, held_out=split == "validation"), f"list_programs:{split}:{number}", rng)
@@ -114,7 +107,7 @@ class ListPrograms:
             letters = rng.sample(list(_KINDS), rng.randint(self.min_steps, self.max_steps))
             kinds = [(letter, _KINDS[letter].bounds) for letter in letters]
             steps = tuple((letter, rng.randint(*bounds) if bounds else None) for letter, bounds in kinds)
-            if (zlib.crc32(_question(steps).encode()) % 10 == 0) == held_out:
+            if is_held_out(_question(steps)) == held_out:
                 return steps
 
     def _program(self, steps: Sequence[Step], plain: bool, rng: random.Random) -> str:

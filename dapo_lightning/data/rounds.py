@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import random
 import string
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dapo_lightning.data import WorkedExample
+from dapo_lightning.data.procedural import Procedural, is_held_out
 from dapo_lightning.types import Prompt
 
 MAX_ROUNDS = 99  # the largest number that is one token of the tiny policy
 
 
 @dataclass(frozen=True)
-class Rounds:
+class Rounds(Procedural):
     """Sums of `min_terms` to `max_terms` terms from -`max_term` to `max_term`. A worked answer has `min_tokens` to
     `max_tokens` tokens of the tiny policy, with its end token; the number of rounds is chosen accordingly.
 
@@ -49,14 +49,6 @@ class Rounds:
                 "4 n + 2 tokens."
             )
 
-    def train_prompts(self) -> Sequence[Prompt]:
-        """`num_train` prompts."""
-        return self._prompts("train", self.num_train)
-
-    def validation_prompts(self) -> Sequence[Prompt]:
-        """`num_validation` prompts, none of them in the train set."""
-        return self._prompts("validation", self.num_validation)
-
     def worked_examples(self, count: int, seed: int) -> list[WorkedExample]:
         """Correct answers to prompts that are not held out."""
         rng = random.Random(f"worked examples {seed}")
@@ -67,7 +59,8 @@ class Rounds:
             found.append(WorkedExample(question(terms, rounds), answer(terms, rounds)))
         return found
 
-    def _prompts(self, split: str, count: int) -> list[Prompt]:
+    def prompts(self, split: str, count: int) -> list[Prompt]:
+        """Those of a split, drawn with the seed of the data."""
         rng = random.Random(f"{split} {self.seed}")
         sums = (self._sum(rng, held_out=split == "validation") for _ in range(count))
         return [
@@ -86,7 +79,7 @@ class Rounds:
                 ),
             ]
             rounds = rng.choice(self._num_rounds(len(terms) - 1))
-            if (zlib.crc32(question(terms, rounds).encode()) % 10 == 0) == held_out:
+            if is_held_out(question(terms, rounds)) == held_out:
                 return terms, rounds
 
     def _num_rounds(self, num_terms: int) -> range:

@@ -16,11 +16,12 @@ from typing import ClassVar
 
 from dapo_lightning.data import WorkedExample
 from dapo_lightning.data.arithmetic import Arithmetic
+from dapo_lightning.data.procedural import Procedural
 from dapo_lightning.types import Prompt
 
 
 @dataclass(frozen=True)
-class SecondLook:
+class SecondLook(Procedural):
     """Sums as in `Arithmetic`, with worked examples in two turns.
 
     Args:
@@ -52,14 +53,6 @@ class SecondLook:
             raise ValueError("data.plain_share, data.guess and data.repeat are shares, from 0 to 1.")
         self._sums()  # refuses other values without meaning
 
-    def train_prompts(self) -> Sequence[Prompt]:
-        """`num_train` prompts."""
-        return self._sums().train_prompts()
-
-    def validation_prompts(self) -> Sequence[Prompt]:
-        """`num_validation` prompts, none of them in the train set."""
-        return self._sums().validation_prompts()
-
     def worked_examples(self, count: int, seed: int) -> list[WorkedExample]:
         """Solutions of prompts that are not held out; the turn of a policy is followed by the message it would read."""
         rng = random.Random(f"second look {seed}")
@@ -68,6 +61,10 @@ class SecondLook:
             WorkedExample(example.prompt, self._in_turns(example.solution, number < self.plain_share * count, rng))
             for number, example in enumerate(plain)
         ]
+
+    def prompts(self, split: str, count: int) -> Sequence[Prompt]:
+        """The sums of `Arithmetic`."""
+        return self._sums().prompts(split, count)
 
     def _sums(self) -> Arithmetic:
         sizes = (self.min_terms, self.max_terms, self.max_total, self.num_train, self.num_validation, self.seed)
