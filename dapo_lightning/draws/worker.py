@@ -117,13 +117,13 @@ class RolloutWorker:
                 submitted: list[PendingGroup] = []
                 for row, (trajectories, numbered) in enumerate(zip(batch, these, strict=True), start=num_done):
                     check_finite(trajectories, model, numbered.prompt.source)
-                    if part is not None and not all(has_ended(t, codec.end_tokens) for t in trajectories):
-                        submitted.append(
-                            partial(Group, numbered.number, numbered.prompt, tokens[row], trajectories, (), ())
-                        )
-                        continue
-                    texts, grades = conversations.submit(row, trajectories)
-                    submitted.append(partial(self._group, numbered, tokens[row], trajectories, texts, grades))
+                    group = partial(Group, numbered.number, numbered.prompt, tokens[row], trajectories)
+                    is_finished = part is None or all(has_ended(t, codec.end_tokens) for t in trajectories)
+                    submitted.append(
+                        partial(self._graded, group, *conversations.submit(row, trajectories))
+                        if is_finished
+                        else partial(group, (), ())
+                    )
                 num_done += len(batch)
                 if num_done == len(prompts):
                     self._leave()
@@ -136,27 +136,15 @@ class RolloutWorker:
         with self.clock("generate"):
             getattr(self.rollout, "leave", lambda: None)()
 
-    def _group(
-        self,
-        numbered: NumberedPrompt,
-        prompt_tokens: tuple[int, ...],
-        trajectories: tuple[Trajectory, ...],
-        texts: tuple[str, ...],
-        pending: Callable[[], list[tuple[Grade, ...]]],
+    def _graded(
+        self, group: Callable[..., Group], texts: tuple[str, ...], pending: Callable[[], list[tuple[Grade, ...]]]
     ) -> Group:
+        """Waits for the grades of a group of which everything else is known."""
         with self.clock("grade"):
             found = pending()
         environment = self.environment
         turn_grades = tuple(grades if environment.grades_turns else () for grades in found)
-        return Group(
-            numbered.number,
-            numbered.prompt,
-            prompt_tokens,
-            trajectories,
-            texts,
-            tuple(map(environment.final, found)),
-            turn_grades if environment.num_turns > 1 else (),
-        )
+        return group(texts, tuple(map(environment.final, found)), turn_grades if environment.num_turns > 1 else ())
 
 
 def _trajectories(

@@ -20,9 +20,13 @@ from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.algorithm.kl import NoKL
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO
 from dapo_lightning.callbacks.profile import ProfileStep
+from dapo_lightning.data import Dataset
 from dapo_lightning.draws.datamodule import HeldOutData, PromptDataModule
 from dapo_lightning.draws.length import LengthLimit
 from dapo_lightning.draws.worker import RolloutWorker
+from dapo_lightning.policy import Policy, PolicySource
+from dapo_lightning.policy.codec import Codec
+from dapo_lightning.reward import Reward
 from dapo_lightning.rollout.stop import StopTexts
 from dapo_lightning.run.checks import check, check_engines, check_logps, check_options, check_partial
 from dapo_lightning.run.command import as_dict, in_sweep, record_origin, resume_command
@@ -44,6 +48,7 @@ from dapo_lightning.utils.options import option_attribute
 
 log = logging.getLogger(__name__)
 
+Config = Mapping[str, Any]
 TECHNIQUES = tuple(field.name for field in fields(Algorithm))
 
 
@@ -119,47 +124,13 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
         codec.max_positions,
         max_message_tokens=(environment.num_turns - 1) * environment.max_message_tokens,
     )
-    reward = made(settings["reward"])
-    own_rewards = {name: made(one["reward"]) for name, one in sets.items() if one["reward"] is not settings["reward"]}
-    rewards = {name: own_rewards.get(name, reward) for name in sets}
-    try:
-        for one in (reward, *own_rewards.values()):
-            one.start()
-        data = made(settings["datamodule"])(
-            dataset=dataset,
-            encode=codec.encode,
-            length_limit=limit,
-            num_steps=config.num_steps if config.mode == "train" else 0,  # a resumed run may be given more
-            usable=reward.usable,
-            sets={
-                name: HeldOutData(
-                    dataset if one["data"] is settings["data"] else made(one["data"]),
-                    one["num_prompts"],
-                    rewards[name].usable,
-                )
-                for name, one in sets.items()
-            },
-        )
-    except BaseException:
-        for one in (reward, *own_rewards.values()):
-            one.close()
-        raise
+    rewards, data = _rewards_and_data(settings, sets, dataset, codec, limit)
     reach = data.longest_prompt + limit.after_prompt
     getattr(rollout, "check_reach", lambda _: None)(reach)
     clock = Clock()
     with clock("load"):
-        policy = source.load(
-            codec,
-            dataset,
-            Path("outputs/warm_start"),
-            reach=reach,
-            sharded=option_attribute(settings["trainer"]["strategy"], "shards_weights")
-            and not option_attribute(settings["critic"], "gives_values"),  # a critic begins as a copy of the policy
-        )
-    policy = replace(policy, recomputes=bool(config.trainer.get("activation_checkpointing")))
-    if policy.shards is None and (bad := not_finite(policy.model.state_dict())) is not None:
-        raise ConfigError(f"policy: its weights are not finite ({bad}), so it cannot be used. Choose another policy.")
-    worker = RolloutWorker(policy, rollout, reward, config.seed, clock, environment)
+        policy = _policy(settings, source, codec, dataset, reach)
+    worker = RolloutWorker(policy, rollout, rewards[""], config.seed, clock, environment)
     module = made(settings["module"])(
         worker=worker,
         algorithm=algorithm,
@@ -174,6 +145,60 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
         logps_are_exact=logps_are_exact,
     )
     return module, data
+
+
+def _rewards_and_data(
+    settings: Config, sets: Mapping[str, Config], dataset: Dataset, codec: Codec, limit: LengthLimit
+) -> tuple[dict[str, Reward], PromptDataModule]:
+    """The started rewards of training ("") and of each held-out set, and the data that they can use."""
+    reward = made(settings["reward"])
+    rewards = {
+        name: reward if one["reward"] is settings["reward"] else made(one["reward"]) for name, one in sets.items()
+    } | {"": reward}
+    different = list({id(one): one for one in rewards.values()}.values())
+    try:
+        for one in different:
+            one.start()
+        data = made(settings["datamodule"])(
+            dataset=dataset,
+            encode=codec.encode,
+            length_limit=limit,
+            num_steps=settings["num_steps"] if settings["mode"] == "train" else 0,  # a resumed run may be given more
+            usable=reward.usable,
+            sets={
+                name: HeldOutData(
+                    dataset if one["data"] is settings["data"] else made(one["data"]),
+                    one["num_prompts"],
+                    rewards[name].usable,
+                )
+                for name, one in sets.items()
+            },
+        )
+    except BaseException:
+        for one in different:
+            one.close()
+        raise
+    return rewards, data
+
+
+def _policy(settings: Config, source: PolicySource, codec: Codec, dataset: Dataset, reach: int) -> Policy:
+    """Loads the policy.
+
+    Raises:
+        ConfigError: if its weights are not finite.
+    """
+    policy = source.load(
+        codec,
+        dataset,
+        Path("outputs/warm_start"),
+        reach=reach,
+        sharded=option_attribute(settings["trainer"]["strategy"], "shards_weights")
+        and not option_attribute(settings["critic"], "gives_values"),  # a critic begins as a copy of the policy
+    )
+    policy = replace(policy, recomputes=bool(settings["trainer"].get("activation_checkpointing")))
+    if policy.shards is None and (bad := not_finite(policy.model.state_dict())) is not None:
+        raise ConfigError(f"policy: its weights are not finite ({bad}), so it cannot be used. Choose another policy.")
+    return policy
 
 
 def _generation(settings: Mapping[str, Any], path: str) -> Generation:
