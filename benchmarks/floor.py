@@ -32,12 +32,13 @@ def measure() -> Machine:
     a, out = torch.randn(4096, 4096), torch.empty(4096, 4096)
     memory = torch.randn(2**26)
     return Machine(
-        2 * 4096**3 / _seconds(lambda: torch.mm(a, a, out=out)),
-        4 * memory.numel() / _seconds(lambda: memory.sum()),
+        2 * 4096**3 / seconds_of(lambda: torch.mm(a, a, out=out)),
+        4 * memory.numel() / seconds_of(lambda: memory.sum()),
     )
 
 
-def _seconds(work: Callable[[], object], tries: int = 10) -> float:
+def seconds_of(work: Callable[[], object], tries: int = 10) -> float:
+    """The median of a few tries."""
     seconds = []
     for _ in range(tries):
         start = time.perf_counter()

@@ -15,7 +15,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -26,6 +25,7 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.cases import CASES, Case
+from benchmarks.floor import seconds_of
 from benchmarks.ours import Questions
 from dapo_lightning.policy.hub import HubPolicy
 from dapo_lightning.rollout import Rollout
@@ -93,8 +93,8 @@ def _timed(case: Case, engine: str, dtype: str) -> dict[str, float]:
 
     with prepared():
         work()
-        seconds = _seconds(work)
-    times = {"same weights": seconds, "new weights": _seconds(with_new_weights, tries=1)}
+        seconds = seconds_of(work, tries=3)
+    times = {"same weights": seconds, "new weights": seconds_of(with_new_weights, tries=1)}
     return times | {"tokens/s": case.num_prompts * case.num_completions * case.max_new_tokens / seconds}
 
 
@@ -127,15 +127,6 @@ def _free(case: Case, dtype: str, prompts: Prompts) -> Side:
     )
     requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
     return nullcontext, lambda: llm.generate(requests, sampling, use_tqdm=False)
-
-
-def _seconds(work: Callable[[], object], tries: int = 3) -> float:
-    seconds = []
-    for _ in range(tries):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import AutoModelForCausalLM
 
+from dapo_lightning.draws.fill import PromptDraws
 from dapo_lightning.run import build, cli
 from dapo_lightning.run.command import as_dict
 from dapo_lightning.run.folder import read_config
 from dapo_lightning.run.session import train
+from dapo_lightning.step.module import DAPOModule
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +58,22 @@ def run(folder: Path, *overrides: str) -> Path:
     ):
         small = [o for o in small if not o.startswith("overlong.")]
     start(config(*small, *overrides, f"run_folder={folder}"))
+    return folder
+
+
+def run_interrupted(folder: Path, *overrides: str) -> Path:
+    """A run that fails in its third step."""
+    with pytest.MonkeyPatch.context() as patch:
+        step = DAPOModule.training_step
+
+        def interrupted(module: DAPOModule, draws: PromptDraws, batch_idx: int) -> object:
+            if module.history.dapo_steps == 2:
+                raise RuntimeError("pulled the plug")
+            return step(module, draws, batch_idx)
+
+        patch.setattr(DAPOModule, "training_step", interrupted)
+        with pytest.raises(RuntimeError, match="pulled the plug"):
+            run(folder, *overrides)
     return folder
 
 

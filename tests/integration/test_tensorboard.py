@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 import pandas as pd
 import pytest
 import yaml
-from runs import ROOT, resume, run
+from runs import ROOT, resume, run, run_interrupted
 from tensorboard.plugin_util import markdown_to_safe_html
 
 from dapo_lightning.callbacks import dashboard
@@ -24,7 +24,6 @@ from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.callbacks.tensorboard import MAX_CHARACTERS, WIDTHS, as_html
 from dapo_lightning.run.build import TECHNIQUES
 from dapo_lightning.run.options import numbers_of_options
-from dapo_lightning.step.module import DAPOModule
 
 # A learning rate at which ratios leave the clip range: some tags are there only if tokens are clipped.
 CLIPS = ("optimizer.lr=3e-2", "num_gradient_steps=4")
@@ -71,17 +70,7 @@ def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("outputs")
     run(folder / "straight", *CLIPS)
     run(folder / "votes", "experiment=grpo", "reward=exact", "reward.marker='a'", "num_steps=2", "optimizer.lr=1e-6")
-    with pytest.MonkeyPatch.context() as patch:
-        step = DAPOModule.training_step
-
-        def interrupted(module, draw, batch_idx):
-            if module.history.dapo_steps == 2:
-                raise RuntimeError("pulled the plug")
-            return step(module, draw, batch_idx)
-
-        patch.setattr(DAPOModule, "training_step", interrupted)
-        with pytest.raises(RuntimeError, match="pulled the plug"):
-            run(folder / "resumed", *CLIPS)
+    run_interrupted(folder / "resumed", *CLIPS)
     shutil.copytree(folder / "resumed", folder / "interrupted")
     resume(folder / "resumed")
     return {path.name: path for path in folder.iterdir()}

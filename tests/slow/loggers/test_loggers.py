@@ -9,12 +9,11 @@ from collections import defaultdict
 
 import pandas as pd
 import pytest
-from runs import ends_with, own_reward, resume, run
+from runs import ends_with, own_reward, resume, run_interrupted
 
 from dapo_lightning.callbacks.completions import COLUMNS
 from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.run.folder import read_config
-from dapo_lightning.step.module import DAPOModule
 
 pytestmark = pytest.mark.loggers
 
@@ -34,17 +33,7 @@ def trackio_folder(tmp_path_factory):
 def resumed(tmp_path_factory, trackio_folder):
     """A run that failed in its third step and was resumed."""
     folder = tmp_path_factory.mktemp("outputs") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        step = DAPOModule.training_step
-
-        def interrupted(module, draws, batch_idx):
-            if module.history.dapo_steps == 2:
-                raise RuntimeError("pulled the plug")
-            return step(module, draws, batch_idx)
-
-        patch.setattr(DAPOModule, "training_step", interrupted)
-        with pytest.raises(RuntimeError, match="pulled the plug"):
-            run(folder, EVERY)
+    run_interrupted(folder, EVERY)
     assert Wandb(folder).exit_codes == [1] and MLflow(folder).statuses == ["FAILED"]
     resume(folder)
     return folder
