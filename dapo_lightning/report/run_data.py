@@ -14,12 +14,15 @@ from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.report.rollouts import read_groups
 from dapo_lightning.report.settings import settings
 from dapo_lightning.utils.changes import described, read_changes
+from dapo_lightning.utils.held_out import accuracies_of_sets
 
 Panel = tuple[str, str, tuple[tuple[str, str], ...]]  # title, unit, (metric, label)
 PANELS: tuple[Panel, ...] = (
     ("Held-out accuracy", "", (("validation/avg@", "avg"), ("validation/pass@", "pass"), ("validation/maj@", "maj"))),
     ("Accuracy in training", "", (("accuracy", "all groups used"),)),
-    ("Reward", "", (("reward/mean", "reward"), ("overlong/penalty", "overlong penalty"))),
+    ("Reward", "", (("reward/mean", "training"), ("overlong/penalty", "overlong penalty"),
+                    ("validation/reward/mean", "held out"))),
+    ("No answer", "share", (("reward/no_answer", "training"), ("validation/reward/no_answer", "held out"))),
     ("Entropy", "nats per token", (("entropy", "training"), ("validation/entropy", "held out"))),
     ("Completion length", "tokens", (("length/mean", "mean"), ("length/max", "longest"))),
     ("Groups", "share", (("groups/useful", "useful"), ("groups/all_correct", "all right"),
@@ -31,7 +34,6 @@ PANELS: tuple[Panel, ...] = (
     ("Time of a step", "seconds", (("seconds/generate", "generate"), ("seconds/grade", "grade"),
                                    ("seconds/wait", "wait"), ("seconds/update", "update"))),
 )  # fmt: skip
-_OF_SET = re.compile(r"validation/(?!turn_\d+/)([\w-]+)/(avg@\d+)")
 _LOG = re.compile(r"^\[([^\]]+)\]\[([^\]]+)\]\[(WARNING|ERROR|CRITICAL)\] - (.*)$", re.MULTILINE)
 
 
@@ -62,16 +64,19 @@ def run_data(folder: Path, megabytes: float) -> dict[str, Any]:
         "panels": [{"title": title, "unit": unit, "lines": lines} for title, unit, lines in _panels(names)],
         "clip": _clip(config),
         "settings": settings(config),
+        "sets": [of_set for of_set, _ in accuracies_of_sets(summary.get("after", {}))],
         "held_out": {step: summary["evaluations"][step] for step in summary.get("evaluations", {})},
         **rollouts,
     }
 
 
 def _panels(names: Sequence[str]) -> list[Panel]:
-    """Returns the panels, with one for the sets of `evaluation.sets`, if there are any."""
-    found = [match for name in names if (match := _OF_SET.fullmatch(name))]
-    lines = tuple((match[0], f"{match[1]} {match[2]}") for match in found)
-    return [PANELS[0], *([("Other held-out sets", "", lines)] if lines else []), *PANELS[1:]]
+    """Returns the panels, with two for the sets of `evaluation.sets`, if there are any."""
+    found = accuracies_of_sets(name.removeprefix("validation/") for name in names)
+    accuracies = tuple((f"validation/{of_set}/{avg}", f"{of_set} {avg}") for of_set, avg in found)
+    rewards = tuple((f"validation/{of_set}/reward/mean", of_set) for of_set, _ in found)
+    of_sets: list[Panel] = [("Other held-out sets", "", accuracies), ("Reward on other held-out sets", "", rewards)]
+    return [PANELS[0], *(of_sets if found else []), *PANELS[1:]]
 
 
 def _facts(config: dict[str, Any], summary: dict[str, Any], rows: list[dict[str, Any]]) -> list[list[str]]:

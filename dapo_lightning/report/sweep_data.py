@@ -11,11 +11,12 @@ import pandas as pd  # type: ignore[import-untyped]
 
 from dapo_lightning.study.anomalies import describe_runs, missing_seeds
 from dapo_lightning.study.curves import Axis, curve
-from dapo_lightning.study.figures import FIGURES, Figure, describe_missing
+from dapo_lightning.study.figures import FIGURES, Figure, describe_missing, of_held_out_sets
 from dapo_lightning.study.ladder import in_order, shown_in_figures
-from dapo_lightning.study.report import TABLES, cells, results_table
+from dapo_lightning.study.report import cells, results_table, tables
 from dapo_lightning.study.runs import Run, describe_failed_starts, find_runs, read_run
 from dapo_lightning.study.variants import Variant, at_k, completions_per_prompt, group_by_settings
+from dapo_lightning.utils.held_out import accuracies_of_sets
 
 ALL = "every variant"
 
@@ -35,7 +36,7 @@ def sweep_data(sweep: Path, output: Path) -> dict[str, Any]:
     runs = [run for run in found if run.settings.get("mode") != "evaluate"]
     grouped, on_grouping = group_by_settings(runs)
     variants = in_order(grouped)
-    results = [row for _, row in results_table(variants).iterrows()]
+    results = results_table(variants)
     notes = [*describe_failed_starts(sweep), *on_grouping, *describe_runs(runs), *missing_seeds(variants)]
     k = ", ".join(map(str, completions_per_prompt(variants))) or "unknown"
     finished = sum(run.finished for run in runs)
@@ -51,9 +52,9 @@ def sweep_data(sweep: Path, output: Path) -> dict[str, Any]:
             {
                 "title": title,
                 "columns": ["variant", "ladder step", "seeds", *(at_k(head, variants) for head, _, _ in columns)],
-                "rows": [cells(row, columns) for row in results],
+                "rows": [cells(row, columns) for _, row in results.iterrows()],
             }
-            for title, columns in TABLES.items()
+            for title, columns in tables(results).items()
         ],
         "figures": _figures(variants),
         "runs": [_run(run, places[run.name], output, runs) for run in runs],
@@ -61,24 +62,30 @@ def sweep_data(sweep: Path, output: Path) -> dict[str, Any]:
 
 
 def _figures(variants: Sequence[Variant]) -> list[dict[str, Any]]:
-    """Returns the paper's figures, as far as their variants were run, and their metrics for all variants."""
+    """Returns the paper's figures, as far as their variants were run, and their metrics for all variants. The first
+    figure and the last one also show the sets of `evaluation.sets`."""
     shown = shown_in_figures(variants)
     chosen = [(figure, found) for figure in FIGURES if (found := figure.choose(shown))]
     everything = {variant.name: variant for variant in variants}
     metrics = tuple(dict.fromkeys(metric for figure in FIGURES for metric in figure.metrics))
     every = Figure("", ALL, metrics, (), FIGURES[0].axes[1:2])
-    return [_figure(figure, found) for figure, found in [*chosen, (every, everything)]]
+    of_sets = [figure for figure in [of_held_out_sets(variants)] if figure]
+    return [
+        _figure([figure, *(of_sets if i in (0, len(chosen)) else [])], found)
+        for i, (figure, found) in enumerate([*chosen, (every, everything)])
+    ]
 
 
-def _figure(figure: Figure, found: dict[str, Variant]) -> dict[str, Any]:
+def _figure(figures: Sequence[Figure], found: dict[str, Variant]) -> dict[str, Any]:
     charts = [
         {"title": at_k(label.replace("\n", " "), found.values()), "xlabel": axis.label, "lines": lines}
+        for figure in figures
         for metric, label in figure.metrics
         for axis in figure.axes
         if (lines := [_line(name, variant, metric, axis) for name, variant in found.items()])
         and any(line["points"] for line in lines)
     ]
-    return {"title": figure.title, "names": list(found), "charts": charts}
+    return {"title": figures[0].title, "names": list(found), "charts": charts}
 
 
 def _line(name: str, variant: Variant, metric: str, axis: Axis) -> dict[str, Any]:
@@ -101,11 +108,15 @@ def _run(run: Run, folder: Path, output: Path, runs: Sequence[Run]) -> dict[str,
         group: run.choices.get(group, "–") for group in chosen
         if len({other.choices.get(group) for other in runs}) > 1
     }  # fmt: skip
-    avg = run.evaluations.get(f"avg@{run.k}", pd.Series(dtype=float)).dropna()
+    of_sets = {f"{name} {avg}": f"{name}/{avg}" for name, avg in accuracies_of_sets(run.evaluations)}
     return {
         "name": run.name,
         "state": "finished" if run.finished else f"step {run.steps_done} of {run.num_steps or '?'}",
-        "avg": float(avg.iloc[-1]) if len(avg) else None,
+        "accuracies": {
+            title: float(values.iloc[-1])
+            for title, name in ({"avg@k": f"avg@{run.k}"} | of_sets).items()
+            if len(values := run.evaluations.get(name, pd.Series(dtype=float)).dropna())
+        },
         "page": Path(os.path.relpath(page, output)).as_posix() if page.is_file() else None,
         "steps": [int(step) for step in metrics.index],
         "metrics": {

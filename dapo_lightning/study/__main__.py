@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dapo_lightning.study.anomalies import describe_runs, missing_seeds
 from dapo_lightning.study.comparison import BaselineError, compare, find_baseline
-from dapo_lightning.study.figures import COMPARISON, FIGURES, describe_missing, sweeps
+from dapo_lightning.study.figures import COMPARISON, FIGURES, describe_missing, of_held_out_sets, sweeps
 from dapo_lightning.study.ladder import in_order, shown_in_figures
 from dapo_lightning.study.report import as_csv, as_markdown, results_table
 from dapo_lightning.study.runs import WHAT_A_RUN_IS, NoRunsError, describe_failed_starts, find_runs, read_run
@@ -21,7 +21,8 @@ from dapo_lightning.utils.console import show_all_characters
 
 HELP = f"""Reads the runs of a sweep, finished or not, and writes
   study.md, study.csv   a row per variant: held-out accuracy over seeds, paired differences, cost; and all anomalies
-  figures/*.png         the paper's figures, as far as their variants were run, and one per number that was swept
+  figures/*.png         the paper's figures, as far as their variants were run, one of the sets of evaluation.sets,
+                        and one per number that was swept
 
 A variant consists of all runs that differ in nothing but the seed; their resolved settings are compared.
 
@@ -93,7 +94,9 @@ def draw_all(variants: Sequence[Variant], folder: Path, with_comparison: bool = 
 
     shown, style = shown_in_figures(variants), styles(variants)
     chosen = [(figure, found) for figure in FIGURES if (found := figure.choose(shown))]
-    chosen += [(COMPARISON, {variant.name: variant for variant in variants})] * with_comparison
+    everything = {variant.name: variant for variant in variants}
+    chosen += [(figure, everything) for figure in [of_held_out_sets(variants)] if figure]
+    chosen += [(COMPARISON, everything)] * with_comparison
     drawn = [draw(figure, found, style, folder) for figure, found in tqdm(chosen, "drawing", delay=2, leave=False)]
     return drawn + [draw_sweep(key, lines, style, folder) for key, lines in sweeps(variants).items()]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dapo_lightning.study.curves import DAPO_STEPS, GRADIENT_STEPS, MINUTES, TOKENS, Axis
 from dapo_lightning.study.ladder import DAPO, LADDER, LEAVE_ONE_OUT, ORDER, canonical, place, shown_in_figures
 from dapo_lightning.study.variants import Variant
+from dapo_lightning.utils.held_out import accuracies_of_sets
 
 # name of the metric, label with its unit
 ACCURACY = ("validation/avg@k", "held-out accuracy (avg@k)")
@@ -77,6 +78,14 @@ FIGURES = (
 COMPARISON = Figure(
     "comparison.png", "All variants (not in the paper)", (ACCURACY, ENTROPY), (), (DAPO_STEPS, TOKENS, MINUTES)
 )
+
+
+def of_held_out_sets(variants: Sequence[Variant]) -> Figure | None:
+    """Returns the figure of the sets of `evaluation.sets`, if there are any."""
+    names = {name: None for variant in variants for run in variant.runs for name in run.evaluations}
+    metrics = tuple((f"validation/{name}/{avg}", f"{avg} on {name}") for name, avg in accuracies_of_sets(names))
+    title = "Held-out sets of evaluation.sets (not in the paper)"
+    return Figure("held_out_sets.png", title, metrics, (), (DAPO_STEPS,)) if metrics else None
 
 
 def describe_missing(variants: Sequence[Variant]) -> list[str]:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 
+from dapo_lightning.study.held_out_sets import columns_of_sets
 from dapo_lightning.study.runs import Run
 
 END_SHARE, END_STEPS = 0.1, 3  # "the end" of training: this share of the DAPO steps, but at least this many
@@ -25,6 +26,7 @@ def measures(run: Run) -> dict[str, float | None]:
     over the last steps of training; entropy_of_run, truncated_of_run, length_of_run (tokens): over all steps.
     useful_group_share: of all groups that were generated and not carried over. tokens_per_useful_group: tokens
     generated per useful group trained on. minutes: generating, grading, waiting for other ranks, and updating.
+    Those of a set of `evaluation.sets` are called like its metrics.
     """
     after, steps = run.evaluations.loc[run.num_steps], run.metrics.dropna(subset="tokens/generated")
     is_complete = run.num_steps in steps.index
@@ -47,6 +49,7 @@ def measures(run: Run) -> dict[str, float | None]:
         "useful_group_share": summary.get("useful_group_share", useful_share),
         "minutes": seconds.sum(min_count=1) / 60,
         "gradient_steps": summary.get("gradient_steps", end["steps/gradient"].max()),
+        **{name: after[name] for of_set in columns_of_sets(after.index).values() for _, name, _ in of_set},
     }
 
 

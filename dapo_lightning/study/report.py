@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd  # type: ignore[import-untyped]
 
+from dapo_lightning.study.held_out_sets import Columns, columns_of_sets
 from dapo_lightning.study.intervals import intervals
 from dapo_lightning.study.ladder import full_dapo, ladder_step, previous_step, roles
 from dapo_lightning.study.measures import END_SHARE, END_STEPS, NAMES
@@ -15,7 +16,6 @@ from dapo_lightning.utils.table import table
 NONE = "–"
 MEDIANS = ["gradient_steps", "minutes"]
 
-Columns = tuple[tuple[str, str, str], ...]  # title in study.md, column of study.csv, format of a number
 TABLES: dict[str, Columns] = {
     "What was learned": (
         ("avg@k", "avg", "{:.3f}"),
@@ -57,6 +57,7 @@ READING = f"""\
   the differences. The number of these seeds is in brackets if it is not the variant's. A variant is compared with the
   ladder step and the DAPO variant that have the same overrides, or else with DAPO without overrides, and only on the
   same task.
+- Each set of `evaluation.sets` has a table of its own. Its reward is the mean score of its completions.
 - Entropy (nats per token) and training truncation at the end are means over the last {END_SHARE:.0%} of the DAPO steps,
   but at least {END_STEPS}.
 - Tokens per useful group are the tokens generated in training per group trained on that had both correct and wrong
@@ -64,6 +65,13 @@ READING = f"""\
 - Minutes are those of generating, grading and updating, without warm start and evaluations. Minutes and gradient steps
   are medians over seeds.
 - The tables contain finished runs only; the figures show unfinished runs, too."""
+
+
+def tables(results: pd.DataFrame) -> dict[str, Columns]:
+    """Returns all tables by title, with one for each set of `evaluation.sets` after the first."""
+    (title, first), *others = TABLES.items()
+    of_sets = {f"Held-out set {name}": columns for name, columns in columns_of_sets(results.columns).items()}
+    return {title: first, **of_sets, **dict(others)}
 
 
 def results_table(variants: Sequence[Variant]) -> pd.DataFrame:
@@ -112,7 +120,7 @@ def as_markdown(
         return table(header, [cells(row, columns) for row in rows])
 
     k = ", ".join(map(str, completions_per_prompt(variants))) or "unknown"
-    sections = {title: as_table(columns) for title, columns in TABLES.items()} | {
+    sections = {title: as_table(columns) for title, columns in tables(results).items()} | {
         "How to read it": f"- k = {k} completions per held-out prompt.\n{READING}",
         "Notes": "\n".join(f"- {note}" for note in notes or ["No anomalies."]),
         "Figures": "\n".join(f"- [{name}]({name})" for name in figures) or "- none",

@@ -61,7 +61,9 @@ class Variant:
     @cached_property
     def results(self) -> pd.DataFrame:
         """A row per measure, a column per seed that is finished."""
-        return pd.DataFrame({run.seed: measures(run) for run in self.finished}, index=NAMES, dtype=float)
+        found = {run.seed: measures(run) for run in self.finished}
+        names = dict.fromkeys((*NAMES, *(name for of_seed in found.values() for name in of_seed)))
+        return pd.DataFrame(found, index=[*names], dtype=float)
 
 
 def completions_per_prompt(variants: Iterable[Variant]) -> list[int]:

@@ -126,6 +126,10 @@ def _rows(config: dict, choices: dict, seed: int, done: int, curves: dict[str, C
             row[f"validation/pass@{k}"] = min(1.0, learnt + 0.1)
             row["validation/truncated"] = 0.02 * math.exp(-step / 9)
             row["validation/entropy"] = 0.28 * math.exp(-step / 12)
+            for name, of_set in config["evaluation"].get("sets", {}).items():
+                n = of_set["num_completions"]
+                row |= {f"validation/{name}/avg@{n}": learnt / 2, f"validation/{name}/pass@{n}": learnt / 2 + 0.1}
+                row |= {f"validation/{name}/reward/mean": learnt - 1, f"validation/{name}/truncated": 0.25}
         if step:
             useful = max(0.15, 0.9 - learnt * 0.7 + noise.gauss(0, 0.04))
             generated = 16 * 16 * (1 / useful if dynamic else 1) * 19

@@ -46,7 +46,9 @@ def test_each_set_has_metrics_completions_and_counts_of_its_own(runs):
     assert [row["num_completions"] for row in rows] == [4] * 3
     assert max(completion["num_tokens"] for row in rows for completion in row["completions"]) <= 9
     assert "validation/long/avg@4" in read_metrics(folder / "metrics.csv")[0]
-    (panel,) = [panel for panel in run_data(folder, 1)["panels"] if panel["title"] == "Other held-out sets"]
+    page = run_data(folder, 1)
+    assert page["sets"] == ["long", "greedy"]
+    (panel,) = [panel for panel in page["panels"] if panel["title"] == "Other held-out sets"]
     assert set(panel["lines"]) == {("validation/long/avg@4", "long avg@4"), ("validation/greedy/avg@1", "greedy avg@1")}
 
 

@@ -1,9 +1,12 @@
 // The head of the page, its navigation, and the order of its sections.
 function head() {
   const headline = [];
-  for (const step of [Object.keys(data.held_out || {})].filter((steps) => steps.length)) {
-    const first = data.held_out[step[0]], last = data.held_out[step.at(-1)];
-    for (const name of Object.keys(last).filter((key) => /^(avg|maj)@\d+$/.test(key))) headline.push(el("div", { class: "big" }, el("dt", {}, name + ", held out"), el("dd", {}, el("span", { class: "from" }, first[name].toFixed(3) + " → "), last[name].toFixed(3))));
+  const steps = Object.keys(data.held_out || {});
+  if (steps.length) {
+    const first = data.held_out[steps[0]], last = data.held_out[steps.at(-1)];
+    const add = (key, label) => headline.push(el("div", { class: "big" }, el("dt", {}, label), el("dd", {}, el("span", { class: "from" }, (key in first ? first[key].toFixed(3) : "–") + " → "), last[key].toFixed(3))));
+    Object.keys(last).filter((key) => /^(avg|maj)@\d+$/.test(key)).forEach((key) => add(key, key + ", held out"));
+    for (const name of data.sets) Object.keys(last).filter((key) => key.startsWith(name + "/avg@") && !key.endsWith("_ci95")).forEach((key) => add(key, key.slice(name.length + 1) + ", " + name));
   }
   const themes = ["auto", "light", "dark"];
   let theme = 0;

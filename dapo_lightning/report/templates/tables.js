@@ -2,10 +2,11 @@
 function heldOut() {
   const steps = Object.keys(data.held_out || {});
   if (!steps.length) return;
-  const names = Object.keys(data.held_out[steps[0]]).filter((name) => !name.endsWith("_ci95"));
+  const names = [...new Set(steps.flatMap((step) => Object.keys(data.held_out[step])))].filter((name) => !name.endsWith("_ci95"));
+  const setOf = (name) => data.sets.find((one) => name.startsWith(one + "/")) || "";
   const cell = (step, name) => { const value = data.held_out[step][name], ci = data.held_out[step][name + "_ci95"]; return el("td", { class: "n" }, fmt(value), ci === undefined ? null : el("span", { class: "small" }, " ± " + fmt(ci))); };
-  section("held-out", "Held-out prompts", "± is half the 95 % confidence interval over prompts.",
-    el("div", { class: "scroll" }, el("table", { class: "data" }, el("thead", {}, el("tr", {}, el("th", {}, "metric"), steps.map((step) => el("th", { class: "n" }, "step " + step)))), el("tbody", {}, names.map((name) => el("tr", {}, el("td", { class: "k" }, name), steps.map((step) => cell(step, name))))))));
+  const tableOf = (of) => el("div", { class: "scroll" }, el("table", { class: "data" }, el("thead", {}, el("tr", {}, el("th", {}, of || "metric"), steps.map((step) => el("th", { class: "n" }, "step " + step)))), el("tbody", {}, names.filter((name) => setOf(name) === of).map((name) => el("tr", {}, el("td", { class: "k" }, of ? name.slice(of.length + 1) : name), steps.map((step) => cell(step, name)))))));
+  section("held-out", "Held-out prompts", "± is half the 95 % confidence interval over prompts.", ["", ...data.sets].map((of) => [of ? el("h3", { style: { margin: "1.2rem 0 .3rem" } }, "The set " + of) : null, tableOf(of)]).flat());
 }
 function settingsTable() {
   const body = el("tbody"), box = el("input", { type: "checkbox", checked: true, onchange: draw }), search = el("input", { type: "search", placeholder: "name or value", oninput: draw });
@@ -50,9 +51,10 @@ function runsBeside() {
     const lines = data.runs.map((run, i) => ({ run, colour: COLOURS[i % 6], dash: ["", "5 3", "2 3"][Math.floor(i / 6) % 3] })).filter(({ run }) => chosen.has(run.name) && run.metrics[metric]).map(({ run, colour, dash }) => ({ label: run.name, colour, dash, points: run.steps.flatMap((step, i) => (run.metrics[metric][i] === null ? [] : [[step, run.metrics[metric][i]]])) }));
     box.replaceChildren(lines.length ? chart(lines, { title: metric, height: 260 }) : el("p", { class: "small" }, "None of the chosen runs has measured this."));
   }
+  const accuracies = [...new Set(data.runs.flatMap((run) => Object.keys(run.accuracies)))];
   const differing = [...new Set(data.runs.flatMap((run) => Object.keys(run.differs)))];
-  const row = (run) => { const tick = el("input", { type: "checkbox", "aria-label": "show " + run.name, checked: chosen.has(run.name), onchange: () => { if (tick.checked) chosen.add(run.name); else chosen.delete(run.name); draw(); } }); return el("tr", {}, el("td", {}, tick), el("td", { class: "k" }, run.page ? el("a", { href: run.page, style: { color: "var(--accent)" } }, visible(run.name)) : visible(run.name)), el("td", {}, run.state), el("td", { class: "n" }, fmt(run.avg)), differing.map((name) => el("td", { class: "k" }, visible(run.differs[name] ?? "–")))); };
+  const row = (run) => { const tick = el("input", { type: "checkbox", "aria-label": "show " + run.name, checked: chosen.has(run.name), onchange: () => { if (tick.checked) chosen.add(run.name); else chosen.delete(run.name); draw(); } }); return el("tr", {}, el("td", {}, tick), el("td", { class: "k" }, run.page ? el("a", { href: run.page, style: { color: "var(--accent)" } }, visible(run.name)) : visible(run.name)), el("td", {}, run.state), accuracies.map((name) => el("td", { class: "n" }, fmt(run.accuracies[name]))), differing.map((name) => el("td", { class: "k" }, visible(run.differs[name] ?? "–")))); };
   section("runs", "Runs side by side", "Tick runs to draw them. The columns on the right show the settings that differ.", el("div", { class: "filters" }, choice("Metric", names.map((name) => [name, name]), metric, (name) => { metric = name; draw(); })), box,
-    el("div", { class: "scroll whole", style: { "max-height": "34rem", "overflow-y": "auto", "margin-top": "1rem" } }, el("table", { class: "data" }, el("thead", {}, el("tr", {}, ["", "run", "state", "avg@k", ...differing].map((name, i) => el("th", { class: i === 3 ? "n" : null }, visible(name))))), el("tbody", {}, data.runs.map(row)))));
+    el("div", { class: "scroll whole", style: { "max-height": "34rem", "overflow-y": "auto", "margin-top": "1rem" } }, el("table", { class: "data" }, el("thead", {}, el("tr", {}, ["", "run", "state", ...accuracies, ...differing].map((name, i) => el("th", { class: i > 2 && i < 3 + accuracies.length ? "n" : null }, visible(name))))), el("tbody", {}, data.runs.map(row)))));
   draw();
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import re
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from omegaconf import OmegaConf
 from sweeps import write_ladder, write_run
 
 import dapo_lightning.study
+from dapo_lightning.report.sweep_data import sweep_data
 from dapo_lightning.study import figures, ladder, measures, report
 from dapo_lightning.study.__main__ import main
 from dapo_lightning.study.curves import DAPO_STEPS, GRADIENT_STEPS, MINUTES, TOKENS, curve
@@ -191,6 +193,30 @@ def test_differences_are_to_the_ladder_step_before_and_to_dapo(tmp_path):
     left_out = rows["dapo_minus_clip_higher"]
     assert float(left_out["avg_minus_dapo"]) == pytest.approx(-0.2)  # 0.32 - (0.5 + 1 / 50): seed 1 only
     assert left_out["avg_minus_dapo_seeds"] == "1" and left_out["avg_minus_dapo_ci95"] == ""
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_each_held_out_set_has_a_table_and_curves(tmp_path):
+    """Accuracies 0.4 and 0.6 of a set are 0.5 on average, 0.2 more than the 0.3 of the ladder step before."""
+    for number, (experiment, seed, avg) in enumerate([(0, 0, 0.3), (0, 1, 0.3), (1, 0, 0.4), (1, 1, 0.6)]):
+        override = ["+evaluation.sets.long-1.num_completions=4"]
+        curves = {"validation__long-1__avg@4": lambda step, value=avg: value}
+        write_run(tmp_path / str(number), ladder.LADDER[experiment], seed, override, **curves)
+    assert main([str(tmp_path)]) == 0
+    _, row = csv.DictReader((tmp_path / "study.csv").open())
+    assert float(row["long-1/avg@4"]) == pytest.approx(0.5) and row["long-1/avg@4_seeds"] == "2"
+    assert float(row["long-1/avg@4_minus_previous_step"]) == pytest.approx(0.2)
+    assert row["variant"] == ladder.LADDER[1] and "long-1/reward/no_answer" not in row
+    text = (tmp_path / "study.md").read_text()
+    (table,) = re.findall(r"## Held-out set long-1\n\n(.*?)\n\n", text, re.DOTALL)
+    assert re.search(r"variant .* avg@4 .* pass@4 .* previous ladder step .* full DAPO .* reward .* truncated", table)
+    assert "0.500 ± 1.271" in table and "25.0% ±" in table
+    assert (tmp_path / "figures/held_out_sets.png").exists()
+    data = sweep_data(tmp_path, tmp_path)
+    for figure in (data["figures"][0], data["figures"][-1]):
+        (chart,) = [chart for chart in figure["charts"] if chart["title"] == "avg@4 on long-1"]
+        assert [line["points"][-1][1] for line in chart["lines"]] == [0.3, 0.5]
+    assert [run["accuracies"]["long-1 avg@4"] for run in data["runs"]] == [0.3, 0.3, 0.4, 0.6]
 
 
 def test_dapo_on_another_task_is_nothing_to_compare_with(tmp_path):
