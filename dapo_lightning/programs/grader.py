@@ -7,6 +7,7 @@ import time
 
 from dapo_lightning.grading.final_answer import answer_pattern, last_match
 from dapo_lightning.programs import values
+from dapo_lightning.programs.e2b_client import E2bMachines
 from dapo_lightning.programs.extract import fenced_program
 from dapo_lightning.programs.outputs import COMPARISONS
 from dapo_lightning.programs.remote import RemoteServer
@@ -15,6 +16,14 @@ from dapo_lightning.programs.tests import ProgramTests
 
 Verdict = tuple[str | None, str, int, int, str | None]
 """The kind of failure or None, a detail, how many tests have passed, how many there are, and the program."""
+
+
+def _server(place: str, megabytes: int) -> Server | RemoteServer | E2bMachines:
+    if "://" in place:
+        return RemoteServer(place, megabytes)
+    if place.startswith("e2b"):
+        return E2bMachines(place.removeprefix("e2b").removeprefix(":"), megabytes)
+    return Server(place == "bubblewrap", megabytes)
 
 
 class ProgramGrader:
@@ -27,7 +36,8 @@ class ProgramGrader:
         every: whether all tests are run, even if one has failed.
         seconds: time limit of a completion, all tests together.
         megabytes: memory of a program.
-        place: where programs run: "bubblewrap" (which isolates this process), "none", or the address of a server.
+        place: where programs run: "bubblewrap" (which isolates this process), "none", "e2b", "e2b:<template>", or the
+            address of a server of SandboxFusion.
 
     Raises:
         ValueError: if `pattern` is unfit, or if programs cannot be confined here.
@@ -36,8 +46,7 @@ class ProgramGrader:
     def __init__(
         self, pattern: str | None, fenced: bool, compare: str, every: bool, seconds: float, megabytes: int, place: str
     ) -> None:
-        self._server: Server | RemoteServer  # first, because the memory of this process is copied for every program
-        self._server = RemoteServer(place, megabytes) if "://" in place else Server(place == "bubblewrap", megabytes)
+        self._server = _server(place, megabytes)  # first, because this process's memory is copied for every program
         self._pattern, self._fenced, self._same = answer_pattern(pattern), fenced, COMPARISONS[compare]
         self._every, self._seconds = every, seconds
 

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from dapo_lightning.grading import sandbox
 from dapo_lightning.grading.permissions import Permissions
 from dapo_lightning.grading.pool import GradingPool
+from dapo_lightning.programs import e2b_client
 from dapo_lightning.programs.outputs import COMPARISONS
 from dapo_lightning.programs.tests import ProgramTests
 from dapo_lightning.reward import PendingGrades
@@ -37,7 +38,7 @@ class Code(PooledReward):
         partial: the score grows with the share of tests that pass, from `wrong` to `correct`; otherwise, it is one of
             the two. Correctness always needs all tests.
         sandbox: "bubblewrap"; "none" runs programs without isolation; an address, http://..., is that of a server of
-            SandboxFusion.
+            SandboxFusion; "e2b", or "e2b:<template>", runs them in machines of E2B.
         columns: other names of the columns that hold tests, such as {tests: test_list}.
         unreadable: what rows mean whose tests cannot be used: "error", or "skip" (they are left out).
         seconds: time limit of a completion, all tests together.
@@ -67,13 +68,15 @@ class Code(PooledReward):
                 f"reward.columns: {', '.join(sorted(unknown))} is not known; name columns for some of "
                 f"{', '.join(ProgramTests.__dataclass_fields__)}."
             )
-        is_remote = self.sandbox.startswith(("http://", "https://"))
+        is_e2b = self.sandbox == "e2b" or self.sandbox.startswith("e2b:")
+        is_remote = is_e2b or self.sandbox.startswith(("http://", "https://"))
         if self.sandbox not in ("bubblewrap", "none") and not is_remote:
             raise ValueError(
-                f"reward.sandbox={self.sandbox}: choose bubblewrap, none, or the address of a server of SandboxFusion, "
-                "such as http://localhost:8080."
+                f"reward.sandbox={self.sandbox}: choose bubblewrap, none, e2b, or the address of a server of "
+                "SandboxFusion, such as http://localhost:8080."
             )
-        permissions = Permissions(network=is_remote, own_code=False, isolation=self.sandbox != "none")
+        variables, isolation = e2b_client.VARIABLES if is_e2b else (), self.sandbox != "none"
+        permissions = Permissions(network=is_remote, variables=variables, own_code=False, isolation=isolation)
         options = {
             "pattern": self.pattern,
             "fenced": self.fenced,
@@ -94,6 +97,8 @@ class Code(PooledReward):
 
     def start(self) -> None:
         """Starts the children; refuses to run programs without isolation, unless this is chosen by name."""
+        if self.sandbox.startswith("e2b") and (missing := e2b_client.why_not()) is not None:
+            raise ValueError(f"reward.sandbox={self.sandbox}: {missing}.")
         reason = sandbox.why_not()
         if self.sandbox == "bubblewrap" and reason is not None:
             raise ValueError(

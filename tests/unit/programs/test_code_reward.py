@@ -194,7 +194,7 @@ def test_columns_may_have_other_names():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"sandbox": "docker"}, "reward.sandbox=docker: choose bubblewrap, none"),
+        ({"sandbox": "docker"}, "reward.sandbox=docker: choose bubblewrap, none, e2b"),
         ({"compare": "bytes"}, "reward.compare=bytes: choose one of exact, tokens, numbers"),
         ({"allow": ["home"]}, "programs cannot be given access to anything"),
         ({"columns": {"test": "x"}}, "reward.columns: test is not known"),
