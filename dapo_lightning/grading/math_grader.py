@@ -14,11 +14,12 @@ from typing import NamedTuple
 from dapo_lightning.grading.comparison import same
 from dapo_lightning.grading.final_answer import answer_pattern, bare, final_answer
 from dapo_lightning.grading.latex import parsed
-from dapo_lightning.grading.points import exceeds_one
+from dapo_lightning.grading.points import exceeds_one, is_determined
 from dapo_lightning.grading.quantities import Unit, in_words, measured
 from dapo_lightning.grading.shapes import vote
 from dapo_lightning.grading.spelling import simplified
 from dapo_lightning.grading.tree import Node, renamed
+from dapo_lightning.grading.work import limited_work
 
 _MAX_CHARACTERS = 500  # a longer answer is right only if it is the reference, character for character
 
@@ -64,8 +65,10 @@ class MathGrader:
             start = answer[:_MAX_CHARACTERS]
             return MathVerdict(is_same, start, "string" if is_same else "too_long", start)
         found = simplified(answer)
-        correct, stage = (answer != "", "string") if is_same else _compare(gold, found)
-        return MathVerdict(correct, answer, stage, _vote(gold if correct else found, gold))
+        with limited_work():
+            correct, stage = (answer != "", "string") if is_same else _compare(gold, found)
+        with limited_work():
+            return MathVerdict(correct, answer, stage, _vote(gold if correct else found, gold))
 
 
 @lru_cache(4096)  # many completions share a reference
@@ -204,7 +207,8 @@ def _tree(text: str, letters: bool = False) -> tuple[Node | None, Unit]:
     if words is not None:
         return words, Unit()
     value, unit = measured(text, letters)
-    return parsed(value), unit
+    tree = parsed(value)
+    return tree if tree is None or is_determined(tree) else None, unit
 
 
 _PERCENT = Node("number", (Fraction(1, 100),))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any
 from zlib import crc32
 
-from dapo_lightning.grading.tree import Node, names
-from dapo_lightning.grading.values import FAILURES, MP, TINY, Point, is_complex, mpf, value
+from dapo_lightning.grading.precision import FAILURES, MP, TINY, is_complex, mpf
+from dapo_lightning.grading.tree import Node, has, names, walk
+from dapo_lightning.grading.values import Point, value
 
 
 def close(x: Any, y: Any) -> bool:
@@ -21,9 +23,15 @@ def close(x: Any, y: Any) -> bool:
     return bool(abs(x - y) <= TINY * max(abs(x), abs(y), 1 if min(abs(x), abs(y)) < TINY else 0))
 
 
-def points(variables: frozenset[str]) -> Iterator[Point]:
-    """Fixed points: around 1, negative, whole, and larger ones; equal names have equal values."""
-    ranges = [(0, 1, 64), (1, 2, 64), (-2, 2, 64), (2, 6, 1), (3, 9, 1), (3, 5, 32)]
+_RANGES = [(0, 1, 64), (1, 2, 64), (-2, 2, 64), (2, 6, 1), (3, 9, 1), (3, 5, 32)]
+_WHOLE = [(5, 11, 1), (8, 15, 1), (6, 9, 1)]  # for sums whose bounds are variables
+_SUMS = ("sum", "prod", "progression")
+
+
+def points(variables: frozenset[str], is_whole: bool = False) -> Iterator[Point]:
+    """Fixed points: around 1, negative, whole, and larger ones, more of them whole with `is_whole`; equal names have
+    equal values."""
+    ranges = _RANGES + (_WHOLE if is_whole else [])
     for turn, (low, width, grain) in enumerate(ranges if variables else ranges[:1]):
         yield {
             name: low + Fraction(crc32(f"{turn}{name}".encode()) % (width * grain) or 1, grain) for name in variables
@@ -34,7 +42,7 @@ def same_value(first: Node, second: Node) -> bool:
     """Whether two expressions have the same value wherever both have one."""
     variables = names(first) | names(second)
     for is_real in (True, False):
-        known = list(_values((first, second), points(variables), is_real))
+        known = list(_values((first, second), points(variables, has(first, *_SUMS) or has(second, *_SUMS)), is_real))
         if known:
             return all(close(x, y) for x, y in known)
     return False
@@ -42,7 +50,16 @@ def same_value(first: Node, second: Node) -> bool:
 
 def exceeds_one(node: Node) -> bool:
     """Whether this is a number of at least 1."""
-    return any(not is_complex(x) and x >= 1 for (x,) in _values((node,), iter([{}]), True))
+    with suppress(OverflowError):
+        return any(not is_complex(x) and x >= 1 for (x,) in _values((node,), iter([{}]), True))
+    return False
+
+
+def is_determined(node: Node) -> bool:
+    """Whether all dots in a tree stand for something."""
+    with suppress(OverflowError):
+        return all(same_value(part, part) for part in walk(node) if part.op == "progression")
+    return False
 
 
 def number_or_none(node: Node) -> str | None:

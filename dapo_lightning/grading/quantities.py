@@ -90,7 +90,7 @@ def measured(text: str, letters: bool = False) -> tuple[str, Unit]:
     )
     pieces = [(found[1], int(found[2] or 1)) for found in _PIECE.finditer(plain.replace("}^", "^"))]
     words = [word for word, _ in pieces]
-    if any(_is_no_unit(word.lower()) for word in words):
+    if not words or any(_is_no_unit(word.lower()) for word in words):
         return text, Unit()
     # 5m and x cm may well be products; 5 m, 5cm, 5\text{m} and x\text{ cm} cannot.
     bare = "\\" not in rest and not re.search("[°%€£¥＄]", rest)

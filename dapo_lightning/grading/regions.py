@@ -9,8 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 from dapo_lightning.grading.points import difference
+from dapo_lightning.grading.precision import FAILURES, MP, is_complex, mpf
 from dapo_lightning.grading.tree import Node, has
-from dapo_lightning.grading.values import FAILURES, MP, is_complex, mpf, value
+from dapo_lightning.grading.values import value
 
 _ZERO = MP.mpf(10) ** -80  # at a root that was found numerically
 _MAX_ROOTS = 20
@@ -123,7 +124,7 @@ def _roots(gap: Node, variable: str) -> Iterator[Any]:
         except (*FAILURES, OverflowError):
             return None
 
-    if has(gap, "sum", "prod"):
+    if has(gap, "sum", "prod", "progression"):
         raise OverflowError("too many terms")
     first, second, third = (at(Fraction(n)) for n in range(3))
     if all(isinstance(y, Fraction) for y in (first, second, third)) and third - second == second - first:

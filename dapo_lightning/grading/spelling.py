@@ -97,7 +97,7 @@ _SPELLINGS = [
             r"(?<![A-Za-z\\{])(and|or)(?= ?(?:[\d\\({$+-]|[A-Za-z]\b))",
             lambda word: r"\lor " if word[1] == "or" else r"\land ",
         ),
-        (r"\\[cl]?dots|…", "..."),
+        (r"\\(?:[cl]?dots|dots[bcimo]|hdots)(?![a-zA-Z])|…|⋯", "..."),
         (r"\\text\{ ?(gcd|lcm|max|min) ?\}|(?<![A-Za-z\\])(gcd|lcm|max|min)(?= ?\()", r"\\\1\2"),
         (r"\\text\{\s*([,;]?)\s*\}", r"\1"),
         (r"\\frac\{(\\text\{[^{}]*)\}\}\{\\text\{([^{}]*\})\}", r"\1/\2"),

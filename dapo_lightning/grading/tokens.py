@@ -8,8 +8,10 @@ from fractions import Fraction
 from dapo_lightning.grading.tree import Node
 from dapo_lightning.grading.tree import number as leaf
 
-_TOKEN = re.compile(r"\s*(\\(?:[A-Za-z]+|.)|\d+|.|$)", re.DOTALL)
-_NUMBER = re.compile(r"\d{1,3}(?:[ ,]\d{3})+(?![\d,])(?:\.\d*)?|\d{1,3}(?:\.\d{3}){2,}(?![.\d])|\d+(?:\.\d*)?|\.\d+")
+_TOKEN = re.compile(r"\s*(\\(?:[A-Za-z]+|.)|\d+|\.\.\.|.|$)", re.DOTALL)
+_NUMBER = re.compile(
+    r"\d{1,3}(?:[ ,]\d{3})+(?![\d,])(?:\.\d*)?|\d{1,3}(?:\.\d{3}){2,}(?![.\d])|\d+(?:\.(?!\.\.)\d*)?|\.\d+"
+)
 _EXPONENT = re.compile(r"[eE]([+-]?\d{1,4})(?!\d)")
 _REPEATED = re.compile(
     r"(\d*)\.(\d*)\\(?:overline|bar|dot) ?(?:\{(\d+)\}|(\d))|(\d*)\.(\d*?)(?:(\d)\7{2,}|(\d{2,}?)\8+)\.\.\."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -11,11 +12,15 @@ class Node(NamedTuple):
     r"""A number (one Fraction), a name (one str), an operation, or a structure.
 
     Structures: "," "and" "or" (lists), "bracket" (its two signs, then the items), "set", "builder" (name, condition),
-    "chain" (sides and relation signs in turn), "matrix" (rows, each a list).
+    "chain" (sides and relation signs in turn), "matrix" (rows, each a list), "progression" ("+" or "*", then the terms
+    or factors, among them DOTS).
     """
 
     op: str
     args: tuple[Any, ...] = ()
+
+
+DOTS = Node("dots")
 
 
 def number(digits: str) -> Node:
@@ -38,6 +43,14 @@ def names(node: Node) -> frozenset[str]:
 def has(node: Any, *ops: str) -> bool:
     """Whether one of these operations occurs in a tree."""
     return isinstance(node, Node) and (node.op in ops or any(has(part, *ops) for part in node.args))
+
+
+def walk(node: Any) -> Iterator[Node]:
+    """A tree and all trees in it."""
+    if isinstance(node, Node):
+        yield node
+        for part in node.args:
+            yield from walk(part)
 
 
 def replaced(node: Any, names: dict[str, Node]) -> Any:

@@ -30,20 +30,10 @@ FALSE_NEGATIVES = {
 FALSE_POSITIVES = {(r"\pi+10^{-300}", r"Hence $\boxed{\pi}$.")}
 
 
-PARTS = (
-    ".assignments",
-    ".comparison",
-    ".final_answer",
-    ".latex",
-    ".math_grader",
-    ".points",
-    ".quantities",
-    ".regions",
-    ".shapes",
-    ".spelling",
-    ".tokens",
-    ".tree",
-    ".values",
+PARTS = tuple(
+    f".{name}"
+    for name in "arithmetic assignments brackets comparison final_answer latex macros math_grader points precision"
+    " quantities regions shapes spelling sums tokens tree values work".split()
 )  # modules of the grader
 
 
@@ -286,7 +276,7 @@ order = list(range(len(ROWS)))
 random.Random(SEED).shuffle(order)
 rows, ROWS[:] = list(ROWS), [ROWS[n] for n in order]
 everything = [verdict for _, verdict in sorted(zip(order, verdicts(grade)))]
-for code in CODE:
+for code in CODE if SEED == 1 else ():
     for place in PLACES:
         for reference in REFERENCES:
             assert not grade((reference, place.format(code)))[0]
@@ -329,7 +319,11 @@ EXPENSIVE = [
     ("x>0", r"\sin(\sin(999x))>0"), ("x+1", r"((x+y)^{300}+(y+z)^{300})^{30}"), ("n", r"n^{n^{n^{n}}}"),
     ("2", r"\sum_{n=1}^{500}\sum_{k=1}^{500}\sum_{j=1}^{500}njk"),
     ("2", r"\sum_{n=1}^{500}(1+2\sum_{k=1}^{500}(1+2njk))"), ("x>1", r"\sum_{n=1}^{400}\sin(nx)>1"),
-    ("x+y=1", r"\sum_{n=1}^{400}x^n+y=1"), ("2^{100000}", "2^{100000}+1"),
+    ("x+y=1", r"\sum_{n=1}^{400}x^n+y=1"), ("2^{100000}", "2^{100000}+1"), ("x^2", r"\sum_{k=1}^{500}10000!"),
+    ("x<3", r"x<\sum_{k=1}^{500}\binom{10000+k}{5000}+\prod_{k=1}^{500}(k+x)!"),
+    ("2", "+".join([r"\sum_{k=1}^{500}\sin(k^2)\ln k"] * 12)),
+    ("x^2", r"\sum_{n=0}^\infty\frac{\binom{20000}{n}}{9999!}"),
+    ("2", "2^{190000}+2^{190001}+2^{190002}+...+2^{199999}"),
 ]  # fmt: skip
 
 
@@ -338,7 +332,22 @@ def test_no_answer_takes_long(grade, reference, answer):
     """What a computer algebra system would expand or solve for minutes is compared at a few points."""
     start = time.process_time()
     assert grade((reference, rf"\boxed{{{answer}}}"))[0] is False
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 2.5  # half a second for the verdict and the vote each, on a slow machine
+
+
+TOKENS = r"""1 2 10 x y n k e i \pi \infty + - * / ^ _ ! ( ) [ ] \{ \} { } , ; = < \le \ne \approx \frac \sqrt
+\binom \sum_{k=1}^{n} \sum_{k=0}^\infty \prod_{k=1}^{5} \sin \ln \log_2 \gcd(4,6) \dots ... | \% ° 10^{10^{10}} 10000!
+\text{cm} \text{(!)} \begin{pmatrix} \end{pmatrix} & \\ \cup \in \mathbb{R} \pm : 0.333... (mod~7) 5% (A)
+twelve \mid""".split()
+
+
+def test_no_text_raises_an_exception(grade):
+    draw = random.Random(0)
+    for _ in range(1000):
+        reference, answer = ("".join(draw.choices(TOKENS, k=draw.randint(1, 9))) for _ in range(2))
+        grade((reference, rf"\boxed{{{answer}}}"))
+    for reference, answer in (("10^{10^{10}}", r"5\%"), ("7", r"2 \text{ !}"), ("7", "1+2+...+10^{10^{10}}")):
+        assert grade((reference, rf"\boxed{{{answer}}}"))[0] is False
 
 
 def test_grading_imports_nothing(grade):
