@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dapo_lightning.doctor.examination import Diagnosis, examine
 from dapo_lightning.doctor.finding import Finding
-from dapo_lightning.doctor.patient import Patient
+from dapo_lightning.doctor.patient import HeldOutSet, Patient
+from dapo_lightning.doctor.references import References
 
-__all__ = ["Diagnosis", "Finding", "Patient", "examine"]
+__all__ = ["Diagnosis", "Finding", "HeldOutSet", "Patient", "References", "examine"]

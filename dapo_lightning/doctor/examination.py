@@ -10,8 +10,9 @@ import torch
 from tqdm import tqdm
 
 from dapo_lightning.doctor import probes, prompts
-from dapo_lightning.doctor.finding import Finding, found, quoted
+from dapo_lightning.doctor.finding import Finding
 from dapo_lightning.doctor.forecast import Forecast, check_forecast, forecast
+from dapo_lightning.doctor.held_out_sets import check_numbers, check_sets
 from dapo_lightning.doctor.near_misses import NearMiss, near_misses
 from dapo_lightning.doctor.patient import Patient
 from dapo_lightning.doctor.references import References, check_references
@@ -19,7 +20,6 @@ from dapo_lightning.doctor.sample import Sample, check_sample, sample_of
 from dapo_lightning.draws.length import LengthLimit
 from dapo_lightning.draws.stream import PromptStream
 from dapo_lightning.draws.worker import RolloutWorker
-from dapo_lightning.reward import Reward
 from dapo_lightning.types import Group, Prompt
 from dapo_lightning.utils.clock import Clock
 
@@ -29,9 +29,10 @@ class Diagnosis:
     """The result. `sample` and `forecast` are missing if no prompt can be used."""
 
     num_prompts: Mapping[str, int]  # by split
-    lengths: Mapping[str, float]  # tokens of the prompts of both splits: mean and longest
+    lengths: Mapping[str, float]  # tokens of the prompts of all splits: mean and longest
     findings: tuple[Finding, ...]
     references: References
+    references_of_sets: Mapping[str, References]  # of the sets with data or a reward of their own
     sample: Sample | None
     forecast: Forecast | None
     near_misses: tuple[NearMiss, ...]
@@ -43,33 +44,35 @@ def examine(patient: Patient) -> Diagnosis:
     Raises:
         ValueError: as the run would, if it could not even begin.
     """
-    splits = {
-        "train": list(patient.dataset.train_prompts()),
-        "held-out": list(patient.dataset.validation_prompts()),
-    }
+    splits = patient.splits()
     lengths = {split: [len(patient.codec.encode(prompt)) for prompt in rows] for split, rows in splits.items()}
     every = [length for of_split in lengths.values() for length in of_split]
     most, limited_by = _longest(patient.limit)
+    held_out = {split: rows for split, rows in splits.items() if split != "train"}
     findings = [
         *prompts.too_long(lengths, splits, most, limited_by),
-        *prompts.duplicates(splits["train"], getattr(patient.dataset, "repeats_prompts", False)),
-        *prompts.in_both(splits["train"], {"held-out": splits["held-out"]}),
+        *(one for split in splits for one in prompts.duplicates(split, splits[split], split in patient.drawn)),
+        *prompts.in_both(splits["train"], held_out),
         *prompts.same_answer(splits["train"]),
     ]
-    short = [p for p, n in zip(splits["train"], lengths["train"], strict=True) if most is None or n <= most]
+    short = {
+        split: [prompt for prompt, length in zip(rows, lengths[split], strict=True) if most is None or length <= most]
+        for split, rows in splits.items()
+    }
+    check_numbers(patient, short)
     clock, groups = Clock(), list[Group]()
     with closing(patient.reward) as reward:
         reward.start()
-        usable, unusable = _usable(reward, [*short, *splits["held-out"]])
-        references = check_references(reward, usable)
-        findings += [*unusable, *references.findings]
-        known = {id(prompt) for prompt in usable}
-        train = [prompt for prompt in short if id(prompt) in known]
+        references = check_references(reward, [*short["train"], *short["held-out"]])
+        findings += references.findings
+        train = references.usable_of(short["train"])
         if train and references.is_graded:
             findings += probes.accepts_anything(reward, train, references.form)
             reach = max(length for length in every if most is None or length <= most) + patient.limit.after_prompt
             groups = _sampled(patient, train, reach, clock)
             findings += probes.unstable(reward, groups) if patient.environment.num_turns == 1 else []
+        of_sets = check_sets(patient, short)
+        findings += [finding for one in of_sets.values() for finding in one.findings]
     sample, expected = None, None
     if groups:
         sample = sample_of(groups, patient.algorithm.sampling, patient.algorithm.overlong, reward)
@@ -81,6 +84,7 @@ def examine(patient: Patient) -> Diagnosis:
         lengths={"mean": sum(every) / len(every), "longest": max(every)},
         findings=tuple(findings),
         references=references,
+        references_of_sets=of_sets,
         sample=sample,
         forecast=expected,
         near_misses=tuple(near_misses(groups)),
@@ -95,23 +99,6 @@ def _longest(limit: LengthLimit) -> tuple[int | None, str]:
         most = limit.max_positions - limit.after_prompt
         return most, f"{most} tokens (the positions of the policy less max_new_tokens)"
     return None, ""
-
-
-def _usable(reward: Reward, rows: Sequence[Prompt]) -> tuple[list[Prompt], list[Finding]]:
-    try:
-        usable = reward.usable(rows)
-    except ValueError:  # none is
-        usable = []
-    kept = {id(prompt) for prompt in usable}
-    unread = [prompt for prompt in rows if id(prompt) not in kept]
-    if not unread:
-        return usable, []
-    return usable, found(
-        "unreadable",
-        f"the reward cannot read {len(unread)} of {len(rows)} reference answers, which a run refuses or, with "
-        "reward.unreadable=skip, leaves out.",
-        (f"{prompt.source}: {quoted(prompt.answer)}" for prompt in unread),
-    )
 
 
 def _sampled(patient: Patient, train: Sequence[Prompt], reach: int, clock: Clock) -> list[Group]:

@@ -35,11 +35,11 @@ def too_long(lengths: Mapping[str, Sequence[int]], prompts: Mapping[str, Sequenc
     )
 
 
-def duplicates(train: Sequence[Prompt], are_drawn: bool) -> list[Finding]:
-    """Finds train prompts that occur more than once (unless they are drawn at random from few, which repeats them by
-    design), and those among them whose answers differ."""
+def duplicates(split: str, rows: Sequence[Prompt], are_drawn: bool) -> list[Finding]:
+    """Finds prompts of a split that occur more than once (unless they are drawn at random from few, which repeats them
+    by design), and those among them whose answers differ."""
     same: dict[tuple[str, ...], list[Prompt]] = defaultdict(list)
-    for prompt in train:
+    for prompt in rows:
         same[key_of(prompt)].append(prompt)
     several = [prompts for prompts in same.values() if len(prompts) > 1]
     contradict = [prompts for prompts in several if len({prompt.answer.strip() for prompt in prompts}) > 1]
@@ -47,28 +47,28 @@ def duplicates(train: Sequence[Prompt], are_drawn: bool) -> list[Finding]:
     if contradict:
         findings += found(
             "contradiction",
-            f"{len(contradict)} train prompts occur with different answers, so a right completion may count as wrong.",
+            f"{len(contradict)} {split} prompts occur with different answers, so right completions may count as wrong.",
             (", ".join(f"{prompt.source}: {prompt.answer[:40]!r}" for prompt in prompts) for prompts in contradict),
         )
     if several and not are_drawn:
         num = sum(len(prompts) - 1 for prompts in several)
         findings += found(
             "duplicate",
-            f"{num} of {len(train)} train prompts repeat an earlier one, so they are trained on more often.",
+            f"{num} of {len(rows)} {split} prompts repeat an earlier one, so they count more often than others.",
             (", ".join(prompt.source for prompt in prompts) for prompts in several),
         )
     return findings
 
 
 def in_both(train: Sequence[Prompt], held_out: Mapping[str, Sequence[Prompt]]) -> list[Finding]:
-    """Finds held-out prompts that are also train prompts."""
+    """Finds held-out prompts, by split, that are also train prompts."""
     findings = []
     for name, prompts in held_out.items():
         if pairs := repeated(train, prompts):
             findings += found(
                 "in_both",
-                f"{len(pairs)} of {len(prompts)} prompts of the {name} split are also train prompts, so their scores "
-                "say little about new prompts.",
+                f"{len(pairs)} of {len(prompts)} {name} prompts are also train prompts, so their scores say little "
+                "about new prompts.",
                 (f"{one} equals {other}" for one, other in pairs),
             )
     return findings

@@ -24,12 +24,14 @@ class References:
     """The outcome.
 
     Args:
+        usable: the prompts whose references the reward can read.
         findings: faults.
         form: how an answer is written so that the reward finds it; None if no form is known.
         num_graded: the references that were graded, in this form or, if it failed, in others.
         stages: how many of the right ones each stage of the reward decided, if it names stages.
     """
 
+    usable: tuple[Prompt, ...]
     findings: tuple[Finding, ...]
     form: Form | None
     num_graded: int
@@ -39,6 +41,11 @@ class References:
     def is_graded(self) -> bool:
         """Whether the reward works at all."""
         return not any(finding.kind == "reward_fails" for finding in self.findings)
+
+    def usable_of(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Returns those of some prompts that are usable."""
+        usable = {id(prompt) for prompt in self.usable}
+        return [prompt for prompt in prompts if id(prompt) in usable]
 
 
 def grade(reward: Reward, prompts: Sequence[Prompt], texts: Sequence[str], bar: str | None = None) -> list[Grade]:
@@ -66,11 +73,12 @@ def forms(reward: Reward) -> list[Form]:
 
 
 def check_references(reward: Reward, prompts: Sequence[Prompt]) -> References:
-    """Grades all references in the form in which most of the first rows grade themselves right, and those that are
-    wrong in every other form, too."""
-    rows = [prompt for prompt in prompts if prompt.answer.strip()]  # others have tests instead, or nothing
+    """Grades all references that can be read in the form in which most of the first rows grade themselves right, and
+    those that are wrong in every other form, too."""
+    usable, unread = _usable(reward, prompts)
+    rows = [prompt for prompt in usable if prompt.answer.strip()]  # others have tests instead, or nothing
     if not rows:
-        return References((), None, 0, {})
+        return References(usable, unread, None, 0, {})
     try:
         tried = rows[:: max(1, len(rows) // _TRIED)][:_TRIED]
         right = [
@@ -79,7 +87,7 @@ def check_references(reward: Reward, prompts: Sequence[Prompt]) -> References:
         ]
         best, form = max(right, key=lambda pair: pair[0])
         if not best:
-            return References(_none_right(reward, tried), None, len(tried), {})
+            return References(usable, (*unread, *_none_right(reward, tried)), None, len(tried), {})
         grades = grade(reward, rows, [form(p.answer) for p in rows], bar="references")
         wrong = [(p, grade) for p, grade in zip(rows, grades, strict=True) if not grade.correct]
         for other in forms(reward):
@@ -87,10 +95,29 @@ def check_references(reward: Reward, prompts: Sequence[Prompt]) -> References:
                 again = grade(reward, [p for p, _ in wrong], [other(p.answer) for p, _ in wrong])
                 wrong = [pair for pair, grade in zip(wrong, again, strict=True) if not grade.correct]
     except (RewardError, ValueError) as error:
-        return References(tuple(found("reward_fails", f"the reward cannot grade: {error}")), None, 0, {})
+        failed = found("reward_fails", f"the reward cannot grade: {error}")
+        return References(usable, (*unread, *failed), None, 0, {})
     stages = Counter(grade.stage for grade in grades if grade.correct and grade.stage)
     findings = _not_right(wrong, len(rows)) if wrong else []
-    return References(tuple(findings), form, len(rows), dict(stages))
+    return References(usable, (*unread, *findings), form, len(rows), dict(stages))
+
+
+def _usable(reward: Reward, rows: Sequence[Prompt]) -> tuple[tuple[Prompt, ...], tuple[Finding, ...]]:
+    try:
+        usable = reward.usable(rows)
+    except ValueError:  # none is
+        usable = []
+    kept = {id(prompt) for prompt in usable}
+    unread = [prompt for prompt in rows if id(prompt) not in kept]
+    if not unread:
+        return tuple(usable), ()
+    findings = found(
+        "unreadable",
+        f"the reward cannot read {len(unread)} of {len(rows)} reference answers, which a run refuses or, with "
+        "reward.unreadable=skip, leaves out.",
+        (f"{prompt.source}: {quoted(prompt.answer)}" for prompt in unread),
+    )
+    return tuple(usable), tuple(findings)
 
 
 def _none_right(reward: Reward, tried: Sequence[Prompt]) -> tuple[Finding, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dapo_lightning.doctor.examination import Diagnosis
+from dapo_lightning.doctor.references import References
 from dapo_lightning.doctor.sample import Sample
 from dapo_lightning.doctor.visible import visible
 
@@ -31,10 +32,12 @@ def facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
             "prompt length",
             f"{diagnosis.lengths['mean']:.0f} tokens on average, the longest {diagnosis.lengths['longest']}",
         ),
-        ("references", _references(diagnosis)),
+        ("references", _references(references)),
     ]
     if references.stages:
-        found.append(("decided by", ", ".join(f"{stage} {count:,}" for stage, count in references.stages.items())))
+        found.append(("decided by", _stages(references)))
+    for name, of_set in diagnosis.references_of_sets.items():
+        found.append((f"set {name}", "; ".join(filter(None, (_references(of_set), _stages(of_set))))))
     if sample:
         found += [
             ("sample", f"{sample.num_completions} completions for each of {sample.num_prompts} train prompts"),
@@ -69,11 +72,15 @@ def verdict(diagnosis: Diagnosis) -> str:
     return "nothing was found" if not number else f"{number} finding{'s' * (number > 1)}"
 
 
-def _references(diagnosis: Diagnosis) -> str:
-    number = diagnosis.references.num_graded
+def _references(references: References) -> str:
+    number = references.num_graded
     return (
         f"{number:,} graded as completions" if number else "none graded (the rows have no answer, or no form is known)"
     )
+
+
+def _stages(references: References) -> str:
+    return ", ".join(f"{stage} {count:,}" for stage, count in references.stages.items())
 
 
 def _lines(diagnosis: Diagnosis, page: str) -> Iterator[str]:

@@ -105,13 +105,7 @@ class PromptDataModule(L.LightningDataModule):
 
     def _evaluated(self, name: str, held_out: HeldOutData) -> list[Prompt]:
         found = self._prompts(held_out.dataset.validation_prompts(), held_out.usable, _split("validation", name))
-        key = f"evaluation.sets.{name}.num_prompts" if name else "evaluation.num_prompts"
-        if held_out.num_prompts is not None and held_out.num_prompts > len(found):
-            raise DataError(
-                f"{key}={held_out.num_prompts}, but the dataset holds {len(found)} held-out prompts: lower it (null "
-                "evaluates all), or use a larger dataset."
-            )
-        chosen = found[: held_out.num_prompts]
+        chosen = evaluated(found, held_out.num_prompts, f"evaluation.sets.{name}" if name else "evaluation")
         self.counts[_split("evaluated", name)] = len(chosen)
         return chosen
 
@@ -168,6 +162,23 @@ class ValidationBatches:
 
     def __iter__(self) -> Iterator[HeldOutBatch]:
         return iter(self._batches)
+
+
+def evaluated(prompts: Sequence[Prompt], num_prompts: int | None, path: str) -> list[Prompt]:
+    """Returns the first `num_prompts` held-out prompts, or all of them.
+
+    Args:
+        path: where the configuration sets their number, for the message.
+
+    Raises:
+        DataError: if there are fewer.
+    """
+    if num_prompts is not None and num_prompts > len(prompts):
+        raise DataError(
+            f"{path}.num_prompts={num_prompts}, but the dataset holds {len(prompts)} held-out prompts: lower it (null "
+            "evaluates all), or use a larger dataset."
+        )
+    return list(prompts[:num_prompts])
 
 
 def _split(split: str, name: str) -> str:

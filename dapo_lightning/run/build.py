@@ -98,8 +98,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
         algorithm = replace(algorithm, kl=NoKL())  # an evaluation needs no reference
     generation = Generation(config.max_new_tokens, config.temperature, config.top_p, config.top_k, config.min_p)
     sets = held_out_sets(settings)
-    evaluations = {name: _generation(one, f"evaluation.sets.{name}.") for name, one in sets.items()}
-    evaluations[""] = _generation(settings["evaluation"], "evaluation.")
+    evaluations = evaluations_of(settings, sets)
     rollout, dataset, source = (made(settings[name]) for name in ("rollout", "data", "policy"))
     in_float32 = config.trainer.precision == "32-true" and source.dtype == "float32"
     samples_in_float32 = getattr(rollout, "dtype", None) in (None, "float32")
@@ -199,6 +198,16 @@ def _policy(settings: Config, source: PolicySource, codec: Codec, dataset: Datas
     if policy.shards is None and (bad := not_finite(policy.model.state_dict())) is not None:
         raise ConfigError(f"policy: its weights are not finite ({bad}), so it cannot be used. Choose another policy.")
     return policy
+
+
+def evaluations_of(settings: Config, sets: Mapping[str, Config]) -> dict[str, Generation]:
+    """How completions of each held-out set are sampled; "" is the one that belongs to the training data.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    of_sets = {name: _generation(one, f"evaluation.sets.{name}.") for name, one in sets.items()}
+    return of_sets | {"": _generation(settings["evaluation"], "evaluation.")}
 
 
 def _generation(settings: Mapping[str, Any], path: str) -> Generation:

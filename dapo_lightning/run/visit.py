@@ -11,15 +11,16 @@ from typing import Any
 from omegaconf import DictConfig
 
 from dapo_lightning.algorithm import Algorithm
-from dapo_lightning.doctor import Diagnosis, Patient, examine
+from dapo_lightning.doctor import Diagnosis, HeldOutSet, Patient, References, examine
 from dapo_lightning.doctor.page import write_page
 from dapo_lightning.doctor.text import as_text
 from dapo_lightning.draws.length import LengthLimit
 from dapo_lightning.plan import known_config
 from dapo_lightning.rollout.stop import StopTexts
-from dapo_lightning.run.build import TECHNIQUES
+from dapo_lightning.run.build import TECHNIQUES, evaluations_of
 from dapo_lightning.run.checks import check, check_options
 from dapo_lightning.run.command import as_dict
+from dapo_lightning.run.held_out_sets import held_out_sets
 from dapo_lightning.run.objects import made
 from dapo_lightning.run.targets import check_targets
 from dapo_lightning.types import Generation
@@ -52,25 +53,34 @@ def patient(config: DictConfig) -> Patient:
     codec = source.codec()
     environment.start(codec)
     stop = StopTexts(codec.tokenizer, config.stop) if config.stop else None
+    reward, sets = made(_skipping(settings["reward"])), held_out_sets(settings)
+    generation = Generation(config.max_new_tokens, config.temperature, config.top_p, config.top_k, config.min_p, stop)
+    sampled = (generation, *evaluations_of(settings, sets).values())
     return Patient(
         settings=settings,
         dataset=dataset,
         codec=codec,
         limit=LengthLimit(
             config.max_prompt_tokens,
-            config.max_new_tokens,
+            max(one.max_new_tokens for one in sampled),
             codec.max_positions,
             max_message_tokens=(environment.num_turns - 1) * environment.max_message_tokens,
         ),
         environment=environment,
-        reward=made(_skipping(settings["reward"])),
+        reward=reward,
         algorithm=Algorithm(**{name: made(settings[name]) for name in TECHNIQUES}),
         rollout=made(settings["rollout"]),
-        generation=Generation(
-            config.max_new_tokens, config.temperature, config.top_p, config.top_k, config.min_p, stop
-        ),
+        generation=generation,
         load=lambda reach: source.load(codec, dataset, Path("outputs/warm_start"), reach=reach),
         model=known_config(getattr(source, "name", "")) or source.config(),
+        sets={
+            name: HeldOutSet(
+                dataset if one["data"] is settings["data"] else made(one["data"]),
+                reward if one["reward"] is settings["reward"] else made(_skipping(one["reward"])),
+                one["num_prompts"],
+            )
+            for name, one in sets.items()
+        },
     )
 
 
@@ -82,13 +92,17 @@ def _skipping(settings: Any) -> Any:
 
 
 def _plain(diagnosis: Diagnosis) -> dict[str, object]:
-    references = diagnosis.references
     return {
         "num_prompts": dict(diagnosis.num_prompts),
         "lengths": dict(diagnosis.lengths),
         "findings": [asdict(finding) for finding in diagnosis.findings],
-        "references": {"num_graded": references.num_graded, "stages": references.stages},
+        "references": _counts(diagnosis.references),
+        "references_of_sets": {name: _counts(one) for name, one in diagnosis.references_of_sets.items()},
         "sample": diagnosis.sample and asdict(diagnosis.sample),
         "forecast": diagnosis.forecast and asdict(diagnosis.forecast),
         "near_misses": [asdict(miss) for miss in diagnosis.near_misses],
     }
+
+
+def _counts(references: References) -> dict[str, object]:
+    return {"num_graded": references.num_graded, "stages": references.stages}

@@ -11,13 +11,15 @@ import pytest
 from runs import config, ends_with
 
 from dapo_lightning.doctor import examine
+from dapo_lightning.doctor.text import facts
 from dapo_lightning.doctor.visible import visible
 from dapo_lightning.run.visit import patient
 
 POLICY = ("policy.warm_start=null", "policy.hidden_size=32", "policy.intermediate_size=64", "policy.num_heads=2")
 SETTINGS = (
     *POLICY, "data=jsonl", "rollout._target_=scripted.Scripted", "doctor.num_prompts=12", "max_prompt_tokens=12",
-    "num_prompts_per_step=4", "num_completions_per_prompt=8", "max_new_tokens=8", "run_folder=x",
+    "num_prompts_per_step=4", "num_completions_per_prompt=8", "max_new_tokens=8", "evaluation.num_prompts=null",
+    "run_folder=x",
 )  # fmt: skip
 Rows = list[dict[str, str]]
 
@@ -83,6 +85,54 @@ def test_a_planted_fault_is_found(kind, change, overrides, shows, tmp_path):
     findings = {finding.kind: finding for finding in examine(patient(config(*SETTINGS, *data, *overrides))).findings}
     assert kind in findings
     assert shows is None or re.search(shows, "\n".join(findings[kind].rows))
+
+
+OF_SET = (
+    "+data@evaluation.sets.more.data=jsonl", "+reward@evaluation.sets.more.reward=function",
+    "+evaluation.sets.greedy={num_completions: 1, temperature: 0}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "reward", "says", "shows"),
+    [
+        (None, None, "number", "", ""),
+        ("reference_wrong", changed(1, answer="08"), "number", "evaluation.sets.more: 1 of 10", r"more\.jsonl:2: '08'"),
+        ("duplicate", lambda more, _: more.append(more[2]), "number", "1 of 11 held-out (more) prompts repeat",
+         r"more\.jsonl:3, .*more\.jsonl:11"),
+        ("in_both", lambda more, train: more.append(train[0]), "number", "1 of 11 held-out (more) prompts are also",
+         r"train\.jsonl:1 equals .*more\.jsonl:11"),
+        ("too_long", changed(0, prompt="1" + "a+1" * 9 + "="), "number", "1 of 50", r"more\.jsonl:1: "),
+        ("accepts_wrong", None, "accepts_any_number", "evaluation.sets.more: the reward counts the answer of", ""),
+        ("reward_fails", None, "needs_a_column", "evaluation.sets.more: the reward cannot grade", ""),
+    ],
+)  # fmt: skip
+def test_held_out_sets_are_examined_too(kind, change, reward, says, shows, tmp_path):
+    data, more = written(tmp_path), sums(range(60, 70))
+    if change:
+        change(more, sums(range(30)))
+    (tmp_path / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in more))
+    more_data = [f"evaluation.sets.more.data.validation_path={tmp_path}/more.jsonl"]
+    more_data += [f"evaluation.sets.more.reward.path=scripted.{reward}"]
+    diagnosis = examine(patient(config(*SETTINGS, *data, "reward=exact", *OF_SET, *more_data)))
+    assert [finding.kind for finding in diagnosis.findings] == ([kind] if kind else [])
+    for finding in diagnosis.findings:
+        assert says in finding.sentence and re.search(shows, "\n".join(finding.rows))
+    assert diagnosis.num_prompts["held-out (more)"] == len(more) and diagnosis.references.num_graded == 40
+    assert list(diagnosis.references_of_sets) == ["more"] and ("set more" in dict(facts(diagnosis)))
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("evaluation.num_prompts=11", r"num_prompts=11, but the dataset holds 10 held-out prompts"),
+        ("+evaluation.sets.more={num_prompts: 11}", r"sets\.more\.num_prompts=11, but the dataset holds 10"),
+        ("+evaluation.sets.more={top_p: 5}", r"evaluation\.sets\.more\.top_p"),
+    ],
+)
+def test_a_held_out_set_that_the_run_would_refuse_is_refused(override, says, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        examine(patient(config(*SETTINGS, *written(tmp_path), override)))
 
 
 def test_the_command_ends_with_a_status_and_escapes_what_others_wrote(tmp_path, monkeypatch, capsys):
