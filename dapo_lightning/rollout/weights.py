@@ -7,8 +7,11 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+SMALL = 2**19  # numbers of a weight that stays in the second cache of a core, 2 MB in float32
 
 
 @contextmanager
@@ -16,8 +19,8 @@ def prepared_weights(model: PreTrainedModel) -> Iterator[None]:
     """Prepares the weights once for the block, in which they do not change, rather than at every token.
 
     Under autocast, they are cast to its dtype once. On a CPU, linear layers also receive their weights in the memory
-    layout that oneDNN computes with: torch would otherwise call MKL, which rearranges them at each call, at least half
-    of the work for the few rows of a decoding step. This takes the memory of one copy of the weights.
+    layout that is fastest for the few rows of a decoding step: torch would otherwise call MKL, which rearranges them at
+    each call. This takes the memory of one copy of the weights.
     """
     device_type = model.device.type
     casts = torch.is_autocast_enabled(device_type)
@@ -30,18 +33,19 @@ def prepared_weights(model: PreTrainedModel) -> Iterator[None]:
             for layer in model.modules():
                 # Conv1D is GPT-2's linear layer, with a transposed weight. Quantised and sharded layers are left alone.
                 if type(layer) in (nn.Linear, Conv1D) and type(layer.weight.data) is Tensor:
-                    layer.__dict__["forward"] = _with_blocked_weight(layer, dtype)
+                    layer.__dict__["forward"] = _prepared(layer, dtype)
                     stack.callback(layer.__dict__.pop, "forward")
         yield
 
 
-def _with_blocked_weight(layer: nn.Linear | Conv1D, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    # Only these operators, which torch.compile uses, take such a weight. If they vanish, decoding on a CPU raises.
-    plain = layer.weight.detach().to(dtype)
-    weight = torch.ops.mkldnn._reorder_linear_weight(plain.T.contiguous() if isinstance(layer, Conv1D) else plain, None)
+def _prepared(layer: nn.Linear | Conv1D, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """The layer's forward pass with a copy of its weight: transposed for MKL, which is faster while float32 weights fit
+    into a core's cache, or in the blocks of oneDNN. `python -m benchmarks.linear` compares them."""
+    weight_OI = (layer.weight.detach().T if isinstance(layer, Conv1D) else layer.weight.detach()).to(dtype)
     bias = None if layer.bias is None else layer.bias.detach().to(dtype)
-
-    def forward(x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x.to(dtype), weight, bias, "none", [], "")
-
-    return forward
+    if dtype == torch.float32 and weight_OI.numel() <= SMALL:
+        by_outputs = weight_OI.T.contiguous().T
+        return lambda x: F.linear(x, by_outputs, bias)
+    # Only these operators, which torch.compile uses, take such a weight. If they vanish, decoding on a CPU raises.
+    blocked = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), None)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x.to(dtype), blocked, bias, "none", [], "")
