@@ -15,13 +15,15 @@ _LIKE = 0.3
 
 @dataclass(frozen=True)
 class NearMiss:
-    """A completion that counts as wrong. `likeness` is 1 if it gives the reference character for character."""
+    """A completion that counts as wrong, and may be cut off. `likeness` is 1 if it gives the reference character for
+    character."""
 
     source: str
     prompt: str
     reference: str
     answer: str | None
     text: str
+    cut_off: bool
     likeness: float
 
 
@@ -30,11 +32,13 @@ def near_misses(groups: Sequence[Group], number: int = 10) -> list[NearMiss]:
     found: dict[tuple[str, str | None], NearMiss] = {}
     for group in groups:
         prompt = group.prompt
-        for text, grade in zip(group.texts, group.grades, strict=True):
-            if not grade.correct and grade.failure is None and prompt.answer.strip():
-                likeness = _likeness(text, grade.answer, prompt.answer)
-                miss = NearMiss(prompt.source, prompt.text, prompt.answer, grade.answer, text, likeness)
-                found.setdefault((prompt.source, grade.answer), miss)
+        for text, grade, cut_off in zip(group.texts, group.grades, group.truncated_G().tolist(), strict=True):
+            had_no_room = grade.answer is None and cut_off
+            if grade.correct or grade.failure is not None or had_no_room or not prompt.answer.strip():
+                continue
+            likeness = _likeness(text, grade.answer, prompt.answer)
+            miss = NearMiss(prompt.source, prompt.text, prompt.answer, grade.answer, text, cut_off, likeness)
+            found.setdefault((prompt.source, grade.answer), miss)
     like = [miss for miss in found.values() if miss.likeness > _LIKE]
     return sorted(like, key=lambda miss: -miss.likeness)[:number]
 

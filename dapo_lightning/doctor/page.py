@@ -15,15 +15,19 @@ from dapo_lightning.utils.atomic import replacing
 _MAX_ROWS, _MAX_CHARACTERS = 1000, 5000  # of a finding, and of a text
 
 
-def write_page(diagnosis: Diagnosis, title: str, path: Path) -> None:
-    """Writes the page atomically."""
+def write_page(diagnosis: Diagnosis, command: str, path: Path) -> None:
+    """Writes the page atomically.
+
+    Args:
+        command: the one that the diagnosis comes from.
+    """
     loader = ChoiceLoader([PackageLoader("dapo_lightning.doctor"), PackageLoader("dapo_lightning.report")])
     templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     templates.filters["visible"] = lambda text: visible(_shortened(text))
     style = loader.get_source(templates, "style.css")[0]
     counts = bars(diagnosis.sample) if diagnosis.sample else []
     text = templates.get_template("doctor.html.jinja").render(
-        title=title,
+        command=command,
         style=Markup(style),
         diagnosis=diagnosis,
         verdict=verdict(diagnosis),

@@ -19,7 +19,7 @@ def accepts_anything(reward: Reward, prompts: Sequence[Prompt], form: Form | Non
     findings = []
     if num := sum(one.correct for one in grade(reward, rows, [""] * len(rows))):
         findings += found(
-            "accepts_nothing", f"the reward counts an empty completion as right on {num} of {len(rows)} rows."
+            "accepts_nothing", f"The reward counts an empty completion as right on {num} of {len(rows)} rows."
         )
     if form is None:
         return findings
@@ -31,7 +31,7 @@ def accepts_anything(reward: Reward, prompts: Sequence[Prompt], form: Form | Non
     if accepted and len(accepted) > _MANY * len(pairs):
         findings += found(
             "accepts_wrong",
-            f"the reward counts the answer of another row as right on {len(accepted)} of {len(pairs)} rows.",
+            f"The reward counts the answer of another row as right on {len(accepted)} of {len(pairs)} rows.",
             (f"{p.source}: {quoted(answer)} for {quoted(p.answer)}" for p, answer, _ in accepted),
         )
     return findings

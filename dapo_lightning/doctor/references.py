@@ -28,6 +28,7 @@ class References:
         findings: faults.
         form: how an answer is written so that the reward finds it; None if no form is known.
         num_graded: the references that were graded, in this form or, if it failed, in others.
+        num_right: how many of them grade themselves right.
         stages: how many of the right ones each stage of the reward decided, if it names stages.
     """
 
@@ -35,6 +36,7 @@ class References:
     findings: tuple[Finding, ...]
     form: Form | None
     num_graded: int
+    num_right: int
     stages: dict[str, int]
 
     @property
@@ -78,7 +80,7 @@ def check_references(reward: Reward, prompts: Sequence[Prompt]) -> References:
     usable, unread = _usable(reward, prompts)
     rows = [prompt for prompt in usable if prompt.answer.strip()]  # others have tests instead, or nothing
     if not rows:
-        return References(usable, unread, None, 0, {})
+        return References(usable, unread, None, 0, 0, {})
     try:
         tried = rows[:: max(1, len(rows) // _TRIED)][:_TRIED]
         right = [
@@ -87,7 +89,7 @@ def check_references(reward: Reward, prompts: Sequence[Prompt]) -> References:
         ]
         best, form = max(right, key=lambda pair: pair[0])
         if not best:
-            return References(usable, (*unread, *_none_right(reward, tried)), None, len(tried), {})
+            return References(usable, (*unread, *_none_right(reward, tried)), None, len(tried), 0, {})
         grades = grade(reward, rows, [form(p.answer) for p in rows], bar="references")
         wrong = [(p, grade) for p, grade in zip(rows, grades, strict=True) if not grade.correct]
         for other in forms(reward):
@@ -95,11 +97,11 @@ def check_references(reward: Reward, prompts: Sequence[Prompt]) -> References:
                 again = grade(reward, [p for p, _ in wrong], [other(p.answer) for p, _ in wrong])
                 wrong = [pair for pair, grade in zip(wrong, again, strict=True) if not grade.correct]
     except (RewardError, ValueError) as error:
-        failed = found("reward_fails", f"the reward cannot grade: {error}")
-        return References(usable, (*unread, *failed), None, 0, {})
+        failed = found("reward_fails", f"The reward cannot grade: {error}")
+        return References(usable, (*unread, *failed), None, 0, 0, {})
     stages = Counter(grade.stage for grade in grades if grade.correct and grade.stage)
     findings = _not_right(wrong, len(rows)) if wrong else []
-    return References(usable, (*unread, *findings), form, len(rows), dict(stages))
+    return References(usable, (*unread, *findings), form, len(rows), len(rows) - len(wrong), dict(stages))
 
 
 def _usable(reward: Reward, rows: Sequence[Prompt]) -> tuple[tuple[Prompt, ...], tuple[Finding, ...]]:
@@ -113,7 +115,7 @@ def _usable(reward: Reward, rows: Sequence[Prompt]) -> tuple[tuple[Prompt, ...],
         return tuple(usable), ()
     findings = found(
         "unreadable",
-        f"the reward cannot read {len(unread)} of {len(rows)} reference answers, which a run refuses or, with "
+        f"The reward cannot read {len(unread)} of {len(rows)} reference answers, which a run refuses or, with "
         "reward.unreadable=skip, leaves out.",
         (f"{prompt.source}: {quoted(prompt.answer)}" for prompt in unread),
     )

@@ -14,7 +14,8 @@ from dapo_lightning.doctor.finding import Finding, found, quoted
 from dapo_lightning.reward import Reward
 from dapo_lightning.types import Group
 
-_MOST_TRUNCATED, _MOST_WITHOUT, _MOST_FAILED, _MOST_PUNISHED, _FEWEST_USEFUL = 0.5, 0.5, 0.02, 0.1, 0.05
+_MOST_TRUNCATED, _MOST_WITHOUT, _MOST_FAILED, _FEWEST_USEFUL = 0.5, 0.5, 0.02, 0.05
+_MOST_PENALTY = 0.1  # of the right completions on average
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Sample:
         no_answer: None if the reward reads no final answers.
         percentiles: lengths that 50, 90 and 99 % of the completions do not exceed.
         punished: share of right completions with an overlong penalty.
+        penalty: mean overlong penalty of the right completions.
     """
 
     num_prompts: int
@@ -41,6 +43,7 @@ class Sample:
     mean_length: float
     percentiles: tuple[float, float, float]
     punished: float
+    penalty: float
     mean_prompt: float
 
 
@@ -49,8 +52,8 @@ def sample_of(groups: Sequence[Group], sampling: SamplingOption, overlong: Overl
     size = groups[0].size
     grades = [grade for group in groups for grade in group.grades]
     lengths = np.array([length for group in groups for length in group.lengths_G().tolist()])
-    punished = [
-        bool(penalty < 0)
+    penalties = [
+        penalty
         for group in groups
         for penalty, grade in zip(overlong.penalty(group.lengths_G()).tolist(), group.grades, strict=True)
         if grade.correct
@@ -69,7 +72,8 @@ def sample_of(groups: Sequence[Group], sampling: SamplingOption, overlong: Overl
         not_graded=fmean(grade.failure is not None for grade in grades),
         mean_length=float(lengths.mean()),
         percentiles=tuple(float(value) for value in np.percentile(lengths, [50, 90, 99])),  # type: ignore[arg-type]
-        punished=fmean(punished) if punished else 0.0,
+        punished=fmean(penalty < 0 for penalty in penalties) if penalties else 0.0,
+        penalty=fmean(penalties) if penalties else 0.0,
         mean_prompt=fmean(len(group.prompt_tokens) for group in groups),
     )
 
@@ -85,7 +89,7 @@ def check_sample(sample: Sample, groups: Sequence[Group], reward: Reward) -> lis
     if (sample.no_answer or 0.0) > _MOST_WITHOUT:
         findings += found(
             "no_answer",
-            f"the reward finds no answer in {sample.no_answer:.0%} of the completions. It looks for "
+            f"The reward finds no answer in {sample.no_answer:.0%} of the completions. It looks for "
             f"{reward.answer_form}: ask the policy for this form.",
             (f"{group.prompt.source}: …{quoted(group.texts[0][-100:], 100)}" for group in groups),
         )
@@ -104,10 +108,10 @@ def check_sample(sample: Sample, groups: Sequence[Group], reward: Reward) -> lis
             f"{sample.useful:.0%} of the prompts have right and wrong completions ({all_right:.0%} are all right, "
             f"{1 - all_right - sample.useful:.0%} all wrong). Use prompts of another difficulty, or a warm start.",
         )
-    if sample.punished > _MOST_PUNISHED:
+    if -sample.penalty > _MOST_PENALTY:
         findings += found(
             "punished",
-            f"the overlong penalty would hit {sample.punished:.0%} of the right completions. Raise max_new_tokens, or "
-            "lower overlong.cache_tokens.",
+            f"The overlong penalty would hit {sample.punished:.0%} of the right completions, and take "
+            f"{-sample.penalty:.2f} from right ones on average. Raise max_new_tokens, or lower overlong.cache_tokens.",
         )
     return findings

@@ -8,8 +8,9 @@ from dapo_lightning.doctor.examination import Diagnosis
 from dapo_lightning.doctor.references import References
 from dapo_lightning.doctor.sample import Sample
 from dapo_lightning.doctor.visible import visible
+from dapo_lightning.plan.report import duration
 
-_ROWS, _WIDTH, _BAR = 3, 118, 40
+_ROWS, _WIDTH, _BAR, _END = 3, 118, 40, 48
 
 
 def as_text(diagnosis: Diagnosis, page: str) -> str:
@@ -34,10 +35,8 @@ def facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
         ),
         ("references", _references(references)),
     ]
-    if references.stages:
-        found.append(("decided by", _stages(references)))
     for name, of_set in diagnosis.references_of_sets.items():
-        found.append((f"set {name}", "; ".join(filter(None, (_references(of_set), _stages(of_set))))))
+        found.append((f"set {name}", _references(of_set)))
     if sample:
         found += [
             ("sample", f"{sample.num_completions} completions for each of {sample.num_prompts} train prompts"),
@@ -47,16 +46,18 @@ def facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
             ("lengths", "mean {:.0f}, median {:.0f}, 90 % {:.0f}, 99 % {:.0f} tokens".format(
                 sample.mean_length, *sample.percentiles)),
             ("truncated", f"{sample.truncated:.1%}"),
-            ("soft punishment", f"would hit {sample.punished:.1%} of the right completions"),
+            ("soft punishment", f"would hit {sample.punished:.1%} of the right completions, and take "
+                                f"{-sample.penalty:.2f} from right ones on average"),
         ]  # fmt: skip
     if expected:
         found += [
-            ("a DAPO step",
-             f"{expected.rounds:.1f} rounds, {expected.groups:.0f} groups, {expected.tokens:,.0f} tokens generated"),
+            ("a DAPO step", f"{expected.rounds:.1f} rounds of sampling, {expected.groups:.0f} groups, "
+                            f"{expected.tokens:,.0f} tokens generated"),
             ("short batches", f"{expected.short:.0%} of the steps"),
-            ("time of a step", f"at least {expected.planned}" if expected.planned else "not planned for this model"),
-            ("on this machine", f"{expected.sampled_per_second:,.0f} tokens per second while sampling, "
-                                f"{expected.tokens / expected.sampled_per_second:,.0f} s to sample a step"),
+            ("on this machine", f"{duration(expected.tokens / expected.sampled_per_second)} to sample a step, at "
+                                f"{expected.sampled_per_second:,.0f} tokens per second"),
+            ("by mode=plan", f"at least {expected.planned} for the whole step" if expected.planned
+                             else "this model is not planned"),
         ]  # fmt: skip
     return found
 
@@ -73,14 +74,11 @@ def verdict(diagnosis: Diagnosis) -> str:
 
 
 def _references(references: References) -> str:
-    number = references.num_graded
-    return (
-        f"{number:,} graded as completions" if number else "none graded (the rows have no answer, or no form is known)"
-    )
-
-
-def _stages(references: References) -> str:
-    return ", ".join(f"{stage} {count:,}" for stage, count in references.stages.items())
+    if not references.num_graded:
+        return "none was graded"
+    stages = ", ".join(f"{stage} {count:,}" for stage, count in references.stages.items())
+    right = f"{references.num_right:,} of {references.num_graded:,} grade themselves right"
+    return f"{right} ({stages})" if stages else right
 
 
 def _lines(diagnosis: Diagnosis, page: str) -> Iterator[str]:
@@ -94,7 +92,8 @@ def _lines(diagnosis: Diagnosis, page: str) -> Iterator[str]:
         yield "\nwrong answers that look most like right ones (read them: is the reward mistaken?)"
         for miss in diagnosis.near_misses[:10]:
             answer = "no answer" if miss.answer is None else repr(miss.answer)
-            yield _short(f"  {miss.source}: {answer} for {miss.reference!r}")
+            end = ", cut off" if miss.cut_off else ""
+            yield _short(f"  {miss.source}: {answer} for {miss.reference!r}{end}, in {_end_of(miss.text)}")
     yield f"\n{verdict(diagnosis)}"
     for finding in diagnosis.findings:
         yield f"- {visible(finding.sentence)} [{finding.kind}]"
@@ -102,6 +101,10 @@ def _lines(diagnosis: Diagnosis, page: str) -> Iterator[str]:
         if len(finding.rows) > _ROWS:
             yield f"    and {len(finding.rows) - _ROWS:,} more"
     yield f"\neverything        {page}"
+
+
+def _end_of(text: str) -> str:
+    return repr(text if len(text) <= _END else f"…{text[-_END:]}")
 
 
 def _short(line: str) -> str:

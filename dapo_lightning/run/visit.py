@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,12 +20,13 @@ from dapo_lightning.plan import known_config
 from dapo_lightning.rollout.stop import StopTexts
 from dapo_lightning.run.build import TECHNIQUES, evaluations_of
 from dapo_lightning.run.checks import check, check_options
-from dapo_lightning.run.command import as_dict
+from dapo_lightning.run.command import as_dict, given_overrides
 from dapo_lightning.run.held_out_sets import held_out_sets
 from dapo_lightning.run.objects import made
 from dapo_lightning.run.targets import check_targets
 from dapo_lightning.types import Generation
 from dapo_lightning.utils.atomic import replacing
+from dapo_lightning.utils.overrides import override_key
 
 
 def visit(config: DictConfig) -> int:
@@ -32,7 +34,9 @@ def visit(config: DictConfig) -> int:
     of findings."""
     folder, diagnosis = Path(config.run_folder), examine(patient(config))
     folder.mkdir(parents=True, exist_ok=True)
-    write_page(diagnosis, f"doctor · {folder.name}", folder / "doctor.html")
+    overrides = [o for o in given_overrides() if override_key(o) not in ("mode", "run_folder")]
+    command = shlex.join(["dapo-lightning", "doctor", *overrides])
+    write_page(diagnosis, command, folder / "doctor.html")
     with replacing(folder / "doctor.json") as partial:
         partial.write_text(json.dumps(_plain(diagnosis), indent=2) + "\n", encoding="utf-8")
     print(as_text(diagnosis, str(folder / "doctor.html")))
@@ -105,4 +109,4 @@ def _plain(diagnosis: Diagnosis) -> dict[str, object]:
 
 
 def _counts(references: References) -> dict[str, object]:
-    return {"num_graded": references.num_graded, "stages": references.stages}
+    return {"num_graded": references.num_graded, "num_right": references.num_right, "stages": references.stages}

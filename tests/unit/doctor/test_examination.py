@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import make_group
 from runs import config, ends_with
 
 from dapo_lightning.doctor import examine
+from dapo_lightning.doctor.near_misses import near_misses
 from dapo_lightning.doctor.text import facts
 from dapo_lightning.doctor.visible import visible
 from dapo_lightning.run.visit import patient
+from dapo_lightning.types import Grade, Prompt
 
 POLICY = ("policy.warm_start=null", "policy.hidden_size=32", "policy.intermediate_size=64", "policy.num_heads=2")
 SETTINGS = (
@@ -48,7 +52,8 @@ def changed(row: int, **values: str) -> Callable[[Rows, Rows], object]:
 @pytest.mark.parametrize("clean", [["reward=exact"], reward("number")], ids=["exact", "function"])
 def test_nothing_is_found_on_clean_data(clean, tmp_path):
     diagnosis = examine(patient(config(*SETTINGS, *written(tmp_path), *clean)))
-    assert diagnosis.findings == () and diagnosis.references.num_graded == 40
+    assert diagnosis.findings == ()
+    assert (diagnosis.references.num_graded, diagnosis.references.num_right) == (40, 40)
     assert sum(diagnosis.sample.pass_rates) == 12 and 0.5 < diagnosis.sample.accuracy < 0.85
     assert diagnosis.sample.mean_length == pytest.approx(3.1, abs=0.3)  # `#7` and the end
     assert 1 <= diagnosis.forecast.rounds < 3 and diagnosis.forecast.groups >= 4
@@ -103,8 +108,8 @@ OF_SET = (
         ("in_both", lambda more, train: more.append(train[0]), "number", "1 of 11 held-out (more) prompts are also",
          r"train\.jsonl:1 equals .*more\.jsonl:11"),
         ("too_long", changed(0, prompt="1" + "a+1" * 9 + "="), "number", "1 of 50", r"more\.jsonl:1: "),
-        ("accepts_wrong", None, "accepts_any_number", "evaluation.sets.more: the reward counts the answer of", ""),
-        ("reward_fails", None, "needs_a_column", "evaluation.sets.more: the reward cannot grade", ""),
+        ("accepts_wrong", None, "accepts_any_number", "evaluation.sets.more: The reward counts the answer of", ""),
+        ("reward_fails", None, "needs_a_column", "evaluation.sets.more: The reward cannot grade", ""),
     ],
 )  # fmt: skip
 def test_held_out_sets_are_examined_too(kind, change, reward, says, shows, tmp_path):
@@ -133,6 +138,18 @@ def test_held_out_sets_are_examined_too(kind, change, reward, says, shows, tmp_p
 def test_a_held_out_set_that_the_run_would_refuse_is_refused(override, says, tmp_path):
     with pytest.raises(ValueError, match=says):
         examine(patient(config(*SETTINGS, *written(tmp_path), override)))
+
+
+def test_an_answer_that_is_cut_off_is_a_near_miss_and_a_missing_one_is_not():
+    group = replace(
+        make_group(0, [-1.0] * 4, truncated=[True, True, False, False]),
+        prompt=Prompt("60+63=", "123", "train:1"),
+        texts=("It is 12", "60+63 is 123, so", "It is 123.", "It is 5"),
+        grades=tuple(Grade(-1.0, False, answer) for answer in ("12", None, None, "5")),
+    )
+    cut_off, no_answer = near_misses([group])
+    assert (cut_off.answer, cut_off.cut_off) == ("12", True) and cut_off.likeness == pytest.approx(0.8)
+    assert (no_answer.text, no_answer.cut_off, no_answer.likeness) == ("It is 123.", False, 0.5)
 
 
 def test_the_command_ends_with_a_status_and_escapes_what_others_wrote(tmp_path, monkeypatch, capsys):
