@@ -45,7 +45,10 @@ def pages(tmp_path_factory):
     trained = run(folder / "trained", "callbacks.rollouts.tokens_every=1", "optimizer.lr=3e-2", *sets)
     hostile = write_hostile_run(folder / "hostile")
     sweep = write_ladder(folder / "sweep", seeds=(0, 1), overrides=["+evaluation.sets.long.num_completions=4"])
-    rows = [{"prompt": f"{i}+1=", "answer": f"{i + 1}{text}"} for i, text in enumerate([*HOSTILE.values()][:8])]
+    rows = [
+        {"prompt": f"{i}+1=", "answer": f"{i + 1}{'#' * (i % 2 == 0)}{text}"}
+        for i, text in enumerate([*HOSTILE.values()][:8])
+    ]
     for split in ("train", "validation"):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = [f"data.{split}_path={folder}/{split}.jsonl" for split in ("train", "validation")]
@@ -196,16 +199,13 @@ def test_runs_of_a_sweep_are_drawn_and_hidden(opened):
     assert lines.count() == 7
     page.locator("#runs svg").hover()
     assert "DAPO step" in page.locator("#tip").inner_text()
-    assert page.locator("#results table").count() == 4
+    assert page.locator("#results table").count() == 5  # one of them of a held-out set
 
 
 def test_the_accuracies_of_held_out_sets_come_first(opened):
     page = opened("run")
-    assert [text.lower() for text in page.locator("#top .big dt").all_inner_texts()][-2:] == [
-        "avg@4, more",
-        "avg@1, greedy",
-    ]
-    page.locator("figure h3", has_text="Other held-out sets").wait_for()
+    assert page.locator("#top .big dt").all_inner_texts()[-2:] == ["avg@4, more", "avg@1, greedy"]
+    assert page.locator("#curves h3", has_text="ther held-out sets").count() == 2
     assert page.locator("#held-out table").count() == 3
     page = opened("sweep")
     assert page.locator("#curves figure h3", has_text="avg@4 on long").count() == 1
