@@ -170,7 +170,10 @@ def fill(draws: PromptDraws, generate: Generate, sampling: SamplingOption, ranks
             break
         num_asked, rounds = num_asked + size, rounds + 1
         source.generate(num_asked, is_last=sampling.next_round(1, 1.0, rounds) == 0)
-    return _batch(draws, source, sampling, draws.state.num_drawn + num_asked, ranks)
+    end, limit = draws.state.num_drawn + num_asked, draws.num_groups
+    if sampling.carries:
+        end, limit = source.end, 2 * draws.num_groups - 1
+    return _batch(draws, source, sampling, end, limit, ranks)
 
 
 def _fill_in_slices(
@@ -182,7 +185,8 @@ def _fill_in_slices(
         generate, sampling, draws.stream, num_tokens, state.unfinished, state.num_drawn, state.keep_rate, ranks
     )
     source.fill(draws.num_groups, len(state.carried))
-    return replace(_batch(draws, source, sampling, source.end, ranks), unfinished=tuple(source.unfinished))
+    batch = _batch(draws, source, sampling, source.end, sys.maxsize, ranks)  # groups in slices are not drawn again
+    return replace(batch, unfinished=tuple(source.unfinished))
 
 
 def _batch(
@@ -190,12 +194,12 @@ def _batch(
     source: AheadGenerator | InFlight,
     sampling: SamplingOption,
     end: int,
+    limit: int,
     ranks: Ranks,
 ) -> Batch:
-    """Takes the first kept groups among the prompts before number `end`, and the surplus if it is carried."""
+    """Takes the first `limit` kept groups, including carried ones, among the prompts before number `end`. Those that
+    the step does not train on are carried."""
     carried, num_groups = draws.state.carried, draws.num_groups
-    end, limit = (source.end, 2 * num_groups - 1) if sampling.carries else (end, num_groups)
-    limit = limit if isinstance(source, AheadGenerator) else sys.maxsize  # groups in slices are not drawn again
     kept = sorted(number for number, judged in source.judged.items() if judged.verdict.keep and number < end)
     numbers = [*(group.number for group in carried), *kept][:limit]
     if sampling.carries and len(numbers) == limit:

@@ -1,5 +1,6 @@
 """`rollout=vllm` with vLLM itself, built for CPUs: in float32, it samples from the policy's own distribution."""
 
+import copy
 import json
 import os
 import re
@@ -36,7 +37,7 @@ from dapo_lightning.rollout.vllm import Vllm
 from dapo_lightning.rollout.vllm_engine import WeightsNotServedError
 from dapo_lightning.run.build import build
 from dapo_lightning.run.errors import ConfigError
-from dapo_lightning.types import Generation
+from dapo_lightning.types import Generation, NumberedPrompt, Prompt, Slice
 
 pytestmark = pytest.mark.vllm
 
@@ -58,6 +59,7 @@ VLLM_RUN = [
     "rollout.engine_args={kv_cache_memory_bytes: 50000000}", "policy.hidden_size=64",
 ]  # fmt: skip
 PROMPTS = [(10, 11, 12), (20, 21), (30,)]
+PARTIAL = ["sampling.surplus=carry", "sampling.partial=6", "max_new_tokens=24"]
 NOISE = uniform_noise(0, "test", [0, 1, 2], num_completions=4, num_tokens=20)
 ENDS = (1, 40, 41)
 
@@ -272,6 +274,32 @@ def test_two_turns_within_the_tokens_that_the_longest_conversation_needs(tmp_pat
     assert len(steps) == 2 and all(row["turns/mean"] > 1 and 0 < row["sampling/logp_gap"] < 1e-3 for row in steps)
 
 
+def test_partial_rollouts_keep_the_log_probs_of_the_policy_that_wrote_each_part(tmp_path):
+    module, _ = build(config(*SMALL, *VLLM_RUN, *PARTIAL, f"run_folder={tmp_path}"))
+    worker, generation = module.worker, Generation(24)
+    prompts = [NumberedPrompt(number, Prompt(f"{number}+1=", "", f"test:{number}")) for number in range(3)]
+    begun, weights = {}, []
+    for step in range(4):
+        weights.append(copy.deepcopy(module.model.state_dict()))
+        with worker.ready():
+            batches = worker.generate(prompts, 4, generation, "train", step, Slice(6, begun))
+            begun = {group.number: group for batch in batches for pending in batch for group in [pending()]}
+        prompts = [numbered for numbered in prompts if not begun[numbered.number].is_finished]
+        with torch.no_grad():
+            module.model.get_input_embeddings().weight.mul_(1.2)
+    trajectories = [(group.prompt_tokens, t) for group in begun.values() for t in group.trajectories]
+    assert any(len(t.earlier) == 3 for _, t in trajectories)
+    for prompt, trajectory in trajectories:
+        start = 0
+        for step, num_tokens in (*trajectory.earlier, (trajectory.policy_step, 24)):
+            module.model.load_state_dict(weights[step])
+            part = slice(start, start + num_tokens)
+            with torch.no_grad():
+                logps_T = completion_logps(module.model, [prompt], [trajectory.tokens_T], 1.0)[0][0]
+            torch.testing.assert_close(trajectory.logps_T[part], logps_T[part], atol=1e-3, rtol=0)
+            start += num_tokens
+
+
 SHARDED = ["trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=2"]
 SHARED = [*SHARDED, "rollout.tensor_parallel_size=2"]
 UNEVEN = ["num_prompts_per_step=3", "num_gradient_steps=1", "evaluation.num_prompts=5", "data.num_validation=5",
@@ -281,7 +309,7 @@ UNEVEN = ["num_prompts_per_step=3", "num_gradient_steps=1", "evaluation.num_prom
 def steps_of(folder, *overrides):
     finish(command(folder, *SMALL, *VLLM_RUN, *overrides))
     steps = [row for row in read_metrics(folder / "metrics.csv") if row["step"] > 0]
-    assert all(0 < row["sampling/logp_gap"] < 1e-3 for row in steps)
+    assert all(0 < row["sampling/logp_gap"] < 1e-3 for row in steps if not row.get("groups/carried"))
     return steps
 
 
@@ -301,6 +329,18 @@ def test_shared_engines_serve_conversations_that_end_at_different_turns(tmp_path
     own = steps_of(tmp_path / "own", *UNEVEN, *turns, "trainer=ddp_cpu", "trainer.devices=2")
     shared = steps_of(tmp_path / "shared", *UNEVEN, *turns, *SHARED)
     assert [row["turns/mean"] for row in shared] == pytest.approx([row["turns/mean"] for row in own])
+
+
+def test_shared_engines_serve_partial_rollouts(tmp_path):
+    long = [
+        *UNEVEN, "sampling.surplus=carry", "sampling.partial=60", "max_new_tokens=160", "rollout.max_model_len=192",
+        "num_completions_per_prompt=2", "evaluation.every=5", "evaluation.max_new_tokens=4", "num_steps=3",
+    ]  # fmt: skip
+    own = steps_of(tmp_path / "own", *long, "trainer=ddp_cpu", "trainer.devices=2")
+    shared = steps_of(tmp_path / "shared", *long, *SHARED)
+    for name in ("length/mean", "sampling/in_flight", "sampling/partial_share"):
+        assert [row[name] for row in shared] == pytest.approx([row[name] for row in own], rel=1e-3)
+    assert max(row["sampling/partial_share"] for row in own) > 0.1
 
 
 def test_no_rank_holds_the_whole_policy_and_the_plan_knows_the_parts():
