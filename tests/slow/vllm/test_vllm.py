@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import transfer
@@ -324,11 +325,15 @@ def test_ranks_that_share_an_engine_sample_what_ranks_with_their_own_sample(tmp_
 
 
 def test_shared_engines_serve_conversations_that_end_at_different_turns(tmp_path):
-    turns = ["environment=self_correction", "environment.wrong=no", "environment.right=no", "max_new_tokens=24",
+    """One of the ranks needs the engine for more turns than the other."""
+    turns = ["environment=self_correction", "environment.wrong=no", "environment.num_turns=5", "max_new_tokens=32",
              "environment.max_message_tokens=2", "stop=['1','2','a','e']", "num_steps=2"]  # fmt: skip
     own = steps_of(tmp_path / "own", *UNEVEN, *turns, "trainer=ddp_cpu", "trainer.devices=2")
     shared = steps_of(tmp_path / "shared", *UNEVEN, *turns, *SHARED)
     assert [row["turns/mean"] for row in shared] == pytest.approx([row["turns/mean"] for row in own])
+    tables = [pq.read_table(path).to_pylist() for path in sorted((tmp_path / "shared/rollouts").iterdir())]
+    longest = [max(len(row["turns"]) for row in table) for table in tables]  # of each step and rank
+    assert any(first != second for first, second in zip(longest[::2], longest[1::2], strict=True)), longest
 
 
 def test_shared_engines_serve_partial_rollouts(tmp_path):
