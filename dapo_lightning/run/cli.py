@@ -171,7 +171,7 @@ def execute(config: DictConfig) -> float:
     wait_passively()
     bound_kernel_caches()
     from dapo_lightning.run.build import set_up
-    from dapo_lightning.run.quiet import quiet_lightning
+    from dapo_lightning.run.quiet import messages_above_bars, quiet_lightning
     from dapo_lightning.run.session import evaluate, plan_run, train, write_interrupted, write_report
 
     if config.mode == "plan":
@@ -182,7 +182,7 @@ def execute(config: DictConfig) -> float:
 
         with as_config_error(), lock_folder(Path(config.run_folder)), quiet_lightning():
             return visit(config)
-    with lock_folder(Path(config.run_folder)), quiet_lightning():
+    with lock_folder(Path(config.run_folder)), quiet_lightning(), messages_above_bars():
         log_threads()
         with as_config_error():
             module, data, trainer = set_up(config)

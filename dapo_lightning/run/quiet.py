@@ -1,13 +1,15 @@
-"""Silences the hints of Lightning that do not apply here."""
+"""Keeps the console readable: no hints of Lightning that do not apply here, and no messages within progress bars."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 
 @contextmanager
@@ -34,3 +36,8 @@ def quiet_lightning() -> Iterator[None]:
             yield
     finally:
         remarks.setLevel(level)
+
+
+def messages_above_bars() -> AbstractContextManager[None]:
+    """Within the context, messages of the log are printed on lines of their own, above the progress bars."""
+    return logging_redirect_tqdm(tqdm_class=Tqdm)
