@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, revert_weight_conversion
+
+_LAYER = re.compile(r".*\.\d+\.|")
 
 
 def plain_weights(model: nn.Module, with_ties: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Yields the weights and saved buffers of a model, with its adapters merged in. Sharded ones stay sharded:
-    `full_tensor` gathers them, one at a time. For sharded models with adapters, this is a collective.
+    """Yields the weights and saved buffers of a model by their names in memory, with its adapters merged in. Sharded
+    ones stay sharded: `full_tensor` gathers them, one at a time. For sharded models with adapters, this is a
+    collective.
 
     Args:
         with_ties: also yield tied weights under their second name.
@@ -33,6 +41,24 @@ def plain_weights(model: nn.Module, with_ties: bool = False) -> Iterator[tuple[s
         elif with_ties or id(value) not in seen:
             seen.add(id(value))
             yield plain, merged
+
+
+def saved_weights(model: PreTrainedModel, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Yields weights with the names and shapes that they have in the hub's files, where each expert of a layer has
+    weights of its own. If a model has such layers, the weights of one layer are held in memory at a time.
+
+    Args:
+        weights: pairs of a name in memory and a whole tensor, in the order of the model.
+    """
+    conversions = getattr(model, "_weight_conversions", None) or get_model_conversion_mapping(model, add_legacy=False)
+    has_fused = any(isinstance(conversion, WeightConverter) for conversion in conversions)
+
+    def together(weight: tuple[str, Tensor]) -> str:
+        name = weight[0]
+        return _LAYER.match(name)[0] or name if has_fused else name  # type: ignore[index]
+
+    for _, group in groupby(weights, together):
+        yield from revert_weight_conversion(model, dict(group)).items()
 
 
 def plain_name(name: str) -> str:

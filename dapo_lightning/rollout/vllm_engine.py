@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from dapo_lightning.distributed.ranks import Ranks
 from dapo_lightning.distributed.sharding import class_name, full_tensor, reshard
-from dapo_lightning.distributed.weights import plain_weights
+from dapo_lightning.distributed.weights import plain_weights, saved_weights
 from dapo_lightning.forward.logprobs import completion_logps
 
 log = logging.getLogger(__name__)
@@ -114,6 +114,8 @@ class Engine:
             if sleeps:
                 torch.cuda.empty_cache()  # torch would otherwise keep what the update has freed
                 self.llm.wake_up(["weights"])
+            if self._device_type == "cpu":
+                self.llm.apply_model(_forget_expert_kernels)
             self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": served_weights(model, self._dtype)})
             if sleeps:
                 self.llm.wake_up(["kv_cache"])
@@ -166,17 +168,26 @@ def served_weights(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[tuple
     """Yields the weights of the policy with the names under which it is saved, each gathered when it is requested.
     Matrices are converted before they are gathered if the engine's type is smaller. Tied weights appear under both of
     their names, because vLLM would not load the second one otherwise. For sharded models, this is a collective."""
-    for name, weight in plain_weights(model, with_ties=True):
+
+    def whole(weight: Tensor) -> Tensor:
         is_smaller = weight.is_floating_point() and weight.ndim > 1 and dtype.itemsize < weight.element_size()
-        yield name, full_tensor(weight.to(dtype) if is_smaller else weight)
+        return full_tensor(weight.to(dtype) if is_smaller else weight)
+
+    return saved_weights(
+        _without_adapters(model), ((name, whole(weight)) for name, weight in plain_weights(model, with_ties=True))
+    )
 
 
 def _digest(outputs: Sequence[Any]) -> int:
     return crc32(torch.tensor([token for output in outputs for token in output.token_ids]).numpy().tobytes())
 
 
+def _without_adapters(model: PreTrainedModel) -> PreTrainedModel:
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
 def _served_config(model: PreTrainedModel) -> Any:
-    plain = model.get_base_model() if hasattr(model, "peft_config") else model
+    plain = _without_adapters(model)
     config = copy.deepcopy(plain.config)
     config.architectures = [class_name(plain)]  # absent in a model that was created from a configuration
     config.tie_word_embeddings = False
@@ -213,9 +224,9 @@ def _refuse_missing_weights(served: nn.Module) -> None:
     load: Any = served.load_weights
 
     def load_all(weights: Iterator[tuple[str, Tensor]]) -> set[str]:
-        expected = {name for name, _ in served.named_parameters()}
+        expected = {_as_reported(name) for name, _ in served.named_parameters()}
         loaded = load(weights)
-        missing = expected - set(expected if loaded is None else loaded)
+        missing = expected - set(expected if loaded is None else map(_as_reported, loaded))
         if missing:
             raise WeightsNotServedError(
                 f"rollout=vllm: {type(served).__name__} did not receive weights for {', '.join(sorted(missing))}. "
@@ -224,6 +235,19 @@ def _refuse_missing_weights(served: nn.Module) -> None:
         return loaded
 
     served.load_weights = load_all  # type: ignore[assignment]
+
+
+def _forget_expert_kernels(served: nn.Module) -> None:
+    """Makes vLLM pack the weights of experts again. On CPUs, it does so only when it builds their kernel (0.30)."""
+    for layer in served.modules():
+        method = getattr(layer, "quant_method", None)
+        if hasattr(method, "moe_kernel"):
+            method.moe_kernel = None
+
+
+def _as_reported(name: str) -> str:
+    """The name of a weight without the module of the experts, which vLLM omits where it reports what it has loaded."""
+    return name.replace(".routed_experts.", ".")
 
 
 def _free_port() -> int:

@@ -19,10 +19,14 @@ from scipy.stats import chisquare
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 from dapo_lightning.callbacks.metrics_file import read_metrics
@@ -48,7 +52,13 @@ SIZES = {
     "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 TIED, UNTIED = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
-MODELS = {
+MODELS = {  # experts come first, because vLLM prepares for them only if its first model in a process has some
+    "experts": (
+        Qwen3MoeForCausalLM,
+        Qwen3MoeConfig,
+        UNTIED | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
+    ),
+    "experts with other names in files": (MixtralForCausalLM, MixtralConfig, UNTIED | {"num_local_experts": 4}),
     "tied, q/k norm": (Qwen3ForCausalLM, Qwen3Config, TIED),
     "untied": (LlamaForCausalLM, LlamaConfig, UNTIED),
     "biases": (Qwen2ForCausalLM, Qwen2Config, TIED),
