@@ -240,7 +240,7 @@ def _refuse_missing_weights(served: nn.Module) -> None:
 def _forget_expert_kernels(served: nn.Module) -> None:
     """Makes vLLM pack the weights of experts again. On CPUs, it does so only when it builds their kernel (0.30)."""
     for layer in served.modules():
-        method = getattr(layer, "quant_method", None)
+        method: Any = getattr(layer, "quant_method", None)
         if hasattr(method, "moe_kernel"):
             method.moe_kernel = None
 
