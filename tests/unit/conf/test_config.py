@@ -14,10 +14,10 @@ from runs import ROOT, config
 
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.run import held_out_sets
-from dapo_lightning.run.build import build_trainer
 from dapo_lightning.run.checks import check
 from dapo_lightning.run.cli import main
 from dapo_lightning.run.errors import ConfigError
+from dapo_lightning.run.trainer import build_trainer
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in (ROOT / "conf").glob("*/*.yaml"))
 TECHNIQUES = tuple(field.name for field in fields(Algorithm))

@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from runs import config
 
-from dapo_lightning.run.build import build_trainer
 from dapo_lightning.run.errors import ConfigError
+from dapo_lightning.run.trainer import build_trainer
 
 
 @pytest.mark.parametrize("option", ["ddp", "ddp_cpu", "fsdp2", "slurm", "slurm_fsdp2"])

@@ -8,9 +8,9 @@ import pytest
 from runs import config
 
 from dapo_lightning.callbacks.checkpoint import Stopped
-from dapo_lightning.run.build import build_trainer
 from dapo_lightning.run.command import check_launcher
 from dapo_lightning.run.errors import ConfigError
+from dapo_lightning.run.trainer import build_trainer
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.slurm import stop as stop_module
 from dapo_lightning.slurm.stop import Stop
