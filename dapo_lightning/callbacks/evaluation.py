@@ -22,10 +22,11 @@ class EvaluationFile(L.Callback):
         self._rows: dict[str, list[tuple[int, dict[str, Any]]]] = {}
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self._rows = {name: [] for name in pl_module.held_out}
+        self._rows = {name: [] for name in pl_module.due}
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:
-        self._rows[batch.name] += [(group.number, _row(group)) for group in outputs["groups"]]
+        if batch.name in self._rows:
+            self._rows[batch.name] += [(group.number, _row(group)) for group in outputs["groups"]]
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Gathers the rows of all ranks; the first rank writes them."""

@@ -50,9 +50,9 @@ class HackingAlarm:
             return
         reward, self._rewards = fmean(self._rewards), []
         for name, held_out in module.held_out.items():
-            if held_out.worker.reward is training_reward:
-                continue
             metric = f"{name}/avg@{held_out.num_completions}"
+            if held_out.worker.reward is training_reward or metric not in metrics:
+                continue
             points = self._points.setdefault(name, [])
             points.append((step, reward, metrics[metric], metrics.get(f"{metric}_ci95", 0.0)))
             found = parted([Point(*point) for point in points], self._patience)

@@ -25,7 +25,7 @@ def sweep_data(sweep: Path, output: Path) -> dict[str, Any]:
     """Returns the data of a sweep's page.
 
     Args:
-        output: the folder of the page, to which the links to the pages of single runs are relative.
+        output: the folder of the page. It links the pages of runs below this folder, so that the folder can be copied.
 
     Raises:
         NoRunsError: if there is no run.
@@ -47,7 +47,8 @@ def sweep_data(sweep: Path, output: Path) -> dict[str, Any]:
         "folder": str(sweep),
         "facts": [["variants", str(len(variants))], ["runs", str(len(runs))], ["finished", str(finished)],
                   ["completions per held-out prompt", k]],
-        "warnings": [*notes, *describe_missing(variants)],
+        "warnings": notes,
+        "figure_notes": describe_missing(variants),
         "tables": [
             {
                 "title": title,
@@ -62,17 +63,19 @@ def sweep_data(sweep: Path, output: Path) -> dict[str, Any]:
 
 
 def _figures(variants: Sequence[Variant]) -> list[dict[str, Any]]:
-    """Returns the paper's figures, as far as their variants were run, and their metrics for all variants. The first
-    figure and the last one also show the sets of `evaluation.sets`."""
+    """Returns the paper's figures, as far as their variants were run, and their metrics for all variants, which come
+    first if the paper's are less than half of them. The first figure and that of all variants also show the sets of
+    `evaluation.sets`."""
     shown = shown_in_figures(variants)
     chosen = [(figure, found) for figure in FIGURES if (found := figure.choose(shown))]
     everything = {variant.name: variant for variant in variants}
     metrics = tuple(dict.fromkeys(metric for figure in FIGURES for metric in figure.metrics))
     every = Figure("", ALL, metrics, (), FIGURES[0].axes[1:2])
     of_sets = [figure for figure in [of_held_out_sets(variants)] if figure]
+    is_ladder = bool(chosen) and 2 * len(chosen[0][1]) >= len(variants)
+    ordered = [*chosen, (every, everything)] if is_ladder else [(every, everything), *chosen]
     return [
-        _figure([figure, *(of_sets if i in (0, len(chosen)) else [])], found)
-        for i, (figure, found) in enumerate([*chosen, (every, everything)])
+        _figure([figure, *(of_sets if figure in (ordered[0][0], every) else [])], found) for figure, found in ordered
     ]
 
 
@@ -94,7 +97,8 @@ def _line(name: str, variant: Variant, metric: str, axis: Axis) -> dict[str, Any
 
 
 def _run(run: Run, folder: Path, output: Path, runs: Sequence[Run]) -> dict[str, Any]:
-    page = folder / "report.html"
+    page = Path(os.path.relpath(folder / "report.html", output))
+    is_near = ".." not in page.parts and (folder / "report.html").is_file()
     metrics = run.metrics.dropna(axis=1, how="all").select_dtypes("number")
     names = {name for other in runs for name in other.leaves}
     places = ("run_folder", "logger", "callbacks", "resume", "hydra", "commits")
@@ -117,7 +121,7 @@ def _run(run: Run, folder: Path, output: Path, runs: Sequence[Run]) -> dict[str,
             for title, name in ({"avg@k": f"avg@{run.k}"} | of_sets).items()
             if len(values := run.evaluations.get(name, pd.Series(dtype=float)).dropna())
         },
-        "page": Path(os.path.relpath(page, output)).as_posix() if page.is_file() else None,
+        "page": page.as_posix() if is_near else None,
         "steps": [int(step) for step in metrics.index],
         "metrics": {
             name: [None if pd.isna(value) else float(f"{value:.5g}") for value in metrics[name]] for name in metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -133,12 +133,22 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
         generation=generation,
         evaluation=evaluations[""],
         held_out_sets={
-            name: HeldOut(replace(worker, reward=rewards[name]), evaluations[name], one["num_completions"])
+            name: HeldOut(
+                replace(worker, reward=rewards[name]), evaluations[name], one["num_completions"], _steps(settings, one)
+            )
             for name, one in sets.items()
         },
         logps_are_exact=logps_are_exact,
     )
     return module, data
+
+
+def _steps(settings: Config, of_set: Config) -> Collection[int] | None:
+    """The steps after which a set is evaluated: the multiples of `every` and the last one; None means all evaluations,
+    as if it is that of the other sets or nothing is trained."""
+    if settings["mode"] != "train" or of_set["every"] == settings["evaluation"]["every"]:
+        return None
+    return {*range(0, settings["num_steps"], of_set["every"]), settings["num_steps"]}
 
 
 def _rewards_and_data(

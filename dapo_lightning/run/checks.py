@@ -26,9 +26,13 @@ def check(config: Mapping[str, Any]) -> None:
     for name, settings in held_out_sets(config).items():
         path = f"evaluation.sets.{name}"
         check_plain(
-            config["evaluation"] | {key: settings[key] for key in ("num_prompts", *SAMPLING)}, Evaluation, f"{path}."
+            config["evaluation"] | {key: settings[key] for key in ("every", "num_prompts", *SAMPLING)},
+            Evaluation,
+            f"{path}.",
         )
         _check_evaluation(settings, path)
+        if settings["every"] % (every := config["evaluation"]["every"]):
+            raise ConfigError(f"{path}.every={settings['every']}: must be a multiple of evaluation.every={every}.")
     _check_trainer(config["trainer"])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -22,11 +22,13 @@ from dapo_lightning.utils.clock import Clock
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How completions of the prompts of a held-out set are sampled and graded."""
+    """How completions of a held-out set are sampled and graded, and after which DAPO steps: None means in every
+    evaluation."""
 
     worker: RolloutWorker
     generation: Generation
     num_completions: int
+    steps: Collection[int] | None = None
 
 
 class EvaluatedModule(L.LightningModule):
@@ -48,6 +50,12 @@ class EvaluatedModule(L.LightningModule):
         self._rollout_ready = ExitStack()
 
     @property
+    def due(self) -> list[str]:
+        """The names of the sets that are evaluated after this DAPO step."""
+        step = self.history.dapo_steps
+        return [name for name, one in self.held_out.items() if one.steps is None or step in one.steps]
+
+    @property
     def failures(self) -> Failures:
         """Those of the reward of the training."""
         return self._failures[""]
@@ -59,12 +67,14 @@ class EvaluatedModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Prepares the rollout, which uses the current weights until the end of the evaluation."""
-        self._records = {name: [] for name in self.held_out}
+        self._records = {name: [] for name in self.due}
         with self.clock("evaluate"):
             self._rollout_ready.enter_context(self.held_out[""].worker.ready())
 
     def validation_step(self, batch: HeldOutBatch, batch_idx: int) -> dict[str, list[Group]]:
-        """Samples and grades completions."""
+        """Samples and grades completions, unless the set is not due."""
+        if batch.name not in self._records:
+            return {"groups": []}
         one, stream = self.held_out[batch.name], f"validation/{batch.name}" if batch.name else "validation"
         with self.clock("evaluate"):
             groups = one.worker(batch.prompts, one.num_completions, one.generation, stream)
@@ -79,8 +89,8 @@ class EvaluatedModule(L.LightningModule):
         """
         self._rollout_ready.close()
         metrics: dict[str, float] = {}
-        for name, one in self.held_out.items():
-            records = Ranks.current().gather(self._records[name])
+        for name, mine in self._records.items():
+            one, records = self.held_out[name], Ranks.current().gather(mine)
             where = f"evaluation of {name}" if name else "evaluation"
             require_grades(records, where)
             self._failures[name].report(records, where)

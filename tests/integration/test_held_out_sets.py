@@ -13,7 +13,7 @@ OF_SETS = (
     "+data@evaluation.sets.long.data=arithmetic", "evaluation.sets.long.data.min_terms=4",
     "+reward@evaluation.sets.long.reward=exact", "+evaluation.sets.long.num_prompts=3",
     "+evaluation.sets.long.num_completions=4", "+evaluation.sets.long.max_new_tokens=9",
-    "+evaluation.sets.greedy={num_completions: 1, temperature: 0}",
+    "+evaluation.sets.greedy={num_completions: 1, temperature: 0, every: 2}",
 )  # fmt: skip
 TIMES = ("seconds/", "tokens_per_second/", "memory/")
 
@@ -21,7 +21,17 @@ TIMES = ("seconds/", "tokens_per_second/", "memory/")
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
-    return run(folder / "without", "num_steps=2"), run(folder / "with", "num_steps=2", *OF_SETS)
+    settings = ("num_steps=3", "evaluation.every=1")
+    return run(folder / "without", *settings), run(folder / "with", *settings, *OF_SETS)
+
+
+def test_a_set_is_evaluated_after_every_so_many_steps_and_after_the_last(runs):
+    rows = read_metrics(runs[1] / "metrics.csv")
+    measured = {
+        name: [row["step"] for row in rows if f"validation/{name}" in row] for name in ("long/avg@4", "greedy/avg@1")
+    }
+    assert measured == {"long/avg@4": [0, 1, 2, 3], "greedy/avg@1": [0, 2, 3]}
+    assert len((runs[1] / "evaluation_greedy.jsonl").read_text().splitlines()) == 8
 
 
 def test_the_set_of_the_training_data_and_the_training_stay_the_same(runs):
@@ -75,6 +85,8 @@ def test_a_set_in_a_run_folder_cannot_choose_code(runs, tmp_path, monkeypatch):
         ("+evaluation.sets.turn_1.top_p=0.5", r"evaluation\.sets\.turn_1: a name"),
         ("+evaluation.sets.a.temperature=0", r"evaluation\.sets\.a\.temperature=0.*sets\.a\.num_completions=1"),
         ("+evaluation.sets.a.num_completions=0", r"evaluation\.sets\.a\.num_completions=0: must be .*at least 1"),
+        ("+evaluation.sets.a.every=7", r"evaluation\.sets\.a\.every=7: must be a multiple of evaluation\.every=10"),
+        ("+evaluation.sets.a.every=0", r"evaluation\.sets\.a\.every=0: must be .*at least 1"),
         ("evaluation.sets.a.top_p=0.5", r"write \+evaluation\.sets\.a\.top_p=0\.5"),
         ("+evaluation.sets=5", r"evaluation\.sets exists already"),
     ],

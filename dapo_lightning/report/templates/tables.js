@@ -20,6 +20,7 @@ function settingsTable() {
     el("div", { class: "scroll" }, el("table", { class: "data" }, el("thead", {}, el("tr", {}, ["setting", "this run", "default"].map((name) => el("th", {}, name)))), body)));
   draw();
 }
+const styleOf = (i) => ({ colour: COLOURS[i % 6], dash: ["", "5 3", "2 3"][Math.floor(i / 6) % 3] });
 const notes = (texts) => texts.map((text) => el("div", { class: "note" }, visible(text)));
 function warnings() {
   if (!data.warnings.length) return;
@@ -29,7 +30,7 @@ function sweepTables() {
   const hidden = new Set(), box = el("div", { class: "charts" });
   let figure = data.figures[0];
   function draw() {
-    if (figure) box.replaceChildren(...figure.charts.map((one) => chart(one.lines.filter((line) => !hidden.has(line.label)), { title: one.title, unit: "by " + one.xlabel, xlabel: one.xlabel, height: 230 })));
+    if (figure) box.replaceChildren(...figure.charts.map((one) => chart(one.lines.filter((line) => !hidden.has(line.label)).map((line) => ({ ...line, ...styleOf(figure.names.indexOf(line.label)) })), { title: one.title, unit: "by " + one.xlabel, xlabel: one.xlabel, height: 230 })));
   }
   const names = el("div", { class: "filters" });
   function pick(i) {
@@ -38,7 +39,7 @@ function sweepTables() {
     names.replaceChildren(...(figure ? figure.names : []).map((name) => { const tick = el("input", { type: "checkbox", checked: true, onchange: () => { if (tick.checked) hidden.delete(name); else hidden.add(name); draw(); } }); return el("label", { style: { display: "flex", gap: ".35rem", "align-items": "center" } }, tick, visible(name)); }));
     draw();
   }
-  if (data.figures.length) section("curves", "Figures", "Means over seeds at equal numbers of steps. Bands are 95 % confidence intervals over seeds (of two seeds, their range).", el("div", { class: "filters" }, choice("Figure", data.figures.map((one, i) => [String(i), one.title]), "0", pick)), names, box);
+  if (data.figures.length) section("curves", "Figures", "Means over seeds at equal numbers of steps. Bands are 95 % confidence intervals over seeds (of two seeds, their range).", el("div", { class: "filters" }, choice("Figure", data.figures.map((one, i) => [String(i), one.title]), "0", pick)), names, box, data.figure_notes.length ? el("details", {}, el("summary", {}, "What the figures leave out"), notes(data.figure_notes)) : null);
   pick(0);
   section("results", "Results", "± is half the 95 % confidence interval over seeds. Only finished runs count.", data.tables.map((table) => el("div", { style: { "margin-bottom": "1.4rem" } }, el("h3", {}, table.title), el("div", { class: "scroll" }, el("table", { class: "data" }, el("thead", {}, el("tr", {}, table.columns.map((name, i) => el("th", { class: i ? "n" : null }, name)))), el("tbody", {}, table.rows.map((row) => el("tr", {}, row.map((cell, i) => el("td", { class: i ? "n" : "k" }, visible(cell)))))))))));
   runsBeside();
@@ -48,7 +49,7 @@ function runsBeside() {
   const chosen = new Set(data.runs.slice(0, 8).map((run) => run.name)), box = el("div");
   let metric = names.find((name) => name.startsWith("validation/avg@")) || names[0];
   function draw() {
-    const lines = data.runs.map((run, i) => ({ run, colour: COLOURS[i % 6], dash: ["", "5 3", "2 3"][Math.floor(i / 6) % 3] })).filter(({ run }) => chosen.has(run.name) && run.metrics[metric]).map(({ run, colour, dash }) => ({ label: run.name, colour, dash, points: run.steps.flatMap((step, i) => (run.metrics[metric][i] === null ? [] : [[step, run.metrics[metric][i]]])) }));
+    const lines = data.runs.map((run, i) => ({ run, ...styleOf(i) })).filter(({ run }) => chosen.has(run.name) && run.metrics[metric]).map(({ run, colour, dash }) => ({ label: run.name, colour, dash, points: run.steps.flatMap((step, i) => (run.metrics[metric][i] === null ? [] : [[step, run.metrics[metric][i]]])) }));
     box.replaceChildren(lines.length ? chart(lines, { title: metric, height: 260 }) : el("p", { class: "small" }, "None of the chosen runs has measured this."));
   }
   const accuracies = [...new Set(data.runs.flatMap((run) => Object.keys(run.accuracies)))];

@@ -191,6 +191,16 @@ def test_a_link_to_a_group(opened):
     assert page.locator(".detail h3").first.inner_text() == f"Step {step}, prompt {number}"
 
 
+def test_each_variant_of_a_sweep_keeps_a_look_of_its_own(opened):
+    page = opened("sweep")
+    page.locator("#curves select").select_option(label="every variant")
+    looks = "paths => paths.map(path => path.getAttribute('stroke') + path.getAttribute('stroke-dasharray'))"
+    before = page.locator("#curves figure").first.locator("path.curve").evaluate_all(looks)
+    assert len({*before}) == len(before) == 9
+    page.locator("#curves input[type=checkbox]").first.uncheck()
+    assert page.locator("#curves figure").first.locator("path.curve").evaluate_all(looks) == before[1:]
+
+
 def test_runs_of_a_sweep_are_drawn_and_hidden(opened):
     page = opened("sweep")
     lines = page.locator("#runs path.curve")

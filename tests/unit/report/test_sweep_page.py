@@ -25,6 +25,13 @@ def test_the_tables_are_those_of_the_study(sweep):
     assert len(cells) > 100 and all(cell in study for cell in cells)
 
 
+def test_variants_that_are_not_in_the_paper_are_not_hidden_behind_those_that_are(tmp_path):
+    for number, extra in enumerate([[], [], ["clip.upper=1.4"], ["clip.upper=1.5"], ["clip.upper=1.6"]]):
+        write_run(tmp_path / str(number), ("grpo", "dapo")[number > 0], 0, extra, num_steps=10)
+    first, ladder, *_ = sweep_data(tmp_path, tmp_path)["figures"]
+    assert (first["title"], len(first["names"])) == ("every variant", 5) and len(ladder["names"]) == 2
+
+
 def test_runs_side_by_side(sweep):
     data = sweep_data(sweep, sweep)
     runs = {run["name"]: run for run in data["runs"]}
@@ -33,6 +40,8 @@ def test_runs_side_by_side(sweep):
         runs["ladder_0_grpo_0"]["page"] == "ladder_0_grpo_0/report.html"
         and runs["ladder_1_overlong_filter_0"]["page"] is None
     )
+    elsewhere = sweep_data(sweep, sweep.parent / "published")["runs"]
+    assert all(run["page"] is None for run in elsewhere)  # the links would lead out of what is copied
     assert runs["ladder_0_grpo_0"]["differs"]["clip"] == "symmetric"
     ladder = next(figure for figure in data["figures"] if figure["title"].startswith("Accuracy up the ladder"))
     assert len(ladder["names"]) == 6 and len(ladder["charts"]) == 3
