@@ -24,8 +24,9 @@ ONLY_EVALUATED = (
 class Files:
     """One file of train rows, if any, and one file of held-out rows. The extension determines how a file is read.
 
-    JSON lines (.jsonl, .json) contain one object per line. The cells of a CSV file are text, exactly as written. The
-    source of a prompt is its file with the line number (JSON lines) or the row number, counted from 1.
+    JSON lines (.jsonl, .json) contain one object per line; a file may also be one array of objects. The cells of a CSV
+    file are text, exactly as written. The source of a prompt is its file with the line number (JSON lines) or the row
+    number, counted from 1.
 
     Args:
         train_path: None for data that is only evaluated.
@@ -70,7 +71,7 @@ class Files:
             csv.Error,
         ) as error:  # it is missing, not UTF-8 or not parquet, or its quotes do not match
             raise DataError(
-                f"{path}: cannot be read ({error}). Set data.train_path and data.validation_path."
+                f"{path}: cannot be read ({error}). Correct the file, or data.train_path or data.validation_path."
             ) from None
 
 
@@ -86,21 +87,38 @@ def _with_all_columns(prompts: list[Prompt]) -> list[Prompt]:
 
 
 def _json_lines(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # not splitlines: text may hold other separators
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}:{number}: not valid JSON ({error.msg} at column {error.colno}). Each line must be one object."
-            ) from None
-        except RecursionError:
-            raise DataError(f"{path}:{number}: the row is nested too deeply to be read. Remove such values.") from None
+    text = Path(path).read_text(encoding="utf-8-sig")
+    if text.lstrip().startswith("["):  # one array, as many tools write it
+        rows = enumerate(_json(text, path), 1)
+    else:
+        lines = text.split("\n")  # not splitlines: text may hold other separators
+        rows = ((number, _json(line, f"{path}:{number}")) for number, line in enumerate(lines, 1) if line.strip())
+    for number, row in rows:
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: expected an object with named columns, found a {type(row).__name__}.")
         yield number, row
+
+
+def _json(text: str, place: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        where = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
+        raise DataError(
+            f"{place}: not valid JSON ({error.msg} at {where}). Each line must be one object, or the file one array."
+        ) from None
+    except RecursionError:
+        raise DataError(f"{place}: the row is nested too deeply to be read. Remove such values.") from None
+    except ValueError as error:
+        raise DataError(f"{place}: {error}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for n, (name, _) in enumerate(pairs) if name in dict(pairs[:n]))
+        raise ValueError(f"the name {twice!r} occurs twice in an object. Rename one of them.")
+    return found
 
 
 def _csv(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:

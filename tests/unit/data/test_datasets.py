@@ -104,6 +104,26 @@ def test_a_bad_line_is_named(tmp_path, line, says):
         Files(path, path).train_prompts()
 
 
+def test_a_json_file_may_be_one_array(tmp_path):
+    rows = [{"prompt": "a", "answer": 1}, {"prompt": "b", "answer": 2}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows, indent=2))
+    prompts = Files(None, str(tmp_path / "rows.json")).validation_prompts()
+    assert [(p.text, p.answer, p.source[-12:]) for p in prompts] == [
+        ("a", "1", "/rows.json:1"),
+        ("b", "2", "/rows.json:2"),
+    ]
+    for text, says in (('[{"prompt": "a", "answer": 1},\n 5]', ":2: expected an object"), ("[\n{oops", "at line 2")):
+        (tmp_path / "rows.json").write_text(text)
+        with pytest.raises(DataError, match=says):
+            Files(None, str(tmp_path / "rows.json")).validation_prompts()
+
+
+def test_a_name_that_occurs_twice_in_an_object_is_refused(tmp_path):
+    path = write(tmp_path / "rows.jsonl", {"prompt": "a", "answer": 1}, '{"prompt": "a", "answer": 1, "answer": 2}')
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: the name 'answer' occurs twice"):
+        Files(None, path).validation_prompts()
+
+
 def test_cells_of_a_csv_stay_as_written(tmp_path):
     text = '\ufeffprompt,answer,level\r\n"two\nlines, ""quoted""",007,\r\n\r\nb,"1,000",NA\r\nc,1.0,3\r\n'
     path = tmp_path / "a.csv"
