@@ -89,7 +89,7 @@ def _with_all_columns(prompts: list[Prompt]) -> list[Prompt]:
 def _json_lines(path: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     text = Path(path).read_text(encoding="utf-8-sig")
     if text.lstrip().startswith("["):  # one array, as many tools write it
-        rows = enumerate(_json(text, path), 1)
+        rows: Iterator[tuple[int, Any]] = enumerate(_json(text, path), 1)
     else:
         lines = text.split("\n")  # not splitlines: text may hold other separators
         rows = ((number, _json(line, f"{path}:{number}")) for number, line in enumerate(lines, 1) if line.strip())
