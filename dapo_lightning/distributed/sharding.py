@@ -69,10 +69,10 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, compute_dtype: torch.dtype |
 
 def fill(model: PreTrainedModel, source: PreTrainedModel) -> None:
     """Fills a sharded model without values from the same model, which is sharded over the same ranks. The source loses
-    its weights one by one, so no additional memory is needed. Adapters, which the source does not have, keep theirs."""
+    its weights one by one, so no additional memory is needed. Weights that have values, such as adapters, keep them."""
     plain, parts = model.get_base_model() if hasattr(model, "peft_config") else model, {}
     for name, own in model.named_parameters():
-        if ".lora_" in name:
+        if own.device.type != "meta":
             continue
         path, _, last = plain_name(name).rpartition(".")
         part = local_part(source.get_submodule(path)._parameters.pop(last).detach())

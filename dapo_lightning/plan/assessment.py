@@ -44,9 +44,8 @@ class Assessment:
     @property
     def loading_bytes(self) -> float:
         """Host memory that each rank needs to load the policy, its reference copy and the critic: all weights, or only
-        the parts of the rank if they are read into shards. (A critic begins as a copy of the whole policy.)"""
-        reads_parts = self.job.sharded and not self.job.has_critic
-        weights = self.sizes.part(self.cluster.num_accelerators) if reads_parts else self.sizes.parameters
+        the parts of the rank if they are read into shards."""
+        weights = self.sizes.part(self.cluster.num_accelerators) if self.job.sharded else self.sizes.parameters
         copies_critic = self.job.has_critic and self.job.lora_rank is None
         return float(self.job.weight_bytes * weights * (1 + self.job.copies_reference + copies_critic))
 

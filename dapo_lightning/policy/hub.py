@@ -127,7 +127,7 @@ class HubPolicy:
                 f"max_prompt_tokens and max_new_tokens, so that together they are at most {changing[1]}."
             )
         attention = None if self.attention == "auto" else self.attention  # None: sdpa if there is one, else eager
-        sharded = sharded and self._pretrained.base is None  # adapters are merged into whole weights
+        sharded = sharded and self._pretrained.can_be_sharded()
         model = (self._pretrained.empty if sharded else self._pretrained.model)(DTYPES[self.dtype], attention).eval()
         if sharded and Trial.on_miniature(model, reach) is None:  # the model itself has to be tried
             sharded, model = False, self._pretrained.model(DTYPES[self.dtype], attention).eval()

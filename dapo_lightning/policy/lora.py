@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dapo_lightning.distributed.ranks import Ranks
@@ -18,7 +16,7 @@ from dapo_lightning.distributed.weights import plain_weights
 from dapo_lightning.policy import Policy, PolicyError, Reference
 from dapo_lightning.policy.codec import Codec
 from dapo_lightning.policy.export import export
-from dapo_lightning.policy.merge import check_peft, untied_if_adapted
+from dapo_lightning.policy.merge import check_peft, on_the_cpu, untied_if_adapted
 
 _README = """---
 base_model: {base}
@@ -69,28 +67,11 @@ class Lora:
             r=self.rank, lora_alpha=self.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
         )
         try:
-            with _on_the_cpu(model):
+            with on_the_cpu(model):
                 adapted = peft.get_peft_model(model, settings)
         except ValueError as error:
             raise PolicyError(f"policy.lora.target_modules={targets}: {error}") from None
         return LoraPolicy(adapted.eval(), codec, merged=self.save == "merged", shards=shards)
-
-
-@contextmanager
-def _on_the_cpu(model: PreTrainedModel) -> Iterator[None]:
-    """Within the context, weights without values are on the CPU, where each is a single repeated number: adapters are
-    created on the device of the weights."""
-    without_values = [weight for weight in model.parameters() if weight.device.type == "meta"]
-    meta = [weight.data for weight in without_values]
-    for weight in without_values:
-        torch.utils.swap_tensors(weight, _like(weight, torch.zeros((), dtype=weight.dtype).expand(weight.shape)))
-    yield
-    for weight, data in zip(without_values, meta, strict=True):
-        torch.utils.swap_tensors(weight, _like(weight, data))
-
-
-def _like(weight: nn.Parameter, data: Tensor) -> nn.Parameter:
-    return nn.Parameter(data, requires_grad=weight.requires_grad)
 
 
 @dataclass(frozen=True)

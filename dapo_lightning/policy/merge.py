@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import distribute_tensor
 from transformers import PreTrainedModel
 
+from dapo_lightning.distributed.weights import plain_name
 from dapo_lightning.policy import PolicyError
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+_OF_PLAIN_ADAPTERS = {
+    "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "use_rslora",
+    "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern",
+}  # fmt: skip
+"""Settings with which merging means adding. All others must have peft's default values."""
 
 
 def check_peft(what: str) -> None:
@@ -64,7 +75,62 @@ def merged_from(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
     check_peft(f"policy.name={folder}: a folder with adapters")
     import peft  # slow to import
 
-    return merge(peft.PeftModel.from_pretrained(model, str(folder))).requires_grad_(True)
+    with torch.random.fork_rng(devices=[]):  # so that loading draws no random numbers
+        adapted = peft.PeftModel.from_pretrained(model, str(folder))
+    return merge(adapted).requires_grad_(True)
+
+
+def addable_from(folder: Path, model: PreTrainedModel) -> dict[str, Any] | None:
+    """Returns the layers with the adapters of a folder, by the names of their weights, or None if merging means more
+    than adding `get_delta_weight` to these weights (DoRA, biases, adapters on embedding or head, ...).
+
+    Args:
+        model: the model of the adapters, without values; it gets the adapters.
+    """
+    check_peft(f"policy.name={folder}: a folder with adapters")
+    import peft  # slow to import
+
+    config, plain = peft.PeftConfig.from_pretrained(str(folder)), peft.LoraConfig()
+    others = {field.name for field in fields(plain)} - _OF_PLAIN_ADAPTERS
+    if type(config) is not peft.LoraConfig or any(getattr(config, name) != getattr(plain, name) for name in others):
+        return None
+    with on_the_cpu(model), torch.random.fork_rng(devices=[]):
+        adapted: Any = peft.get_peft_model(model, config)
+    layers = {name: layer for name, layer in adapted.named_modules() if hasattr(layer, "get_delta_weight")}
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    if any(layer in ends for layer in layers.values()):
+        return None
+    peft.set_peft_model_state_dict(adapted, peft.load_peft_weights(str(folder), device="cpu"))
+    return {f"{plain_name(name)}.weight": layer for name, layer in layers.items()}
+
+
+def add_to_shards(layers: Mapping[str, Any], model: PreTrainedModel) -> None:
+    """Merges adapters (see `addable_from`) into a sharded model, one weight at a time."""
+    for name, layer in layers.items():
+        path, _, last = name.rpartition(".")
+        merged: Any = model.get_parameter(name).detach()
+        for adapter in layer.active_adapters:
+            delta = layer.get_delta_weight(adapter).detach().to(merged.device, merged.dtype)
+            # Every rank has the whole adapters, so nothing has to be sent.
+            merged = merged + distribute_tensor(delta, merged.device_mesh, merged.placements, src_data_rank=None)
+        model.get_submodule(path)._parameters[last] = nn.Parameter(merged)
+
+
+@contextmanager
+def on_the_cpu(model: PreTrainedModel) -> Iterator[None]:
+    """Within the context, weights without values are on the CPU, where each is a single repeated number: adapters are
+    created on the device of the weights."""
+    without_values = [weight for weight in model.parameters() if weight.device.type == "meta"]
+    meta = [weight.data for weight in without_values]
+    for weight in without_values:
+        torch.utils.swap_tensors(weight, _like(weight, torch.zeros((), dtype=weight.dtype).expand(weight.shape)))
+    yield
+    for weight, data in zip(without_values, meta, strict=True):
+        torch.utils.swap_tensors(weight, _like(weight, data))
+
+
+def _like(weight: nn.Parameter, data: Tensor) -> nn.Parameter:
+    return nn.Parameter(data, requires_grad=weight.requires_grad)
 
 
 def _without_adapter(layer: Any) -> Any:

@@ -26,7 +26,7 @@ from transformers.distributed import DistributedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dapo_lightning.policy import PolicyError
-from dapo_lightning.policy.merge import merged_from
+from dapo_lightning.policy.merge import add_to_shards, addable_from, merged_from
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,8 @@ class Pretrained:
 
     def empty(self, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
         """Returns the model on the meta device, that is, without values."""
+        if self.base:
+            return self.base.empty(dtype, attention)
         with self._explaining("cannot be loaded"), torch.device("meta"):
             config = AutoConfig.from_pretrained(self._source, **self._options)
             model = AutoModelForCausalLM.from_config(
@@ -130,12 +132,25 @@ class Pretrained:
                 model.generation_config = GenerationConfig.from_pretrained(self._source, revision=self.revision)
         return model
 
+    def can_be_sharded(self) -> bool:
+        """Whether the weights can be read straight into shards. Unusual adapters are merged into whole weights."""
+        return self.base is None or (self.base.can_be_sharded() and self._adapters(torch.float32) is not None)
+
     def sharded(self, like: PreTrainedModel) -> PreTrainedModel:
         """Returns the same model sharded over all ranks, each of which has read only its parts of the files."""
+        if self.base:
+            model = self.base.sharded(like)
+            add_to_shards(self._adapters(like.dtype) or {}, model)
+            return model
         layers = [name for name, layer in like.named_modules() if isinstance(layer, GradientCheckpointingLayer)]
         plan = {re.sub(r"\.\d+(?=\.|$)", ".*", name): "free_full_weight" for name in layers}
         sharding = DistributedConfig(fsdp_size=dist.get_world_size(), fsdp_plan=plan)
         return self._loaded(dtype=like.dtype, distributed_config=sharding)
+
+    def _adapters(self, dtype: torch.dtype) -> dict[str, Any] | None:
+        assert self.base and self.folder
+        with self._explaining("its adapters cannot be merged into their model"):
+            return addable_from(self.folder, self.base.empty(dtype, None))
 
     def _loaded(self, **settings: Any) -> PreTrainedModel:
         with self._explaining("cannot be loaded"):

@@ -11,11 +11,11 @@ from dapo_lightning.policy import Policy
 
 
 class ValueHead(nn.Linear):
-    """Hidden state -> value. It begins at 0 and computes in float32 under autocast too, because bfloat16 would round
-    values to three digits."""
+    """Hidden state -> value. It begins at 0, even if the other weights have no values yet (see `Policy.shards`), and
+    computes in float32 under autocast too, because bfloat16 would round values to three digits."""
 
     def __init__(self, hidden_size: int, device: torch.device):
-        super().__init__(hidden_size, 1, device=device)
+        super().__init__(hidden_size, 1, device="cpu" if device.type == "meta" else device)
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
@@ -34,4 +34,4 @@ def value_model(policy: Policy) -> Policy:
     head = policy.model.get_output_embeddings()
     model.set_output_embeddings(ValueHead(head.weight.shape[1], head.weight.device))
     model.config.tie_word_embeddings = False
-    return Policy(model.eval(), policy.codec, recomputes=policy.recomputes)
+    return Policy(model.eval(), policy.codec, recomputes=policy.recomputes, shards=policy.shards)

@@ -196,8 +196,7 @@ def _policy(settings: Config, source: PolicySource, codec: Codec, dataset: Datas
         dataset,
         Path("outputs/warm_start"),
         reach=reach,
-        sharded=option_attribute(settings["trainer"]["strategy"], "shards_weights")
-        and not option_attribute(settings["critic"], "gives_values"),  # a critic begins as a copy of the policy
+        sharded=option_attribute(settings["trainer"]["strategy"], "shards_weights"),
     )
     policy = replace(policy, recomputes=bool(settings["trainer"].get("activation_checkpointing")))
     if policy.shards is None and (bad := not_finite(policy.model.state_dict())) is not None:

@@ -11,6 +11,8 @@ from runs import SMALL, assert_same_weights, command, config, finish, resume, ru
 
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO
 from dapo_lightning.callbacks.metrics_file import read_metrics
+from dapo_lightning.policy.hub import HubPolicy
+from dapo_lightning.policy.lora import Lora
 from dapo_lightning.run.checks import check, check_options
 from dapo_lightning.run.command import as_dict
 from dapo_lightning.run.errors import ConfigError
@@ -26,8 +28,23 @@ PPO = (
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("ppo") / "one", *PPO)
+def policy(tmp_path_factory):
+    """Overrides that choose a folder with adapters, which trainer=fsdp2 merges while it reads weights into shards."""
+    folder = tmp_path_factory.mktemp("policy")
+    tiny(seed=0).save(folder / "base")
+    source = HubPolicy(str(folder / "base"), chat=False, lora=Lora(rank=4, save="adapter"))
+    adapted, generator = source.load(source.codec(), None, None), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in adapted.model.named_parameters():
+            if "lora_" in name:
+                weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
+    adapted.save(folder / "adapters")
+    return "policy=hub", f"policy.name={folder / 'adapters'}", "policy.chat=false"
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, policy):
+    return run(tmp_path_factory.mktemp("ppo") / "one", *PPO, *policy)
 
 
 def keep_only(folder, steps):
@@ -55,8 +72,8 @@ def test_only_the_critic_is_trained_at_first_and_its_metrics_are_logged(one):
 
 
 @pytest.mark.parametrize("steps", [1, 2], ids=["after the pretraining", "later"])
-def test_resumed_equals_straight_bit_for_bit(one, tmp_path, steps):
-    folder = run(tmp_path / "run", *PPO, "callbacks.checkpoint.keep=3")
+def test_resumed_equals_straight_bit_for_bit(one, policy, tmp_path, steps):
+    folder = run(tmp_path / "run", *PPO, *policy, "callbacks.checkpoint.keep=3")
     keep_only(folder, steps)
     resume(folder)
     assert_same_weights(one, folder)
@@ -68,9 +85,9 @@ SHARDED = ("trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=2")
 
 
 @pytest.mark.parametrize("trainer", [("trainer=ddp_cpu",), SHARDED], ids=["two", "two, sharded"])
-def test_two_processes_equal_one(one, tmp_path, trainer):
-    folder = tmp_path / "run"
-    finish(command(folder, *SMALL, *PPO, *trainer, "callbacks.checkpoint.keep=3"))
+def test_two_processes_equal_one(one, policy, tmp_path, trainer):
+    folder, small = tmp_path / "run", [override for override in SMALL if not override.startswith("policy.")]
+    finish(command(folder, *small, *PPO, *policy, *trainer, "callbacks.checkpoint.keep=3"))
     if trainer == SHARDED:  # resumed after the pretraining
         keep_only(folder, steps=1)
         finish(command(folder, f"resume={folder}"))
@@ -80,9 +97,9 @@ def test_two_processes_equal_one(one, tmp_path, trainer):
         torch.testing.assert_close(ours[name], theirs[name], atol=2e-4, rtol=0)
 
 
-def test_a_penalty_in_the_reward_lowers_the_returns(one, tmp_path):
+def test_a_penalty_in_the_reward_lowers_the_returns(one, policy, tmp_path):
     """In the first step the policy is its reference, and it is not trained, so the coefficient is adapted later."""
-    folder = run(tmp_path / "run", *PPO, "kl.coefficient=1.0")
+    folder = run(tmp_path / "run", *PPO, *policy, "kl.coefficient=1.0")
     ours, theirs = read_metrics(folder / "metrics.csv"), read_metrics(one / "metrics.csv")
     assert ours[1]["critic/return"] == pytest.approx(theirs[1]["critic/return"], abs=1e-5)
     assert ours[3]["critic/return"] != pytest.approx(theirs[3]["critic/return"], abs=1e-4)

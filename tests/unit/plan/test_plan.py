@@ -282,6 +282,8 @@ def test_memory_of_qwen_32b():
     assert update["activations"] == pytest.approx(64 * 2 * 5120 * (2048 + 20_479), rel=0.07)  # inputs of layers, bf16
     assert assess(paper("trainer=fsdp2"), QWEN_32B, on(8)).loading_bytes == 4 * 32_763_876_352 / 8  # read into shards
     assert assess(paper("trainer=fsdp2", "policy=lora"), QWEN_32B, on(8)).loading_bytes == 4 * 32_763_876_352 / 8
+    ppo = assess(paper("trainer=fsdp2", "experiment=ppo"), QWEN_32B, on(8))
+    assert ppo.loading_bytes == 4 * 32_763_876_352 / 8 * 2  # the critic, too
     assert assess(paper("trainer=ddp"), QWEN_32B, on(8)).loading_bytes == 4 * 32_763_876_352  # whole, on each host
     offloaded = assess(paper("trainer=fsdp2", "trainer.offload_optimizer=true"), QWEN_32B, on(8)).phases
     assert all(("optimizer states" in items) == (phase == "optimizer step") for phase, items in offloaded.items())

@@ -14,6 +14,9 @@ from dapo_lightning.forward.logprobs import completion_logps
 from dapo_lightning.policy import PolicyError
 from dapo_lightning.policy.hub import HubPolicy
 from dapo_lightning.policy.lora import Lora
+from dapo_lightning.policy.merge import addable_from
+from dapo_lightning.policy.pretrained import Pretrained
+from dapo_lightning.policy.value_model import value_model
 
 TIED = {"lm_head": ["lm_head", "q_proj"], "embedding": ["embed_tokens", "q_proj"], "both": ["embed_tokens", "lm_head"]}
 
@@ -91,6 +94,29 @@ def test_a_folder_of_adapters_is_a_policy(folder, tmp_path, targets):
         assert_close(logps(reference), expected)
     with pytest.raises(PolicyError, match=r"which is not saved\. Use policy\.lora\.save=merged"):
         load(tmp_path / "adapter", lora=Lora(save="adapter"))
+
+
+def test_adapters_that_are_only_added_are_merged_into_shards(folder, tmp_path):
+    """And so does the critic begin. Other adapters are merged into whole weights."""
+    trained(folder, save="adapter").save(tmp_path / "adapter")
+    source = HubPolicy(str(tmp_path / "adapter"), chat=False)
+    policy = source.load(source.codec(), None, None, sharded=True)
+    assert policy.shards is not None and all(weight.is_meta for weight in policy.model.parameters())
+    critic = value_model(policy)
+    values = {name: weight for name, weight in critic.model.named_parameters() if not weight.is_meta}
+    assert critic.shards is policy.shards and set(values) == {"lm_head.weight", "lm_head.bias"}
+    assert all(not weight.any() for weight in values.values())
+    merged, base = load(tmp_path / "adapter").model, load(folder).model
+    added = addable_from(tmp_path / "adapter", Pretrained(str(folder)).empty(torch.float32, None))
+    assert len(added) == 14  # seven in each layer
+    for name, layer in added.items():
+        assert_close(base.get_parameter(name) + layer.get_delta_weight("default"), merged.get_parameter(name))
+        assert layer.get_delta_weight("default").abs().max() > 0.1
+    options = {"use_dora": True}, {"bias": "all"}, {"modules_to_save": ["lm_head"]}, {"target_modules": ["lm_head"]}
+    for number, option in enumerate(options):
+        other = LoraConfig(**{"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | option)
+        get_peft_model(AutoModelForCausalLM.from_pretrained(folder), other).save_pretrained(tmp_path / str(number))
+        assert not Pretrained(str(tmp_path / str(number))).can_be_sharded()
 
 
 def test_layers_that_were_trained_whole_beside_adapters_stay_apart(folder, tmp_path):
