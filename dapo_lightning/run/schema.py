@@ -15,17 +15,19 @@ from dapo_lightning.utils.overrides import every_value
 
 @dataclass(frozen=True)
 class Bound:
-    """A lower bound on a number; `is_reached` says whether the number may equal it."""
+    """Bounds of a number; `is_reached` says whether the number may equal the minimum."""
 
     minimum: float
     is_reached: bool = True
     hint: str = ""
+    maximum: float = math.inf
 
     def holds(self, value: float) -> bool:
-        return value > self.minimum or (self.is_reached and value == self.minimum)
+        return (value > self.minimum or (self.is_reached and value == self.minimum)) and value <= self.maximum
 
     def __str__(self) -> str:
-        return f"{'at least' if self.is_reached else 'above'} {self.minimum}{self.hint}"
+        most = "" if self.maximum == math.inf else f" and at most {self.maximum}"
+        return f"{'at least' if self.is_reached else 'above'} {self.minimum}{most}{self.hint}"
 
 
 Count = Annotated[int, Bound(1)]
@@ -73,7 +75,7 @@ class Settings:
 
     mode: Literal["train", "evaluate", "plan", "doctor"]
     num_steps: Count
-    seed: Annotated[int, Bound(0)]
+    seed: Annotated[int, Bound(0, maximum=2**32 - 1)]  # NumPy accepts no larger ones
     num_prompts_per_step: Count
     num_completions_per_prompt: Count
     num_gradient_steps: Count

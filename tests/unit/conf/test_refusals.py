@@ -61,8 +61,9 @@ AT_ONCE = [
     # values of the wrong type
     ("clip.upper=abc", "clip.upper=abc: must be a number."),
     ("clip.lower=higher", "clip.lower=higher: must be a number."),
-    ("seed=abc", "seed=abc: must be a whole number, at least 0."),
-    ("seed=-1", "seed=-1: must be a whole number, at least 0."),
+    ("seed=abc", "seed=abc: must be a whole number, at least 0 and at most 4294967295."),
+    ("seed=-1", "seed=-1: must be a whole number, at least 0 and at most 4294967295."),
+    ("seed=4294967296", "seed=4294967296: must be a whole number, at least 0 and at most 4294967295."),
     ("temperature=hot", "temperature=hot: must be a number, above 0"),
     ("temperature=0", "temperature=0: must be a number, above 0 (a group sampled greedily has no variance"),
     ("evaluation.temperature=0", "Add evaluation.num_completions=1."),
