@@ -47,7 +47,6 @@ class PackedLayout:
         rows_of = zip(self.prompt_of, self.lengths, strict=True)
         self.longest = max(len(self.prompts[prompt]) + length for prompt, length in rows_of)
         self._completions: list[MaskedRows | WholeRows] = []
-        self._sizes = [self.block.stop]  # tokens of the prompts, and of each entry of self._completions
         stops = self.last_of_prompts()
         start, first = self.block.stop, 0
         for size in _similar_lengths(self.lengths):
@@ -58,7 +57,6 @@ class PackedLayout:
                 self._completions.append(WholeRows.of(block, lengths, ranges, device))
             else:
                 self._completions.append(MaskedRows.of(block, self.block, prompt_of, device))
-            self._sizes.append(block.stop - block.start)
             start, first = block.stop, first + size
 
     def position_ids(self) -> Tensor:
@@ -74,13 +72,10 @@ class PackedLayout:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """See `Layout`: [1, H, N, D], [1, K, N, D], [1, K, N, D] -> [1, N, H, D]."""
-        sequence = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)
-        # The backward pass of one split writes each gradient once; that of a slice would fill the sequence with 0.
-        (q, k, v), *others = zip(*(heads.split(self._sizes) for heads in sequence), strict=True)
+        q, k, v = (heads[0].transpose(0, 1) for heads in (query, key, value))
         prompts = self.block.pad(q), self.block.pad(k), self.block.pad(v)
         out = [self.block.unpad(attend(*prompts, None, scaling))]
-        for completions, own in zip(self._completions, others, strict=True):
-            out.append(completions.attend(sequence, own, prompts, scaling))
+        out += [completions.attend((q, k, v), prompts, scaling) for completions in self._completions]
         return torch.cat(out)[None]
 
 

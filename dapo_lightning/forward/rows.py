@@ -34,8 +34,9 @@ class PaddedBlock:
         self.mask_RL = torch.arange(self.width, device=device) < torch.tensor(lengths, device=device)[:, None]
         self._places = self.mask_RL.flatten().nonzero().squeeze(1)
 
-    def pad(self, tokens: Tensor) -> Tensor:
-        """[stop - start, ...] -> [R, L, ...], with 0 as padding."""
+    def pad(self, sequence: Tensor) -> Tensor:
+        """[N, ...] -> [R, L, ...], with 0 as padding."""
+        tokens = sequence[self.start : self.stop]
         padded = tokens.new_zeros(self.num_rows * self.width, *tokens.shape[1:])
         return padded.index_copy(0, self._places, tokens).unflatten(0, (self.num_rows, self.width))
 
@@ -64,10 +65,9 @@ class MaskedRows:
         itself = torch.ones(padded.width, padded.width, dtype=torch.bool, device=device).tril()
         return MaskedRows(padded, prompt_R, torch.cat([prompt, itself.expand(*size, -1)], dim=2)[:, None])
 
-    def attend(self, sequence: Heads, own: Heads, prompts: Heads, scaling: float) -> Tensor:
-        """Heads of the sequence and of the completions' tokens in it, [n, H or K, D], and those of the padded prompts
-        -> [tokens of the completions, H, D]."""
-        q, k, v = map(self.padded.pad, own)
+    def attend(self, sequence: Heads, prompts: Heads, scaling: float) -> Tensor:
+        """Heads of the sequence, [N, H or K, D], and of the padded prompts -> [tokens of the completions, H, D]."""
+        q, k, v = map(self.padded.pad, sequence)
         _, prompt_k, prompt_v = prompts
         keys = torch.cat([prompt_k[self.prompt_R], k], dim=1)
         values = torch.cat([prompt_v[self.prompt_R], v], dim=1)
@@ -80,11 +80,11 @@ class WholeRows:
 
     Args:
         places_RW: for each token of the rows, its position in the sequence; any position for padding on the right.
-        in_rows: positions of the completions' tokens among those of the rows, [tokens of the completions].
+        own: positions of the completions' tokens among those of the rows, [tokens of the completions].
     """
 
     places_RW: Tensor
-    in_rows: Tensor
+    own: Tensor
 
     @staticmethod
     def of(padded: PaddedBlock, lengths: Sequence[int], prompts: Sequence[range], device: torch.device) -> WholeRows:
@@ -94,16 +94,16 @@ class WholeRows:
             for prompt, start, length in zip(prompts, starts, lengths, strict=True)
         ]
         places_RW = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
-        in_rows = [
+        own = [
             row * places_RW.shape[1] + len(prompt) + torch.arange(length)
             for row, (prompt, length) in enumerate(zip(prompts, lengths, strict=True))
         ]
-        return WholeRows(places_RW, torch.cat(in_rows).to(device))
+        return WholeRows(places_RW, torch.cat(own).to(device))
 
-    def attend(self, sequence: Heads, own: Heads, prompts: Heads, scaling: float) -> Tensor:
+    def attend(self, sequence: Heads, prompts: Heads, scaling: float) -> Tensor:
         """See `MaskedRows`."""
         q, k, v = (x.index_select(0, self.places_RW.flatten()).unflatten(0, self.places_RW.shape) for x in sequence)
-        return attend(q, k, v, None, scaling).flatten(0, 1).index_select(0, self.in_rows)
+        return attend(q, k, v, None, scaling).flatten(0, 1).index_select(0, self.own)
 
 
 def attends_whole(prompt_tokens: int, num_tokens: int, long: int = LONG) -> bool:
