@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.floor import seconds_of
+from dapo_lightning.rollout.weights import blocked, transposed
 from dapo_lightning.utils.table import table
 
 SHAPES = ((256, 256), (256, 688), (576, 576), (576, 1536), (576, 49152))  # inputs, outputs: tiny policies, and SmolLM2
@@ -31,29 +32,25 @@ def main() -> None:
             weights = [torch.randn(outputs, inputs, dtype=dtype) for _ in range(max(1, MEMORY // (inputs * outputs)))]
             for num_rows in ROWS:
                 x = torch.randn(num_rows, inputs, dtype=dtype)
-                found = [microseconds(x, list(map(prepare, weights)), product) for prepare, product in LAYOUTS.values()]
+                found = [microseconds(x, [prepare(weight, None) for weight in weights]) for prepare in LAYOUTS.values()]
                 rows.append([dtype, f"{inputs} x {outputs}", num_rows, *(f"{value:.0f}" for value in found)])
     print(table(["dtype", "weight", "rows", *LAYOUTS], rows))
 
 
-def blocked_product(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+def plain(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    return lambda x: F.linear(x, weight, bias)
 
 
-LAYOUTS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
-    "plain": (lambda weight: weight, F.linear),
-    "transposed": (lambda weight: weight.T.contiguous().T, F.linear),
-    "blocked": (lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight, None), blocked_product),
-}
+LAYOUTS = {"plain": plain, "transposed": transposed, "blocked": blocked}
 
 
-def microseconds(x: Tensor, weights: list[Tensor], product: Callable[[Tensor, Tensor], Tensor]) -> float:
+def microseconds(x: Tensor, layers: list[Callable[[Tensor], Tensor]]) -> float:
     def calls() -> None:
-        for weight in weights:
-            product(x, weight)
+        for layer in layers:
+            layer(x)
 
     calls()
-    return seconds_of(calls) / len(weights) * 1e6
+    return seconds_of(calls) / len(layers) * 1e6
 
 
 if __name__ == "__main__":

@@ -43,9 +43,18 @@ def _prepared(layer: nn.Linear | Conv1D, dtype: torch.dtype) -> Callable[[Tensor
     into a core's cache, or in the blocks of oneDNN. `python -m benchmarks.linear` compares them."""
     weight_OI = (layer.weight.detach().T if isinstance(layer, Conv1D) else layer.weight.detach()).to(dtype)
     bias = None if layer.bias is None else layer.bias.detach().to(dtype)
-    if dtype == torch.float32 and weight_OI.numel() <= SMALL:
-        by_outputs = weight_OI.T.contiguous().T
-        return lambda x: F.linear(x, by_outputs, bias)
+    is_small = dtype == torch.float32 and weight_OI.numel() <= SMALL
+    return (transposed if is_small else blocked)(weight_OI, bias)
+
+
+def transposed(weight_OI: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """The linear map with a copy of its weight whose outputs are consecutive."""
+    copy_OI = weight_OI.T.contiguous().T
+    return lambda x: F.linear(x, copy_OI, bias)
+
+
+def blocked(weight_OI: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """The linear map with a copy of its weight in oneDNN's blocks. Its input is converted to the weight's dtype."""
     # Only these operators, which torch.compile uses, take such a weight. If they vanish, decoding on a CPU raises.
-    blocked = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), None)
-    return lambda x: torch.ops.mkldnn._linear_pointwise(x.to(dtype), blocked, bias, "none", [], "")
+    dtype, copy = weight_OI.dtype, torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), None)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x.to(dtype), copy, bias, "none", [], "")
