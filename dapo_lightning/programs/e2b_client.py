@@ -1,8 +1,9 @@
 """A client of E2B (e2b.dev), which runs programs in virtual machines in the cloud.
 
-A machine receives this package once, and then the programs one after another: creating machines is limited to a few per
-second. They are tested there as they are tested here (see `remote.main`), but without namespaces of their own. The
-package belongs to root, and Python ignores the user's files, so a program cannot change how later ones are tested.
+A machine receives this package once, and then the programs one after another, because E2B allows only 1 or 5 new
+machines per second, depending on the plan (e2b.dev/docs/sandbox/rate-limits). Programs are tested there as they are
+tested here (see `remote.main`), but without namespaces of their own. The package belongs to root, and Python ignores
+the user's files, so a program cannot change how later ones are tested.
 """
 
 from __future__ import annotations
@@ -80,6 +81,12 @@ class E2bMachines:
     def _write(self, folder: str, texts: dict[str, str], user: str = "user") -> None:
         files = [{"path": f"{folder}/{name}", "data": text} for name, text in texts.items()]
         self._machine.files.write_files(files, user=user)
+
+
+def template_of(place: str) -> str | None:
+    """The template in "e2b" (empty: E2B's default) or "e2b:<template>"; None if this is another place."""
+    name, _, template = place.partition(":")
+    return template if name == "e2b" else None
 
 
 def why_not() -> str | None:

@@ -7,7 +7,7 @@ import time
 
 from dapo_lightning.grading.final_answer import answer_pattern, last_match
 from dapo_lightning.programs import values
-from dapo_lightning.programs.e2b_client import E2bMachines
+from dapo_lightning.programs.e2b_client import E2bMachines, template_of
 from dapo_lightning.programs.extract import fenced_program
 from dapo_lightning.programs.outputs import COMPARISONS
 from dapo_lightning.programs.remote import RemoteServer
@@ -21,8 +21,8 @@ Verdict = tuple[str | None, str, int, int, str | None]
 def _server(place: str, megabytes: int) -> Server | RemoteServer | E2bMachines:
     if "://" in place:
         return RemoteServer(place, megabytes)
-    if place.startswith("e2b"):
-        return E2bMachines(place.removeprefix("e2b").removeprefix(":"), megabytes)
+    if (template := template_of(place)) is not None:
+        return E2bMachines(template, megabytes)
     return Server(place == "bubblewrap", megabytes)
 
 

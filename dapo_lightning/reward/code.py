@@ -68,7 +68,7 @@ class Code(PooledReward):
                 f"reward.columns: {', '.join(sorted(unknown))} is not known; name columns for some of "
                 f"{', '.join(ProgramTests.__dataclass_fields__)}."
             )
-        is_e2b = self.sandbox == "e2b" or self.sandbox.startswith("e2b:")
+        is_e2b = e2b_client.template_of(self.sandbox) is not None
         is_remote = is_e2b or self.sandbox.startswith(("http://", "https://"))
         if self.sandbox not in ("bubblewrap", "none") and not is_remote:
             raise ValueError(
@@ -97,7 +97,7 @@ class Code(PooledReward):
 
     def start(self) -> None:
         """Starts the children; refuses to run programs without isolation, unless this is chosen by name."""
-        if self.sandbox.startswith("e2b") and (missing := e2b_client.why_not()) is not None:
+        if e2b_client.template_of(self.sandbox) is not None and (missing := e2b_client.why_not()) is not None:
             raise ValueError(f"reward.sandbox={self.sandbox}: {missing}.")
         reason = sandbox.why_not()
         if self.sandbox == "bubblewrap" and reason is not None:
