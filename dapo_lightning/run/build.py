@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from dapo_lightning.data import Dataset
 from dapo_lightning.draws.datamodule import HeldOutData, PromptDataModule
 from dapo_lightning.draws.length import LengthLimit
 from dapo_lightning.draws.worker import RolloutWorker
+from dapo_lightning.environment import Environment
 from dapo_lightning.policy import Policy, PolicySource
 from dapo_lightning.policy.codec import Codec
 from dapo_lightning.reward import Reward
@@ -112,12 +113,7 @@ def build(config: DictConfig) -> tuple[DAPOModule, PromptDataModule]:
     environment = made(settings["environment"])
     environment.start(codec)
     check_partial(settings, environment.num_turns)
-    limit = LengthLimit(
-        config.max_prompt_tokens,
-        max(one.max_new_tokens for one in (generation, *evaluations.values())),
-        codec.max_positions,
-        max_message_tokens=(environment.num_turns - 1) * environment.max_message_tokens,
-    )
+    limit = length_limit(settings, codec, environment, (generation, *evaluations.values()))
     rewards, data = _rewards_and_data(settings, sets, dataset, codec, limit)
     reach = data.longest_prompt + limit.after_prompt
     getattr(rollout, "check_reach", lambda _: None)(reach)
@@ -202,6 +198,18 @@ def _policy(settings: Config, source: PolicySource, codec: Codec, dataset: Datas
     if policy.shards is None and (bad := not_finite(policy.model.state_dict())) is not None:
         raise ConfigError(f"policy: its weights are not finite ({bad}), so it cannot be used. Choose another policy.")
     return policy
+
+
+def length_limit(
+    settings: Config, codec: Codec, environment: Environment, generations: Iterable[Generation]
+) -> LengthLimit:
+    """The limit that suits training and all held-out sets."""
+    return LengthLimit(
+        settings["max_prompt_tokens"],
+        max(one.max_new_tokens for one in generations),
+        codec.max_positions,
+        max_message_tokens=(environment.num_turns - 1) * environment.max_message_tokens,
+    )
 
 
 def evaluations_of(settings: Config, sets: Mapping[str, Config]) -> dict[str, Generation]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dapo_lightning.run.errors import ConfigError
-from dapo_lightning.run.held_out_sets import SAMPLING, held_out_sets
+from dapo_lightning.run.held_out_sets import NUMBERS, held_out_sets
 from dapo_lightning.run.schema import Evaluation, check_finite, check_plain
 from dapo_lightning.slurm import job as slurm
 from dapo_lightning.utils.options import option_attribute
@@ -25,11 +25,7 @@ def check(config: Mapping[str, Any]) -> None:
     _check_evaluation(config["evaluation"], "evaluation")
     for name, settings in held_out_sets(config).items():
         path = f"evaluation.sets.{name}"
-        check_plain(
-            config["evaluation"] | {key: settings[key] for key in ("every", "num_prompts", *SAMPLING)},
-            Evaluation,
-            f"{path}.",
-        )
+        check_plain(config["evaluation"] | {key: settings[key] for key in NUMBERS}, Evaluation, f"{path}.")
         _check_evaluation(settings, path)
         if settings["every"] % (every := config["evaluation"]["every"]):
             raise ConfigError(f"{path}.every={settings['every']}: must be a multiple of evaluation.every={every}.")

@@ -9,8 +9,8 @@ from typing import Any
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.options import nearest
 
-SAMPLING = ("num_completions", "max_new_tokens", "temperature", "top_p", "top_k", "min_p")
-KEYS = ("data", "reward", "every", "num_prompts", *SAMPLING)
+NUMBERS = ("every", "num_prompts", "num_completions", "max_new_tokens", "temperature", "top_p", "top_k", "min_p")
+KEYS = ("data", "reward", *NUMBERS)
 _NAME = re.compile(r"(?!turn_\d+$|reward$)\w[\w-]*")  # these would be taken for other metrics
 
 
@@ -22,7 +22,7 @@ def held_out_sets(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         ConfigError: naming the key, if a name or a key cannot be used.
     """
     evaluation = config["evaluation"]
-    inherited = {name: evaluation[name] for name in ("every", *SAMPLING)} | {"num_prompts": None}
+    inherited = {name: evaluation[name] for name in NUMBERS} | {"num_prompts": None}
     inherited |= {group: config[group] for group in ("data", "reward")}
     found = {}
     for name, given in (evaluation.get("sets") or {}).items():

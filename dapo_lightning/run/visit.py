@@ -15,10 +15,9 @@ from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.doctor import Diagnosis, HeldOutSet, Patient, References, examine
 from dapo_lightning.doctor.page import write_page
 from dapo_lightning.doctor.text import as_text
-from dapo_lightning.draws.length import LengthLimit
 from dapo_lightning.plan import known_config
 from dapo_lightning.rollout.stop import StopTexts
-from dapo_lightning.run.build import TECHNIQUES, evaluations_of
+from dapo_lightning.run.build import TECHNIQUES, evaluations_of, length_limit
 from dapo_lightning.run.checks import check, check_options
 from dapo_lightning.run.command import as_dict, given_overrides
 from dapo_lightning.run.held_out_sets import held_out_sets
@@ -59,17 +58,12 @@ def patient(config: DictConfig) -> Patient:
     stop = StopTexts(codec.tokenizer, config.stop) if config.stop else None
     reward, sets = made(_skipping(settings["reward"])), held_out_sets(settings)
     generation = Generation(config.max_new_tokens, config.temperature, config.top_p, config.top_k, config.min_p, stop)
-    sampled = (generation, *evaluations_of(settings, sets).values())
+    generations = (generation, *evaluations_of(settings, sets).values())
     return Patient(
         settings=settings,
         dataset=dataset,
         codec=codec,
-        limit=LengthLimit(
-            config.max_prompt_tokens,
-            max(one.max_new_tokens for one in sampled),
-            codec.max_positions,
-            max_message_tokens=(environment.num_turns - 1) * environment.max_message_tokens,
-        ),
+        limit=length_limit(settings, codec, environment, generations),
         environment=environment,
         reward=reward,
         algorithm=Algorithm(**{name: made(settings[name]) for name in TECHNIQUES}),
