@@ -1,7 +1,7 @@
 """What a step of a run costs, for partial rollouts: `python -m benchmarks.partial <overrides of train.py>`.
 
 For each DAPO step, it prints the decoding steps (forward passes of one token per row, which follow each other and
-so are the shortest time in which a machine of any size generates), the tokens generated, and CPU seconds.
+so are the shortest time in which a machine of any size generates), the tokens generated, CPU seconds, and wall seconds.
 """
 
 import time
@@ -13,8 +13,9 @@ from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.utils import clock
 
 COUNT = {"steps": 0, "tokens": 0, "read": 0}
-SHOWN = ("seconds/generate", "seconds/update", "groups/trained", "sampling/rounds", "sampling/generated_per_trained",
-         "length/mean", "sampling/partial_share", "sampling/in_flight", "accuracy")  # fmt: skip
+SHOWN = ("wall seconds", "seconds/generate", "seconds/update", "groups/trained", "sampling/rounds",
+         "sampling/generated_per_trained", "length/mean", "sampling/partial_share", "sampling/in_flight",
+         "accuracy")  # fmt: skip
 
 
 def counted() -> None:
@@ -32,8 +33,9 @@ def counted() -> None:
 
     def printing(self: Any, *args: Any) -> Any:
         COUNT.update(dict.fromkeys(COUNT, 0))
+        start = time.perf_counter()
         result = train(self, *args)
-        metrics = result["step"].metrics
+        metrics = {"wall seconds": time.perf_counter() - start} | result["step"].metrics
         print(result["step"].number, COUNT, {n: round(metrics[n], 3) for n in SHOWN if n in metrics}, flush=True)
         return result
 
