@@ -16,7 +16,7 @@ from pathlib import Path
 class _Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append(request)
+        self.server.requests.append(request)  # type: ignore[attr-defined]
         with tempfile.TemporaryDirectory() as folder:
             for name, content in request["files"].items():
                 path = Path(folder, name)
@@ -41,11 +41,11 @@ class _Handler(BaseHTTPRequestHandler):
 def fusion_server():
     """Yields the address, and the list of requests."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.requests = []
+    server.requests = []  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", server.requests
+        yield f"http://127.0.0.1:{server.server_port}", server.requests  # type: ignore[attr-defined]
     finally:
         server.shutdown()
         thread.join()

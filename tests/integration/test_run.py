@@ -220,7 +220,7 @@ def test_each_rollout_comes_from_the_weights_of_the_step_before(tmp_path, monkey
 
     def watched(*arguments):
         trainer = original(*arguments)
-        trainer.callbacks.append(Watch())
+        trainer.callbacks.append(Watch())  # type: ignore[attr-defined]
         return trainer
 
     monkeypatch.setattr(build, "build_trainer", watched)

@@ -69,7 +69,7 @@ def test_a_folder_with_other_settings_is_refused(tmp_path):
     composed = OmegaConf.to_container(config(*SMALL, f"run_folder={tmp_path}"), resolve=True)
     assert continuation(composed) == {}
     origin = {"choices": {}, "overrides": [], "commits": ["c0ffee"]}
-    save_config(origin | composed | {"clip": {**composed["clip"], "upper": 1.9}}, tmp_path)
+    save_config(origin | composed | {"clip": {**composed["clip"], "upper": 1.9}}, tmp_path)  # type: ignore[call-overload]
     with pytest.raises(ConfigError, match=r"clip\.upper was 1\.9 and is 1\.28.*Remove that folder"):
         continuation(composed)
     save_config(origin | composed, tmp_path)

@@ -216,7 +216,7 @@ def test_the_files_that_a_dataset_names_are_not_opened(tmp_path):
     rows = [{"prompt": "a", "answer": "1", "image": named, "images": [named]}]
     Dataset.from_list(rows, features=features).to_parquet(tmp_path / "rows.parquet")
     data = [Files(None, str(tmp_path / "rows.parquet")), Hub(None, str(tmp_path / "rows.parquet"))]
-    for prompts in (each.validation_prompts() for each in data):
+    for prompts in (each.validation_prompts() for each in data):  # type: ignore[attr-defined]
         assert dict(prompts[0].columns) == {"image": named, "images": [named]}
 
 

@@ -23,7 +23,8 @@ def test_the_timeout_reaches_the_process_group(option, tmp_path, monkeypatch):
             monkeypatch.setenv(name, value)
     overrides = [f"trainer={option}", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.timeout_minutes=7"]
     strategy = build_trainer(config(f"run_folder={tmp_path}", *overrides), checkpoint=None).strategy
-    set_up = getattr(strategy, "_setup_distributed", None) or strategy.setup_distributed  # what setup_environment calls
+    # What setup_environment calls.
+    set_up = getattr(strategy, "_setup_distributed", None) or strategy.setup_distributed  # type: ignore[attr-defined]
     set_up()
     try:
         group = dist.distributed_c10d._get_default_group()

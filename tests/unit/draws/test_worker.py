@@ -55,7 +55,7 @@ def test_nothing_is_generated_before_it_is_asked_for(policy):
     ((pending,),) = [next(generated)]
     assert script.log == ["generate 0", "submit 0"]
     assert pending().number == PROMPTS[0].number
-    generated.close()
+    generated.close()  # type: ignore[attr-defined]
     assert script.log == ["generate 0", "submit 0", "wait 0"]
 
 

@@ -37,7 +37,7 @@ def test_a_job_of_another_sweep_is_found(tmp_path):
         sweep = tmp_path / "".join(swept)
         sweep.mkdir()
         (sweep / name(swept, fixed, sweep)).mkdir()
-        assert len({name(*other, sweep) for other in jobs}) == 1
+        assert len({name(*other, sweep) for other in jobs}) == 1  # type: ignore[call-arg]
         assert name(["clip.upper=1.3"], ["seed=0"], sweep) != name(swept, fixed, sweep)
 
 

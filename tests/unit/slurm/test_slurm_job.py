@@ -129,7 +129,7 @@ def test_ranks_that_do_not_find_each_other_end(monkeypatch, tmp_path, is_set_up)
 
 def test_the_trainer_stops_before_any_other_callback_begins_a_step(tmp_path):
     trainer = build_trainer(config(f"run_folder={tmp_path}"), checkpoint=None)
-    assert isinstance(trainer.callbacks[0], Stop) and trainer.callbacks[0].checkpoints == tmp_path / "checkpoints"
+    assert isinstance(trainer.callbacks[0], Stop) and trainer.callbacks[0].checkpoints == tmp_path / "checkpoints"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("launcher", ["slurm", "cores"])

@@ -25,7 +25,7 @@ class FirstRank(Ranks):
         object.__setattr__(self, "others", others)
 
     def gather(self, items):
-        return [*items, *self.others]
+        return [*items, *self.others]  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def test_a_resumed_schedule_goes_on_exactly():
         return optimizer, instantiate(composed.schedule)(optimizer)
 
     first, again = made(), made()
-    head = list(walk(*first, 5))
+    head = list(walk(*first, 5))  # type: ignore[call-arg]
     again[0].load_state_dict(first[0].state_dict())
     again[1].load_state_dict(first[1].state_dict())
-    assert head + list(walk(*again, 5)) == rates("cosine")
+    assert head + list(walk(*again, 5)) == rates("cosine")  # type: ignore[call-arg]
