@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -29,6 +30,8 @@ from dapo_lightning.step.shares import owners_of
 from dapo_lightning.types import Completion, Grade, Group, Prompt, Trajectory
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# A shell starts background commands with Ctrl-C ignored, which the runs that these tests start would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from compare import assert_the_same
 from conftest import tiny
-from runs import SMALL, command, finish, wait_for
+from runs import SMALL, command, finish, run, wait_for
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 
 from dapo_lightning.callbacks.checkpoint import AtomicCheckpointIO
@@ -24,30 +24,27 @@ RUN = [*SMALL, "num_steps=3", "evaluation.every=3", "num_prompts_per_step=8", "d
 
 SHARDED = ["trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=2"]
 THREE = ["trainer.devices=3"]
+ALONE = ["trainer=single", "trainer.accelerator=cpu"]
 MARKS = ["entropy=top_tokens", "clip=clip_cov", "clip.share=0.2", "clip.lower_covariance=0"]  # look beyond a rank
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     """What one process makes of dynamic sampling (ranks yield unequal numbers of useful groups) and a KL penalty."""
-    folder = tmp_path_factory.mktemp("ranks") / "one"
-    finish(command(folder, *RUN, *SPLIT))
-    return folder
+    return run(tmp_path_factory.mktemp("ranks") / "one", *RUN, *SPLIT)
 
 
 @pytest.mark.parametrize(
-    "trainer",
-    [SHARDED, [*SHARDED[:2], *THREE], ["trainer=ddp_cpu", *THREE]],
-    ids=["two, sharded", "three, sharded", "three"],
+    "trainer", [[*SHARDED[:2], *THREE], ["trainer=ddp_cpu", *THREE]], ids=["three, sharded", "three"]
 )
-def test_several_processes_equal_one(one, tmp_path, trainer):
+def test_three_processes_equal_one(one, tmp_path, trainer):
     finish(command(tmp_path / "run", *RUN, *SPLIT, *trainer))
     assert_the_same(one, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
     ("first", "then"),
-    [(SHARDED, ["trainer=single", "trainer.accelerator=cpu"]), ([], SHARDED), (["trainer=ddp_cpu"], SHARDED)],
+    [(SHARDED, ALONE), ([], SHARDED), (["trainer=ddp_cpu"], SHARDED)],
     ids=["sharded, then one", "one, then sharded", "two, then sharded"],
 )
 def test_a_run_can_be_resumed_on_another_number_of_ranks(one, tmp_path, first, then):
@@ -71,7 +68,7 @@ def test_sharded_adapters_equal_whole_ones_and_are_resumed_on_another_number_of_
     kept = [o for o in RUN if not o.startswith(("policy.", "num_steps", "num_prompts_per_step", "callbacks"))]
     lora = [*kept, "policy=lora", f"policy.name={tmp_path / 'base'}", "policy.chat=false", "policy.lora.rank=4",
             "kl=k3", "num_prompts_per_step=12", "callbacks.completions=null"]  # fmt: skip
-    finish(command(tmp_path / "one", *lora, "num_steps=2"))
+    run(tmp_path / "one", *lora, "num_steps=2")
     folder = tmp_path / "run"
     finish(command(folder, *lora, "num_steps=1", *SHARDED, "trainer.activation_checkpointing=true"))
     names = HuggingFaceStorageReader(str(latest(folder / "checkpoints"))).read_metadata().state_dict_metadata
@@ -105,8 +102,8 @@ def test_a_checkpoint_before_the_first_gradient_step_counts_no_step(tmp_path):
 @pytest.mark.parametrize("victim", ["first", "second"])
 def test_when_one_rank_dies_the_others_stop_and_the_run_can_be_resumed(tmp_path, victim):
     folder = tmp_path / "run"
-    run = [override for override in RUN if not override.startswith("num_steps")]
-    first = command(folder, *run, "num_steps=100", "trainer=ddp_cpu")
+    longer = [override for override in RUN if not override.startswith("num_steps")]
+    first = command(folder, *longer, "num_steps=100", "trainer=ddp_cpu")
     wait_for(lambda: (folder / "checkpoints/step_000002.ckpt").exists(), seconds=120)
     second = int(Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()[0])
     os.kill(first.pid if victim == "first" else second, signal.SIGKILL)
@@ -115,7 +112,8 @@ def test_when_one_rank_dies_the_others_stop_and_the_run_can_be_resumed(tmp_path,
     if victim == "second":  # which dies with the first, without a word
         assert str(second) in output or "Connection" in output, output
     wait_for(lambda: not Path(f"/proc/{second}").exists(), seconds=60)
-    finish(command(folder, f"resume={folder}", f"num_steps={steps_done(latest(folder / 'checkpoints')) + 1}"))
+    one_more = f"num_steps={steps_done(latest(folder / 'checkpoints')) + 1}"
+    finish(command(folder, f"resume={folder}", one_more, *ALONE))
 
 
 def test_a_rank_ends_with_the_first_one_before_they_have_found_each_other(tmp_path):
@@ -182,14 +180,15 @@ def text(path):
 def test_two_processes_equal_one(tmp_path, overrides):
     small = [o for o in RUN if "overlong=filter" not in overrides or not o.startswith("overlong.")]
     overrides = [*small, *overrides]
-    finish(command(tmp_path / "one", *overrides))
+    run(tmp_path / "one", *overrides)
     finish(command(tmp_path / "two", *overrides, "trainer=ddp_cpu"))
     assert_the_same(tmp_path / "one", tmp_path / "two")
 
 
 def test_a_rank_without_held_out_prompts_waits_for_the_others(tmp_path):
     few = ["evaluation.num_prompts=1", "num_steps=1", "num_completions_per_prompt=4"]
-    for name, trainer in {"one": [], "two": ["trainer=ddp_cpu"], "sharded": SHARDED}.items():
+    run(tmp_path / "one", *SMALL, *few)
+    for name, trainer in {"two": ["trainer=ddp_cpu"], "sharded": SHARDED}.items():
         finish(command(tmp_path / name, *SMALL, *few, *trainer))
         assert_the_same(tmp_path / "one", tmp_path / name)
 

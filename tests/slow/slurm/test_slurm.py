@@ -29,9 +29,16 @@ SECONDS = 900  # a limit for a very busy machine
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def slurm(tmp_path_factory):
     with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def cluster(slurm):
+    """No test leaves a job behind, even if it fails."""
+    yield slurm
+    slurm("scancel", "--user=root")
 
 
 @pytest.fixture(scope="module")
