@@ -70,6 +70,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError, CheckpointException) as error:  # torch's own error hides that of the system
             causes = (error, error.__context__, *(e for e, _ in getattr(error, "failures", {}).values()))
             reason = next((e.strerror for e in causes if isinstance(e, OSError)), None) or error
+            if "unexpected pos" in str(reason):  # torch writes files without Python, and keeps no reason
+                reason = "not all of it could be written, as when the disk is full or a quota is used up"
             raise NotSavedError(
                 f"{path} could not be saved: {str(reason).rstrip('.')}. Earlier checkpoints are intact: once the "
                 "problem is solved, the run can be continued."

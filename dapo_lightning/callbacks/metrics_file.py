@@ -10,6 +10,7 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from dapo_lightning.utils.atomic import replacing
+from dapo_lightning.utils.csv_lines import csv_lines
 
 
 class MetricsFile(Logger):
@@ -76,10 +77,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def parse_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Returns the rows of a metrics.csv, and the number of damaged lines, which are left out. A loss of power or an
     incomplete copy may leave lines with NUL bytes, with a wrong number of cells, without an end, or without numbers."""
-    *lines, incomplete = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    header, *cells = list(csv.reader(line.rstrip("\r") for line in lines)) or [[]]
+    lines, is_incomplete = csv_lines(path.read_text(encoding="utf-8", errors="replace"))
+    header, *cells = lines or [[]]
     rows = [row for row in (_parsed(header, row) for row in cells) if row]
-    return rows, len(cells) - len(rows) + bool(incomplete.strip())
+    return rows, len(cells) - len(rows) + is_incomplete
 
 
 def _parsed(header: list[str], cells: list[str]) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ from dapo_lightning.run.command import (
     quoted_paths,
     resume_command,
 )
-from dapo_lightning.run.compose import compose_run, create, initialized
+from dapo_lightning.run.compose import check_log, compose_run, create, initialized
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.explain import explanation
 from dapo_lightning.run.folder import continuation, finished_result, lock_folder, remove_if_unused
@@ -119,6 +119,8 @@ def _checked_command(arguments: Sequence[str]) -> list[str]:
             return [*arguments, quoted("hydra.sweep.dir", str(create(Path(base.hydra.sweep.dir), is_new=True)))]
         folder = compose_run(given.overrides).run_folder
     log_to = ["hydra/job_logging=stdout"] if "${" in folder else []  # Hydra interpolates the name of its log
+    if not log_to:
+        check_log(Path(folder) / "train.log")
     return [*arguments, *log_to, quoted("hydra.run.dir", folder)]
 
 

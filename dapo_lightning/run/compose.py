@@ -137,6 +137,16 @@ def create(folder: Path, is_new: bool) -> Path:
         raise ConfigError(f"{folder} cannot be created ({reason}): choose another run_folder=<folder>.") from None
 
 
+def check_log(path: Path) -> None:
+    """Raises a ConfigError if a log cannot be written, which Hydra would report with a traceback."""
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written ({error.strerror}): repair it, or choose another run_folder=<folder>."
+        ) from None
+
+
 def _is_made(folder: Path) -> bool:
     """Creates a folder, and returns whether it is new."""
     try:

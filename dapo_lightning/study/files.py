@@ -5,7 +5,6 @@ Every reader appends to `anomalies` a phrase for each fault that it finds.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import Any
 import pandas as pd  # type: ignore[import-untyped]
 
 from dapo_lightning.utils import plain_yaml
+from dapo_lightning.utils.csv_lines import csv_lines
 
 
 def read_mapping(path: Path, required: Mapping[str, type], anomalies: list[str]) -> dict[str, Any]:
@@ -52,10 +52,9 @@ def _read_csv(path: Path, anomalies: list[str]) -> pd.DataFrame:
         anomalies.append(f"no {path.name}")
         return pd.DataFrame()
     text = path.read_text(encoding="utf-8", errors="replace")
-    *lines, incomplete = text.replace("\0", "").split("\n")  # a number that is cut off may look like a number
-    table = csv.reader(lines)
-    header, rows = next(table, []), dict[int, dict[str, float]]()
-    num_bad, num_repeated = int(bool(incomplete.strip())), 0
+    lines, is_incomplete = csv_lines(text.replace("\0", ""))
+    header, *table = lines or [[]]
+    rows, num_bad, num_repeated = dict[int, dict[str, float]](), int(is_incomplete), 0
     for cells in table:
         try:
             row = {name: float(cell) for name, cell in zip(header, cells, strict=True) if cell}

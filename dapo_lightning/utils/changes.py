@@ -33,7 +33,7 @@ def read_changes(folder: Path) -> list[dict[str, Any]]:
             found.append(
                 {"step": int(change["step"]), "key": str(change["key"]), "old": change["old"], "new": change["new"]}
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return found
 

@@ -1,7 +1,10 @@
 """Run folders that a disk, a copy or an editor has damaged: intact parts are used, and damaged parts are reported."""
 
+import json
 import logging
+import resource
 import shutil
+import signal
 import zipfile
 
 import pytest
@@ -15,6 +18,8 @@ from dapo_lightning.rollout.finite import NotFiniteError
 from dapo_lightning.run.command import load_evaluated, load_resumed
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.step.checkpoint import WeightsError
+from dapo_lightning.study.files import read_metrics as study_metrics
+from dapo_lightning.utils.changes import read_changes
 from dapo_lightning.utils.checkpoints import all_checkpoints, damage, latest, newest_whole
 
 OWN = [o for o in SMALL if not o.startswith("reward")]  # reward=exact, which needs no code of the user
@@ -106,6 +111,30 @@ def test_metrics_that_are_damaged(folder):
     assert not any(key is None for row in read_metrics(folder / "metrics.csv") for key in row)
 
 
+@pytest.mark.parametrize("damage", ['"', '"x', "7" * 200_000])  # a quote that is never closed, and a huge cell
+def test_a_damaged_line_does_not_spoil_those_after_it(folder, damage):
+    first, *lines = (folder / "metrics.csv").read_text().splitlines(keepends=True)
+    (folder / "metrics.csv").write_text("".join([first, lines[0], f"{damage}\n", *lines[1:]]))
+    anomalies = []
+    assert [row["step"] for row in read_metrics(folder / "metrics.csv")] == [0, 1, 2, 3, 4]
+    assert [*study_metrics(folder, anomalies).index] == [0, 1, 2, 3, 4]
+    assert anomalies == ["metrics.csv is damaged: 1 line(s) left out"]
+
+
+def test_damaged_records_of_changes_are_left_out(folder):
+    change = {"step": 2, "key": "optimizer.lr", "old": 1, "new": 2}
+    (folder / "changes.jsonl").write_text(f"{json.dumps(change)}\n[1]\n{'[' * 100_000}\n\0\0\n{{}}\n")
+    assert read_changes(folder) == [change]
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", ".lock", "train.log"])
+def test_a_folder_in_the_place_of_a_file(folder, name, monkeypatch):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).mkdir()
+    said = ends_with(monkeypatch, f"resume={folder}", "num_steps=5")
+    assert "Is a directory" in said and str(folder / name) in said and "epair" in said
+
+
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, caplog):
     """The loss and its gradient are finite; it is the step of the optimizer that is not."""
     with pytest.raises(NotFiniteError, match=r"weights after DAPO step \d are not finite"):
@@ -136,7 +165,7 @@ def test_a_checkpoint_without_one_of_its_parts(folder, changes, named):
 def test_interrupted_while_the_curves_are_drawn(folder, monkeypatch):
     """The summary marks a run as finished, so it is written last."""
     for name in ("summary.json", "curves.png"):
-        (folder / name).unlink()
+        (folder / name).unlink(missing_ok=True)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("matplotlib.figure.Figure.savefig", interrupted)
         resume(folder)
@@ -177,6 +206,18 @@ def test_a_checkpoint_that_could_not_be_loaded_is_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(NotSavedError, match=r"could not be saved: Parent directory .* does not exist\. Earlier"):
         AtomicCheckpointIO().save_checkpoint({}, tmp_path / "gone" / "step_000001.ckpt")
+
+
+def test_a_checkpoint_that_cannot_be_written_to_its_end(tmp_path):
+    limits, before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(NotSavedError, match=r"could not be saved: not all of it could be written"):
+            AtomicCheckpointIO().save_checkpoint({"weights": torch.ones(9999)}, tmp_path / "step_000001.ckpt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_checkpoint_is_not_evaluated(folder):

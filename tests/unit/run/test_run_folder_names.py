@@ -90,4 +90,8 @@ def test_errors_of_the_machine_are_one_sentence(tmp_path):
     assert "removed" in explanation(FileNotFoundError(2, "No such file"), tmp_path / "gone")
     assert "Free some space" in explanation(RuntimeError("I/O error: No space left on device (os error 28)"), tmp_path)
     assert "another process" in explanation(RuntimeError("[gloo] Connection closed by peer [::1]:1"), tmp_path)
+    assert "quota exceeded" in explanation(OSError(122, "Disk quota exceeded"), tmp_path)
+    assert "Read-only" in explanation(OSError(30, "Read-only file system", f"{tmp_path}/x"), tmp_path)
+    assert f"'{tmp_path}/x'" in explanation(PermissionError(13, "Permission denied", f"{tmp_path}/x"), tmp_path)
+    assert explanation(PermissionError(13, "Permission denied", "/elsewhere"), tmp_path) is None
     assert explanation(RuntimeError("a bug"), tmp_path) is None
