@@ -34,7 +34,7 @@ from dapo_lightning.run.explain import explanation
 from dapo_lightning.run.folder import continuation, finished_result, lock_folder, remove_if_unused
 from dapo_lightning.run.help import help_text
 from dapo_lightning.run.options import CONF, RENAMED
-from dapo_lightning.run.refuse import check_overrides, launcher_as_written, parse
+from dapo_lightning.run.refuse import check_overrides, launcher_as_written, opened, parse
 from dapo_lightning.run.sweep_folders import EXCLUDED, fixed_keys
 from dapo_lightning.run.threads import bound_kernel_caches, log_threads, wait_passively
 from dapo_lightning.utils.checkpoints import latest
@@ -112,16 +112,24 @@ def _checked_command(arguments: Sequence[str]) -> list[str]:
     with initialized():
         if is_sweep or given.cfg:
             base = check_overrides(given.overrides, is_sweep=True)
+            arguments = _with(opened(given.overrides), given.overrides, arguments)
             if is_sweep and EXCLUDED not in values:
                 arguments = [*arguments, fixed_keys(parsed)]
             if given.cfg or "hydra.sweep.dir" in values:
                 return list(arguments)
             return [*arguments, quoted("hydra.sweep.dir", str(create(Path(base.hydra.sweep.dir), is_new=True)))]
         folder = compose_run(given.overrides).run_folder
+        arguments = _with(opened(given.overrides), given.overrides, arguments)
     log_to = ["hydra/job_logging=stdout"] if "${" in folder else []  # Hydra interpolates the name of its log
     if not log_to:
         check_log(Path(folder) / "train.log")
     return [*arguments, *log_to, quoted("hydra.run.dir", folder)]
+
+
+def _with(new: Sequence[str], old: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """Replaces overrides among the arguments of a command."""
+    changed = dict(zip(old, new, strict=True))
+    return [changed.get(argument, argument) for argument in arguments]
 
 
 def run_job(config: DictConfig) -> float:

@@ -18,7 +18,7 @@ from dapo_lightning.run.command import as_config_error, check_launcher, load_run
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.foreign import escaped
 from dapo_lightning.run.options import CONF, groups, nearest, options, options_with
-from dapo_lightning.run.refuse import check_overrides
+from dapo_lightning.run.refuse import check_overrides, opened
 from dapo_lightning.run.schema import PLAIN, check_finite, check_plain
 from dapo_lightning.run.targets import check_entries, check_numbers, check_targets
 from dapo_lightning.slurm import job as slurm
@@ -36,6 +36,7 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     """Composes the configuration of a run, or raises a ConfigError. The objects check the rest when they are built."""
     overrides = quoted_paths(overrides)
     base = check_overrides(overrides, is_sweep=False)
+    overrides = opened(overrides)
     with as_config_error():
         composed = compose("config", overrides=overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(composed)

@@ -38,6 +38,10 @@ def _check(name: Any, given: Any) -> None:
     path = f"evaluation.sets.{name}"
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(f"{path}: a name consists of letters, digits, _ and -, and is not reward or turn_<number>.")
+    if given is None:
+        raise ConfigError(
+            f"{path}=null: a set that takes all settings from the run is written {{}}. To remove a set, add ~{path}."
+        )
     if not isinstance(given, Mapping):
         raise ConfigError(f"{path}={given}: must be a mapping with some of the keys {', '.join(KEYS)}.")
     for key, value in given.items():

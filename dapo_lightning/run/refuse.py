@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,6 +25,7 @@ from dapo_lightning.run.options import (
     options_with,
     takes_list,
 )
+from dapo_lightning.run.schema import PLAIN
 from dapo_lightning.utils.overrides import leaves
 
 PLUGINS = {"joblib": "study", "dapo_slurm": "slurm", "optuna": "optuna"}
@@ -83,18 +84,23 @@ def check_overrides(overrides: Sequence[str], is_sweep: bool) -> DictConfig:
     chosen = [override for override in parsed if override.key_or_group in groups() and override.package is None]
     for override in chosen:
         _check_option(override)
-    selections = [text for one in parsed for text in _selection(one)]
-    try:
-        base = compose("config", overrides=selections, return_hydra_config=True)
-    except MissingConfigException as error:
-        raise ConfigError(_missing(error)) from error
-    except HydraException as error:
-        raise ConfigError(str(error)) from error
+    base = _base(parsed)
     swept = {override.key_or_group for override in chosen if override.is_sweep_override()}
     for override in parsed:
         if override not in chosen and not _is_choice(override) and override.key_or_group.split(".")[0] not in swept:
             _check_key(override, OmegaConf.to_container(base, resolve=False), chosen_options(base.hydra))
     return base
+
+
+def _base(parsed: Sequence[Override]) -> DictConfig:
+    """Returns the configuration of the chosen options, without the values of the command."""
+    selections = [text for one in parsed for text in _selection(one)]
+    try:
+        return compose("config", overrides=selections, return_hydra_config=True)
+    except MissingConfigException as error:
+        raise ConfigError(_missing(error)) from error
+    except HydraException as error:
+        raise ConfigError(str(error)) from error
 
 
 def _is_choice(override: Override) -> bool:
@@ -145,8 +151,9 @@ def _check_key(override: Override, base: Any, choices: Mapping[str, str]) -> Non
     if not missing:
         if override.is_add():
             raise ConfigError(f"{override.input_line}: {key} exists already: write {key}={value}.")
+        _check_value(override, node, base)
         return
-    if key.startswith("evaluation.sets.") and not override.is_add() and not override.is_force_add():
+    if key.startswith("evaluation.sets.") and override.type is OverrideType.CHANGE:
         raise ConfigError(f"{override.input_line}: keys of held-out sets are added: write +{override.input_line}.")
     is_in_group = group in base and rest
     if is_in_group and (override.is_add() or override.is_force_add()):
@@ -165,9 +172,66 @@ def _check_key(override: Override, base: Any, choices: Mapping[str, str]) -> Non
                               f"{key.rpartition('.')[0]}='{{{missing}: {value}}}'.")  # fmt: skip
     if key in RENAMED_KEYS:
         raise ConfigError(f"{override.input_line}: {key} is now {RENAMED_KEYS[key]}.")
-    siblings = {name: value for name, value in base.items() if (name == "hydra") == (group == "hydra")}
+    raise _no_such_key(override, key, base)
+
+
+def opened(overrides: Sequence[str]) -> list[str]:
+    """Returns overrides, checked already, in which keys for mappings that are empty in conf/ and may have any keys are
+    added, because Hydra accepts them only as additions: `++evaluation.sets={a: {}}` for `evaluation.sets={a: {}}`."""
+    changes = [one for one in parse(overrides) if one.type is OverrideType.CHANGE]
+    given = {one.input_line: one for one in changes if isinstance(_value(one), Mapping)}
+    if not given:
+        return list(overrides)
+    base: Any = OmegaConf.to_container(_base(parse(overrides)), resolve=False)
+    filled = {text for text, one in given.items() if _fills_empty(_value(one), _at(one.key_or_group, base))}
+    return [f"++{text}" if text in filled else text for text in overrides]
+
+
+def _check_value(override: Override, node: Any, base: Mapping[str, Any]) -> None:
+    """Checks an override of a key that exists, and whose value is `node`."""
+    text, key = override.input_line, override.key_or_group
+    if override.is_delete():
+        if key in PLAIN:
+            raise ConfigError(f"{text}: every run needs {key}. Leave it out.")
+        return
+    value = _value(override)
+    for kind, other, words in ((Mapping, list, "a mapping {key: value}"), (list, Mapping, "a list [a, b]")):
+        if isinstance(node, kind) and isinstance(value, other):
+            raise ConfigError(f"{text}: {key} is {words}.")
+    if not override.is_force_add() and (new := next(_new_keys(value, node, key), None)) is not None:
+        raise _no_such_key(override, new, base)
+
+
+def _at(key: str, content: Any) -> Any:
+    for part in key.split("."):
+        content = content.get(part) if isinstance(content, Mapping) else None
+    return content
+
+
+def _value(override: Override) -> Any:
+    """Returns the value of an override, or the first one of a sweep."""
+    return next(override.sweep_iterator()) if override.is_sweep_override() else override.value()
+
+
+def _fills_empty(value: Any, node: Any) -> bool:
+    """Whether a value gives keys to an empty mapping in a node, or to the node itself."""
+    if not (isinstance(value, Mapping) and isinstance(node, Mapping)):
+        return False
+    return bool(value and not node) or any(_fills_empty(value[key], node.get(key)) for key in value)
+
+
+def _new_keys(value: Any, node: Any, path: str) -> Iterator[str]:
+    """Yields the keys in a value that a node lacks, except in empty mappings, which may have any keys."""
+    if isinstance(value, Mapping) and isinstance(node, Mapping) and node:
+        for name, item in value.items():
+            yield from _new_keys(item, node[name], f"{path}.{name}") if name in node else [f"{path}.{name}"]
+
+
+def _no_such_key(override: Override, key: str, base: Mapping[str, Any]) -> ConfigError:
+    is_hydras = key.partition(".")[0] == "hydra"
+    siblings = {name: value for name, value in base.items() if (name == "hydra") == is_hydras}
     known = [name for name in leaves(siblings) if "_target_" not in name]
-    raise ConfigError(f"{override.input_line}: there is no key {key}.{nearest(key, [*known, *groups()])}")
+    return ConfigError(f"{override.input_line}: there is no key {key}.{nearest(key, [*known, *groups()])}")
 
 
 def _missing(error: MissingConfigException) -> str:

@@ -8,6 +8,8 @@ from runs import assert_same_weights, ends_with, run
 
 from dapo_lightning.callbacks.metrics_file import read_metrics
 from dapo_lightning.report.run_data import run_data
+from dapo_lightning.run import cli
+from dapo_lightning.run.compose import compose_run, initialized
 
 OF_SETS = (
     "+data@evaluation.sets.long.data=arithmetic", "evaluation.sets.long.data.min_terms=4",
@@ -90,9 +92,25 @@ def test_a_set_in_a_run_folder_cannot_choose_code(runs, tmp_path, monkeypatch):
         ("+evaluation.sets.a.every=0", r"evaluation\.sets\.a\.every=0: must be .*at least 1"),
         ("evaluation.sets.a.top_p=0.5", r"write \+evaluation\.sets\.a\.top_p=0\.5"),
         ("+evaluation.sets=5", r"evaluation\.sets exists already"),
+        ("evaluation.sets={a: null}", r"evaluation\.sets\.a=null: a set that .* is written \{\}"),
+        ("evaluation.sets=[a]", r"evaluation\.sets=\[a\]: evaluation\.sets is a mapping \{key: value\}"),
+        ("evaluation.sets={a: {evry: 3}}", r"evaluation\.sets\.a\.evry: there is no such key"),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(override, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert re.search(says, ends_with(monkeypatch, override))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("override", ["evaluation.sets={a: {}}", "evaluation={sets: {a: {}}}", "+evaluation.sets.a={}"])
+def test_a_set_that_takes_all_settings_from_the_run(override, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ends_with(monkeypatch, "mode=plan", override) == ""
+    with initialized():
+        assert compose_run([override]).evaluation.sets == {"a": {}}
+
+
+def test_hydra_composes_jobs_with_a_set_that_takes_all_settings_from_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "++evaluation.sets={a: {}}" in cli._checked_command(["-m", "seed=0,1", "evaluation.sets={a: {}}"])

@@ -40,6 +40,13 @@ AT_ONCE = [
     ("correction.cap=2", "Add correction=truncated"),
     ("policy.lora.rank=8", "Add policy=lora"),
     ("data=reasoning_gym data.task=chain_sum data.options.min_terms=2", "data.options='{min_terms: 2}'"),
+    # mappings
+    ("evaluation={evry:3}", "there is no key evaluation.evry. Did you mean evaluation.every?"),
+    ("reward=weighted reward.weights={mat:1}", "there is no key reward.weights.mat. Did you mean reward.weights.math?"),
+    ("evaluation.sets=[a]", "evaluation.sets is a mapping {key: value}."),
+    ("optimizer.betas={a:1}", "optimizer.betas is a list [a, b]."),
+    ("~evaluation", "~evaluation: every run needs evaluation. Leave it out."),
+    ("~num_steps", "~num_steps: every run needs num_steps. Leave it out."),
     # options that do not exist
     ("clip=hgher", "symmetric. Did you mean higher?"),
     ("clip=null", "clip=null: choose one of "),
