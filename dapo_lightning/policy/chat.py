@@ -18,6 +18,7 @@ from dapo_lightning.types import Prompt
 from dapo_lightning.utils.cpu_limit import cpu_limit
 
 RENDER_SECONDS = 10  # a template is a program by the author of the model; it usually takes less than a millisecond
+MAX_CHARACTERS = 10_000_000  # of a short chat; tokenizing so many takes seconds
 FOR_TEMPLATES = ("tools", "documents", "chat_template")
 """The arguments of `apply_chat_template` that may be among `template_kwargs`; the codec sets the others itself."""
 
@@ -95,6 +96,25 @@ class Chat:
                 f"({type(error).__name__}: {error}). Use environment=single_turn, or another chat template."
             ) from None
         return tokenizer(text.partition(said)[2], add_special_tokens=False)["input_ids"]
+
+    def problem(self, tokenizer: PreTrainedTokenizerBase) -> str | None:
+        """Returns why no prompt can be rendered with this chat template, or None. If it raises exceptions, `encode`
+        reports them with the row."""
+        try:
+            one, other = (
+                self._apply(tokenizer, self.messages(Prompt(text, "", "")), add_generation_prompt=True, tokenize=False)
+                for text in ("What is it?", "Who was that?")
+            )
+        except Exception:
+            return None
+        if len(one) > MAX_CHARACTERS:
+            return f"writes {len(one):,} characters for a chat of one short message. Use another one."
+        if one == other:
+            return (
+                "does not contain the text of the messages, so all prompts would be the same. (Templates for images "
+                "may read lists of parts only.) Set policy.chat=false, or use another template."
+            )
+        return None
 
     def closing_token(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
         """Returns the token that ends a turn of the assistant in the chat template, such as `<|im_end|>` for Qwen; None

@@ -99,11 +99,14 @@ class HubPolicy:
                 f"policy.name={self.name}: its tokenizer has no chat template. For prompts as plain text, set "
                 "policy.chat=false."
             )
+        configured = self._pretrained.end_tokens()
         try:
-            end_tokens = all_end_tokens(tokenizer, self._pretrained.end_tokens(), self.end_tokens or ())
+            end_tokens = all_end_tokens(tokenizer, configured, self.end_tokens or ())
         except ValueError as error:
             raise PolicyError(f"policy.name={self.name}: {error}") from None
         chat = Chat(self.system_prompt, dict(self.template_kwargs or {}), self._today()) if self.chat else None
+        if chat and (problem := chat.problem(tokenizer)):
+            raise PolicyError(f"policy.name={self.name}: its chat template {problem}")
         codec = Codec(
             tokenizer,
             end_tokens,

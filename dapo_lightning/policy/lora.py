@@ -15,7 +15,7 @@ from dapo_lightning.distributed.sharding import full_tensor
 from dapo_lightning.distributed.weights import plain_weights
 from dapo_lightning.policy import Policy, PolicyError, Reference
 from dapo_lightning.policy.codec import Codec
-from dapo_lightning.policy.export import export
+from dapo_lightning.policy.export import export, save_generation_config
 from dapo_lightning.policy.merge import check_peft, on_the_cpu, untied_if_adapted
 
 _README = """---
@@ -104,6 +104,6 @@ class LoraPolicy(Policy):
         if not self.merged:
             self.model.save_pretrained(folder, state_dict=adapters)
             if base.can_generate():
-                base.generation_config.save_pretrained(folder)
+                save_generation_config(base, folder)
             (folder / "README.md").write_text(_README.format(base=base.name_or_path), encoding="utf-8")
         self.codec.tokenizer.save_pretrained(folder)

@@ -99,13 +99,22 @@ class Pretrained:
         """Returns the end tokens in the generation config or, if there is none, in the configuration."""
         try:
             found = GenerationConfig.from_pretrained(self._source, revision=self.revision).eos_token_id
-        except OSError as error:  # many models have no generation config
+        except Exception as error:
             if self.folder and (self.folder / "generation_config.json").is_file():
-                raise PolicyError(f"{self._key}: its generation_config.json cannot be read ({error}).") from None
+                reason = str(error).rstrip(".")
+                raise PolicyError(f"{self._key}: its generation_config.json cannot be read ({reason}).") from None
+            if not isinstance(error, OSError):  # many models have no generation config
+                raise
             if self.base:
                 return self.base.end_tokens()
             found = getattr(self.config(), "eos_token_id", None)
-        return [] if found is None else [found] if isinstance(found, int) else list(found)
+        tokens = found if isinstance(found, list) else [] if found is None else [found]
+        if not all(type(token) is int and token >= 0 for token in tokens):
+            raise PolicyError(
+                f"{self._key}: eos_token_id={found!r} in its configuration must be the number of a token, or a list of "
+                "them. Correct it in generation_config.json and config.json."
+            )
+        return tokens
 
     def model(self, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
         """Returns the model with its weights, into which adapters are merged."""
@@ -194,5 +203,7 @@ class Pretrained:
             elif "Weights only load failed" in reason:
                 problem = "its weights are a pickle file that contains more than weights, so loading it could run code"
                 remedy = "Use weights in the safetensors format."
+            elif "ignore_mismatched_sizes" in reason:
+                problem, reason = "the shapes of its weights are not those of its config.json", "see the report above"
             reason = reason.split(". ")[0].rstrip(".") or type(error).__name__
             raise PolicyError(f"{self._key}: {problem} ({reason}). {remedy}".rstrip()) from error

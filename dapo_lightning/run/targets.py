@@ -61,7 +61,8 @@ def check_targets(config: Mapping[str, Any]) -> None:
         except ImportError:  # Hydra says which part of the name is wrong
             continue
         except (AttributeError, ValueError):
-            raise ConfigError(f"{path}._target_={node['_target_']}: there is no such class or function.") from None
+            reason = _why_not_imported(node["_target_"].rpartition(".")[0]) or "there is no such class or function"
+            raise ConfigError(f"{path}._target_={node['_target_']}: {reason}.") from None
         _check_arguments(path, node, target)
 
 
@@ -74,6 +75,17 @@ def _check_packages(target: str) -> None:
             raise ConfigError(f'the package {error.name} is missing: pip install "dapo-lightning[{extra}]".') from None
     except (ImportError, ValueError):  # the target is inside a class, or no name
         pass
+
+
+def _why_not_imported(module: str) -> str | None:
+    """Returns why a module cannot be imported, although it exists; None if it can be, or does not exist."""
+    try:
+        import_module(module)
+    except ModuleNotFoundError as error:
+        return None if f"{module}.".startswith(f"{error.name}.") else f"{module} cannot be imported ({error})"
+    except (ImportError, ValueError) as error:
+        return f"{module} cannot be imported ({error})"
+    return None
 
 
 def targets(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:

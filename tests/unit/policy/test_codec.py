@@ -62,7 +62,8 @@ def test_an_end_of_turn_that_ends_nothing_is_named_and_can_be_made_an_end_token(
         CHATML.replace("<|im_end|>", "<eos>"),
         CHATML.replace("<|im_end|>", ""),
         CHATML.replace("<|im_end|>", "   <eos>"),
-        "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ raise_exception('no') }}{% endif %}{% endfor %}",
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ raise_exception('no') }}{% endif %}"
+        "{{ m['content'] }}{% endfor %}",
     ],
 )
 def test_other_ends_of_turns_are_no_matter(saved, caplog, template):
@@ -164,6 +165,19 @@ def test_a_template_that_does_not_end_is_stopped(saved, monkeypatch, loop):
     monkeypatch.setattr(chat, "RENDER_SECONDS", 0.3)
     codec = saved("{% for i in range(99999) %}" + loop + "{% endfor %}")()
     assert "it has not ended after 0.3 s" in refused(codec, "1+1=")
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("hello", "does not contain the text of the messages"),
+        (CHATML.replace("m['content']", "m['content'][0]['text']"), "does not contain the text of the messages"),
+        ("{{ 'x' * 20000000 }}" + CHATML, "writes 20,000,0"),
+    ],
+)
+def test_a_template_without_the_messages_or_without_measure_is_refused(saved, template, says):
+    with pytest.raises(PolicyError, match=rf"^policy\.name=\S*: its chat template {says}"):
+        saved(template)()
 
 
 @pytest.mark.parametrize("key", ["add_generation_prompt", "tokenize", "return_dict", "continue_final_message"])

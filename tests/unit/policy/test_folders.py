@@ -165,11 +165,33 @@ def test_a_trained_policy_ends_where_it_ended_in_training(folder, tmp_path, lora
 
 
 def test_a_generation_config_that_cannot_be_read_is_told(folder):
-    (folder / "generation_config.json").write_text("{")
-    with pytest.raises(PolicyError, match=r"its generation_config\.json cannot be read"):
-        load(folder)
+    for content in ("{", "[]", "3"):
+        (folder / "generation_config.json").write_text(content)
+        with pytest.raises(PolicyError, match=r"^policy\.name=\S*: its generation_config\.json cannot be read"):
+            load(folder)
     (folder / "generation_config.json").unlink()
     assert load(folder).codec.end_tokens == (1,)
+
+
+@pytest.mark.parametrize("end", ["</s>", ["a", 2], 2.0, -1, True, {"a": 1}])
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_end_tokens_that_are_not_numbers_are_refused(folder, end, file):
+    (folder / "generation_config.json").unlink()
+    content = json.loads((folder / "config.json").read_text()) if file == "config.json" else {}
+    (folder / file).write_text(json.dumps(content | {"eos_token_id": end}))
+    with pytest.raises(PolicyError, match=r"^policy\.name=\S*: (eos_token_id=|its config\.json cannot be loaded)"):
+        HubPolicy(str(folder), chat=False).codec()
+
+
+@pytest.mark.parametrize("lora", [None, Lora(save="adapter")], ids=["whole", "adapter"])
+def test_a_generation_config_with_contradictions_is_exported_as_it_came(folder, tmp_path, lora):
+    """As in many published models; transformers loads them, but refuses to save them once an end token is added."""
+    contradictory = {"temperature": 0.9, "top_p": 0.6, "do_sample": False, "eos_token_id": 1}
+    (folder / "generation_config.json").write_text(json.dumps(contradictory))
+    load(folder, end_tokens=["!"], lora=lora).save(tmp_path / "trained")
+    saved = json.loads((tmp_path / "trained/generation_config.json").read_text())
+    ends = load(tmp_path / "trained").codec.end_tokens
+    assert (saved["temperature"], saved["top_p"], saved["eos_token_id"]) == (0.9, 0.6, list(ends)) and len(ends) == 2
 
 
 def test_adapters_that_do_not_fit_their_model_are_told(folder, tmp_path):
