@@ -71,12 +71,14 @@ def merged_from(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
 
     Raises:
         PolicyError: if peft is not installed.
+        ValueError: as `_read` does.
     """
     check_peft(f"policy.name={folder}: a folder with adapters")
     import peft  # slow to import
 
     with torch.random.fork_rng(devices=[]):  # so that loading draws no random numbers
         adapted = peft.PeftModel.from_pretrained(model, str(folder))
+    _read(folder, adapted)
     return merge(adapted).requires_grad_(True)
 
 
@@ -100,8 +102,26 @@ def addable_from(folder: Path, model: PreTrainedModel) -> dict[str, Any] | None:
     ends = model.get_input_embeddings(), model.get_output_embeddings()
     if any(layer in ends for layer in layers.values()):
         return None
-    peft.set_peft_model_state_dict(adapted, peft.load_peft_weights(str(folder), device="cpu"))
+    _read(folder, adapted)
     return {f"{plain_name(name)}.weight": layer for name, layer in layers.items()}
+
+
+def _read(folder: Path, adapted: PeftModel) -> None:
+    """Reads the adapters of a folder.
+
+    Raises:
+        ValueError: if an adapter is missing, so that it would be random, or belongs to a layer without adapters, so
+            that it would be left out.
+    """
+    import peft  # slow to import
+
+    found = peft.set_peft_model_state_dict(adapted, peft.load_peft_weights(str(folder), device="cpu"))
+    for names, what in (
+        (found.missing_keys, "are missing in its file"),
+        (found.unexpected_keys, "in its file belong to no layer that adapter_config.json names"),
+    ):
+        if adapters := [name for name in names if "lora_" in name]:
+            raise ValueError(f"{len(adapters)} tensors {what}, for example {adapters[0]}")
 
 
 def add_to_shards(layers: Mapping[str, Any], model: PreTrainedModel) -> None:

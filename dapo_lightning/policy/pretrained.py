@@ -38,6 +38,7 @@ class Pretrained:
         revision: branch, tag or commit on the hub.
         trust_remote_code: run Python code that comes with the model.
         key: what error messages call the model; None: policy.name=<name>.
+        above: the folders with adapters that led to this model.
 
     Raises:
         PolicyError: from the methods, if something is missing or cannot be loaded.
@@ -47,6 +48,7 @@ class Pretrained:
     revision: str | None = None
     trust_remote_code: bool = False
     key: str | None = None
+    above: tuple[Path, ...] = ()
 
     @cached_property
     def folder(self) -> Path | None:
@@ -62,12 +64,16 @@ class Pretrained:
         try:
             saved = json.loads((self.folder / "adapter_config.json").read_text(encoding="utf-8"))
             name, revision = saved["base_model_name_or_path"], saved.get("revision")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise PolicyError(f"{self._key}: its adapter_config.json cannot be read ({error}).") from None
-        if not name or Path(name).absolute() == self.folder:
-            raise PolicyError(f"{self._key}: its adapter_config.json has no base_model_name_or_path: set it there.")
+        folders = (*self.above, self.folder)
+        if not name or not isinstance(name, str) or Path(name).expanduser().absolute() in folders:
+            raise PolicyError(
+                f"{self._key}: its adapter_config.json has no base_model_name_or_path that leads to a model: "
+                "set it there."
+            )
         key = f"{self._key}, whose adapter_config.json has base_model_name_or_path={name}"
-        return Pretrained(name, revision, self.trust_remote_code, key)
+        return Pretrained(name, revision, self.trust_remote_code, key, folders)
 
     def config(self) -> PreTrainedConfig:
         """Returns the configuration of the (text) model."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import tiny
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dapo_lightning.forward.logprobs import completion_logps
@@ -151,9 +152,13 @@ def test_adapters_say_what_they_belong_to(folder, tmp_path, monkeypatch):
     folder.rename(tmp_path / "moved")
     with pytest.raises(PolicyError, match=r"adapter.*base_model_name_or_path=.*model: is no folder with a config"):
         load(tmp_path / "adapter")
-    for broken in ("{}", "[]", "", '{"base_model_name_or_path": null}'):
+    shutil.copytree(tmp_path / "adapter", tmp_path / "other")
+    circle = json.dumps({"base_model_name_or_path": str(tmp_path / "adapter")})
+    (tmp_path / "other/adapter_config.json").write_text(circle)
+    numbers = [json.dumps({"base_model_name_or_path": value}) for value in (None, 5, str(tmp_path / "other"))]
+    for broken in ("{}", "[]", "", "[" * 100_000, circle, *numbers):
         (tmp_path / "adapter/adapter_config.json").write_text(broken)
-        with pytest.raises(PolicyError, match=r"policy\.name=.*adapter: its adapter_config\.json"):
+        with pytest.raises(PolicyError, match=r"policy\.name=.*adapter(, whose .*other)?: its adapter_config\.json"):
             load(tmp_path / "adapter")
 
 
@@ -200,6 +205,26 @@ def test_adapters_that_do_not_fit_their_model_are_told(folder, tmp_path):
     (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(saved | {"r": 3}))
     with pytest.raises(PolicyError, match="its adapters cannot be merged into their model"):
         load(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_adapters_that_are_incomplete_or_left_over_are_told(folder, tmp_path, sharded):
+    trained(folder, save="adapter").save(tmp_path / "adapter")
+    file, settings = (tmp_path / "adapter" / name for name in ("adapter_model.safetensors", "adapter_config.json"))
+    adapters, saved = load_file(file), json.loads(settings.read_text())
+    source = HubPolicy(str(tmp_path / "adapter"), chat=False)
+
+    def refused():
+        with pytest.raises(PolicyError) as error:
+            source.load(source.codec(), None, None, sharded=sharded)
+        return str(error.value)
+
+    settings.write_text(json.dumps(saved | {"target_modules": ["q_proj"]}))
+    assert "tensors in its file belong to no layer that adapter_config.json names" in refused()
+    settings.write_text(json.dumps(saved))
+    del adapters["base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"]
+    save_file(adapters, file)
+    assert "(1 tensors are missing in its file, for example base_model.model.model.layers.0.mlp.down_proj" in refused()
 
 
 CODE = """
