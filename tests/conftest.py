@@ -30,8 +30,9 @@ from dapo_lightning.step.shares import owners_of
 from dapo_lightning.types import Completion, Grade, Group, Prompt, Trajectory
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# A shell starts background commands with Ctrl-C ignored, which the runs that these tests start would inherit.
+# Shells ignore Ctrl-C in background commands, and nohup ignores SIGHUP; the runs of these tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -87,10 +87,10 @@ SHARDED = ("trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=2")
 @pytest.mark.parametrize("trainer", [("trainer=ddp_cpu",), SHARDED], ids=["two", "two, sharded"])
 def test_two_processes_equal_one(one, policy, tmp_path, trainer):
     folder, small = tmp_path / "run", [override for override in SMALL if not override.startswith("policy.")]
-    finish(command(folder, *small, *PPO, *policy, *trainer, "callbacks.checkpoint.keep=3"))
-    if trainer == SHARDED:  # resumed after the pretraining
-        keep_only(folder, steps=1)
-        finish(command(folder, f"resume={folder}"))
+    steps = 1 if trainer == SHARDED else 3  # of the pretraining, after which the run is resumed
+    finish(command(folder, *small, *PPO, *policy, *trainer, f"num_steps={steps}"))
+    if trainer == SHARDED:
+        finish(command(folder, f"resume={folder}", "num_steps=3"))
     assert_the_same(one, folder)
     ours, theirs = critic_of(folder), critic_of(one)
     for name in theirs:
