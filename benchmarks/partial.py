@@ -7,7 +7,7 @@ so are the shortest time in which a machine of any size generates), the tokens g
 import time
 from typing import Any
 
-from dapo_lightning.rollout.cache import SharedPromptCache
+from dapo_lightning.rollout.shared_cache import SharedPromptCache
 from dapo_lightning.run.cli import main
 from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.utils import clock

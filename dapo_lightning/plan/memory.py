@@ -21,7 +21,7 @@ from dapo_lightning.plan.activations import MicroBatch
 from dapo_lightning.plan.job import Job, Sampled
 from dapo_lightning.plan.model import ModelSizes
 from dapo_lightning.rollout import Memory
-from dapo_lightning.rollout.cache import FIRST_CAPACITY
+from dapo_lightning.rollout.shared_cache import FIRST_CAPACITY
 
 GRADIENT_BYTES = 4  # gradients and optimizer states belong to float32 weights
 

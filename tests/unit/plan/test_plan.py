@@ -30,7 +30,8 @@ from dapo_lightning.plan.model import as_text, sizes_of
 from dapo_lightning.policy import Policy
 from dapo_lightning.policy.tiny import TinyPolicy
 from dapo_lightning.policy.value_model import value_model
-from dapo_lightning.rollout.cache import SharedPromptCache, read_prompts
+from dapo_lightning.rollout.cache import read_prompts
+from dapo_lightning.rollout.shared_cache import SharedPromptCache
 from dapo_lightning.rollout.weights import prepared_weights
 from dapo_lightning.run.cli import main
 from dapo_lightning.step.experience import Row
@@ -206,7 +207,7 @@ def test_kv_cache(model, autocast):
         for token in range(num_tokens - 1):
             cache.step(torch.full((6,), token))
     own = [tokens._memory for pair in cache._own.values() for tokens in pair]
-    prompts = [tensor for pair in cache._prompts.values() for tensor in pair]
+    prompts = [tensor for block in cache._blocks for pair in block.layers.values() for tensor in pair]
     measured = sum(tensor.untyped_storage().nbytes() for tensor in [*own, *prompts])
     planned = kv_cache(sizes_of(model.config), job, job.train)["KV cache"]
     print(f"KV cache: planned {planned:.0f}, measured {measured}")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dapo_lightning.forward.logprobs import completion_logps
-from dapo_lightning.rollout import cache
+from dapo_lightning.rollout import prompt_block, shared_cache
 from dapo_lightning.rollout.decode import Decode
 from dapo_lightning.rollout.hf_generate import HFGenerate
 from dapo_lightning.rollout.noise import uniform_noise
@@ -85,7 +85,28 @@ def test_prompts_that_are_read_in_several_passes_give_the_same_completions(polic
     prompts = [*PROMPTS, PROMPTS[1]]  # one of them twice
     noise = uniform_noise(0, "test", range(4), num_completions=8, num_tokens=20)
     whole = flat(Decode()(policy.model, prompts, noise, Generation(20), ENDS))
-    monkeypatch.setattr(cache, "READ_AT_ONCE", 6)  # 5 tokens; 2 and 1
+    monkeypatch.setattr(shared_cache, "READ_AT_ONCE", 6)  # 5 tokens; 2 and 1
+    for one, other in zip(flat(Decode()(policy.model, prompts, noise, Generation(20), ENDS)), whole, strict=True):
+        assert one.tokens_T.tolist() == other.tokens_T.tolist()
+        torch.testing.assert_close(one.logps_T, other.logps_T, atol=1e-5, rtol=1e-5)
+
+
+def test_prompts_are_divided_into_blocks_only_where_that_saves_much():
+    assert prompt_block.alike([30, 900, 40], [8, 1, 8]) == [[0, 1, 2]]  # further calls would cost more
+    continued, fresh = [1200, 1300, 1400, 1500] * 10, [30, 40] * 8
+    assert prompt_block.alike(fresh + continued, [8] * 16 + [1] * 40) == [[*range(16)], [*range(16, 56)]]
+    assert prompt_block.alike([64] * 40 + [100_000], [8] * 41) == [[*range(40)], [40]]
+    assert prompt_block.alike([600] * 100, [1] * 99 + [256]) == [[*range(99)], [99]]
+
+
+@pytest.mark.parametrize("waste", [2.0, 1.0])
+def test_prompts_in_several_blocks_give_the_same_completions(policy, monkeypatch, waste):
+    """Blocks of one and of several prompts, of which some end before others."""
+    prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[1], PROMPTS[2], (50, 51), (60,)]
+    noise = uniform_noise(0, "test", range(6), num_completions=4, num_tokens=20)
+    whole = flat(Decode()(policy.model, prompts, noise, Generation(20), ENDS))
+    monkeypatch.setattr(prompt_block, "WASTE", waste)
+    monkeypatch.setattr(prompt_block, "CALL", 1)
     for one, other in zip(flat(Decode()(policy.model, prompts, noise, Generation(20), ENDS)), whole, strict=True):
         assert one.tokens_T.tolist() == other.tokens_T.tolist()
         torch.testing.assert_close(one.logps_T, other.logps_T, atol=1e-5, rtol=1e-5)
