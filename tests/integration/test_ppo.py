@@ -87,7 +87,7 @@ SHARDED = ("trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=2")
 @pytest.mark.parametrize("trainer", [("trainer=ddp_cpu",), SHARDED], ids=["two", "two, sharded"])
 def test_two_processes_equal_one(one, policy, tmp_path, trainer):
     folder, small = tmp_path / "run", [override for override in SMALL if not override.startswith("policy.")]
-    steps = 1 if trainer == SHARDED else 3  # of the pretraining, after which the run is resumed
+    steps = 2 if trainer == SHARDED else 3  # then it is resumed
     finish(command(folder, *small, *PPO, *policy, *trainer, f"num_steps={steps}"))
     if trainer == SHARDED:
         finish(command(folder, f"resume={folder}", "num_steps=3"))
