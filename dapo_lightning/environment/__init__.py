@@ -10,6 +10,10 @@ from dapo_lightning.policy.codec import Codec
 from dapo_lightning.types import Grade, Prompt
 
 
+class ReplyError(RuntimeError):
+    """An environment cannot be used; the message names it and says why."""
+
+
 @dataclass(frozen=True)
 class Dialogue:
     """A conversation after a turn of the policy.

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dapo_lightning.environment import Dialogue, check_budgets
+from dapo_lightning.environment import Dialogue, ReplyError, check_budgets
 from dapo_lightning.grading.pool import GradingError, GradingPool
 from dapo_lightning.policy.codec import Codec
 from dapo_lightning.types import Grade
 
 log = logging.getLogger(__name__)
+
+_PATIENCE = 32  # calls
 
 
 @dataclass(eq=False)
@@ -42,6 +44,8 @@ class Function:
     megabytes: int
     allow: Sequence[str] | str | None = ()
     _pool: GradingPool = field(init=False, repr=False)
+    _works: bool = field(init=False, repr=False, default=False)
+    _num_failed: int = field(init=False, repr=False, default=0)
 
     def __post_init__(self) -> None:
         check_budgets(self.num_turns, self.max_turn_tokens, self.max_message_tokens)
@@ -64,8 +68,16 @@ class Function:
             raise _of_environment(error) from None
 
     def reply(self, dialogues: Sequence[Dialogue]) -> list[str | None]:
-        """Calls the function for each conversation and waits for all messages."""
+        """Calls the function for each conversation and waits for all messages.
+
+        Raises:
+            ReplyError: if the function cannot be called with these columns, or if no call has worked since the run
+                began.
+        """
         outcomes = self._pool.submit([_arguments(dialogue) for dialogue in dialogues]).result()
+        for outcome, dialogue in zip(outcomes, dialogues, strict=True):
+            if isinstance(outcome.value, list):
+                raise ReplyError(f"environment.path={self.path} on {dialogue.prompt.source}: {outcome.value[0]}.")
         failed = [pair for pair in zip(outcomes, dialogues, strict=True) if pair[0].failure is not None]
         if failed:
             outcome, dialogue = failed[0]
@@ -73,6 +85,15 @@ class Function:
                 "environment.path=%s: %d of %d calls failed, which ended their conversations (first %s: %s %s)",
                 self.path, len(failed), len(outcomes), dialogue.prompt.source, outcome.failure, outcome.detail,
             )  # fmt: skip
+        if not self._works:
+            self._works, self._num_failed = len(failed) < len(outcomes), self._num_failed + len(failed)
+            if not self._works and self._num_failed >= _PATIENCE:
+                last = outcomes[-1]
+                raise ReplyError(
+                    f"environment.path={self.path}: none of the first {self._num_failed} calls worked. The last one: "
+                    f"{last.failure} {last.detail}".rstrip()
+                    + ". Call the function outside of a run to find the cause."
+                )
         return [outcome.value for outcome in outcomes]
 
     def final(self, grades: Sequence[Grade]) -> Grade:

@@ -72,13 +72,22 @@ def take_answer(received: bytearray, index: int) -> Outcome | None:
             raise ValueError("it is too long")
         return None
     try:
-        number, value, failure, detail = json.loads(received[:end])
+        number, value, failure, detail = _decoded(received[:end])
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{bytes(received[: min(end, 20)])!r}") from error
     if number != index or failure not in (None, "error") or not isinstance(detail, str):
         raise ValueError("it is not the expected answer")
     del received[: end + 1]
     return Outcome(value, failure, detail)
+
+
+def _decoded(answer: bytearray) -> Any:
+    """Returns an answer, in which halves of surrogate pairs are replaced by question marks, because no file could hold
+    them. They come from texts that are not UTF-8, such as the output of a program."""
+    found = json.loads(answer)
+    if b"\\ud" in answer:
+        found = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
+    return found
 
 
 def main(descriptor: int, parent: int) -> None:

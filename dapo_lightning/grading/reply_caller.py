@@ -18,13 +18,22 @@ class ReplyCaller:
     def __init__(self, path: str):
         self._function = UserFunction(path)
 
-    def __call__(self, arguments: Mapping[str, Any]) -> str | None:
-        """Returns the next message, or None at the end of the conversation.
+    def __call__(self, arguments: Mapping[str, Any]) -> str | list[str] | None:
+        """Returns the next message, or None at the end of the conversation. A list with one text says why the function
+        cannot be called with these arguments.
 
         Raises:
             TypeError: if the function returns anything else.
+            UnicodeEncodeError: if the message contains half of a surrogate pair, which no tokenizer can read.
         """
-        message = self._function(self._function.accepted(arguments))
+        accepted = self._function.accepted(arguments)
+        try:
+            self._function.signature.bind(**accepted)
+        except TypeError as error:
+            return [f"the function cannot be called: {error}. It can have the parameters {', '.join(arguments)}"]
+        message = self._function(accepted)
         if message is not None and not isinstance(message, str):
             raise TypeError(f"returned {message!r:.200}: return the next message as text, or None to end it")
+        if message is not None:
+            message.encode("utf-8")
         return message

@@ -49,20 +49,27 @@ def _load_function(path: str) -> Callable[..., Any]:
     """
     try:
         function = load(path)
-        if inspect.isclass(function):
-            function = function()
-    except TypeError as error:
-        raise ValueError(
-            f"reward.path={path}: the class needs arguments ({error}). Give the path of an instance or a function."
-        ) from error
     except ValueError as error:
         hint = ""
         if isinstance(error.__cause__, KeyError | OSError):
             hint = " Environment variables, files and the network are only there if reward.allow names them."
         raise ValueError(f"reward.path={path}: {error}{hint}") from error
+    if inspect.isclass(function):
+        function = _instance(function, path)
     if not callable(function):
         raise ValueError(f"reward.path={path}: is a {type(function).__name__}, not a function.")
     return function
+
+
+def _instance(kind: type, path: str) -> Any:
+    try:
+        return kind()
+    except TypeError as error:
+        raise ValueError(
+            f"reward.path={path}: the class needs arguments ({error}). Give the path of an instance or a function."
+        ) from error
+    except Exception as error:
+        raise ValueError(f"reward.path={path}: the class raised {type(error).__name__}: {error}") from error
 
 
 async def _wait(result: Any) -> Any:

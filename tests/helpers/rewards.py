@@ -204,4 +204,13 @@ class NeedsScale:
         self.scale = scale
 
 
+class NeedsDevice(NeedsScale):
+    def __init__(self):
+        raise RuntimeError("no GPU")
+
+
+def quotes_bytes(completions, **_):
+    raise ValueError(b"\xff\xc3\xa9".decode(errors="surrogateescape"))
+
+
 triple = Judge(3.0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from dapo_lightning.environment import Dialogue
+from dapo_lightning.environment import Dialogue, ReplyError
 from dapo_lightning.environment.conversations import Conversations
 from dapo_lightning.environment.function import Function
 from dapo_lightning.reward import Reward
@@ -40,6 +40,27 @@ def test_a_call_that_fails_or_hangs_ends_its_own_conversation_and_is_reported(ca
     assert one.reply(asked) == [None, None, "fine", None]
     assert "environment.path=environments.fragile: 3 of 4 calls failed" in caplog.text
     assert "row 1: error ValueError" in caplog.text
+
+
+def test_a_function_that_cannot_be_called_ends_the_run():
+    with pytest.raises(ReplyError, match=r"environments\.needs_more on row 1: the function cannot be called: missing"):
+        environment("environments.needs_more").reply([dialogue("5")])
+
+
+def test_a_function_of_which_no_call_works_ends_the_run():
+    one = environment("environments.fragile")
+    assert one.reply([dialogue("raise")] * 31) == [None] * 31
+    with pytest.raises(ReplyError, match=r"none of the first 32 calls worked\. The last one: error ValueError: no\."):
+        one.reply([dialogue("raise")])
+    one = environment("environments.fragile")
+    assert one.reply([dialogue("raise")] * 31 + [dialogue("5")])[31] == "fine"
+    assert one.reply([dialogue("raise")] * 32) == [None] * 32
+
+
+def test_half_a_surrogate_pair_ends_its_own_conversation(caplog):
+    one = environment("environments.fragile")
+    assert one.reply([dialogue("half"), dialogue("5")]) == [None, "fine"]
+    assert "surrogates not allowed" in caplog.text
 
 
 def test_the_transcript_can_be_graded_instead_of_the_last_turn():

@@ -59,6 +59,13 @@ def test_a_parameter_that_no_column_provides_is_named_with_the_remedy():
     reward.close()
     with pytest.raises(ValueError, match=r"^reward\.path=rewards\.NeedsScale: the class needs arguments.*instance"):
         Function(1, 5.0, 1000, path="rewards.NeedsScale").start()
+    with pytest.raises(ValueError, match=r"^reward\.path=rewards\.NeedsDevice: the class raised RuntimeError: no GPU"):
+        Function(1, 5.0, 1000, path="rewards.NeedsDevice").start()
+
+
+def test_what_an_exception_says_can_be_written_to_files():
+    (grade,) = grades("rewards.quotes_bytes", TEXT, "12")
+    assert grade.failure == "error" and grade.detail.encode() == "ValueError: ?é".encode()
 
 
 def test_a_column_of_that_name_stays_as_it_is_in_the_data():
