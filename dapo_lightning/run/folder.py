@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from dapo_lightning.run.schema import PLAIN
 from dapo_lightning.utils import plain_yaml
 from dapo_lightning.utils.atomic import replacing
 from dapo_lightning.utils.checkpoints import newest_whole
+from dapo_lightning.utils.json_objects import read_object
 from dapo_lightning.utils.overrides import ORIGIN, leaves, with_texts
 
 REQUIRED = (*PLAIN, "environment", "trainer")
@@ -114,14 +114,15 @@ def continuation(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def finished_result(config: Mapping[str, Any]) -> float | None:
-    """Returns the held-out avg@k of a finished run, or None if it is not finished."""
-    path = Path(config["run_folder"]) / "summary.json"
-    if not path.is_file():
+    """Returns the held-out avg@k of a finished run, or None if it is not finished, or if its summary.json, which is
+    written last, is damaged."""
+    summary, trains = read_object(Path(config["run_folder"]) / "summary.json"), config["mode"] == "train"
+    try:
+        if trains and summary["dapo_steps"] < config["num_steps"] and "ended_early" not in summary:
+            return None  # it can be continued
+        return float(summary["after" if trains else "metrics"][f"avg@{config['evaluation']['num_completions']}"])
+    except (KeyError, TypeError, ValueError):
         return None
-    summary, trains = json.loads(path.read_text()), config["mode"] == "train"
-    if trains and summary["dapo_steps"] < config["num_steps"] and "ended_early" not in summary:  # it can be continued
-        return None
-    return summary["after" if trains else "metrics"][f"avg@{config['evaluation']['num_completions']}"]
 
 
 _NUMBERS = (

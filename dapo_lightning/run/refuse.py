@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
+from hydra.core.override_parser.types import Glob, Override, OverrideType, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
@@ -34,12 +35,16 @@ PLUGINS = {"joblib": "study", "dapo_slurm": "slurm", "optuna": "optuna"}
 
 def parse(overrides: Sequence[str]) -> list[Override]:
     """Parses overrides as Hydra does; if an override cannot be parsed, raises a ConfigError that says what to quote."""
+    hydra = GlobalHydra.instance()
+    loader = hydra.config_loader() if hydra.is_initialized() else None  # knows the options that glob(...) matches
     parser, found = OverridesParser.create(), []
     for text in overrides:
         if text.endswith("=") and text.count("=") == 1:
             raise ConfigError(f"{text} has no value: add one, or leave it out. (An empty text is \"{text}''\".)")
         try:
-            found.append(parser.parse_override(text))
+            override = parser.parse_override(text)
+            override.config_loader = loader
+            found.append(override)
         except HydraException:
             key, equals, value = text.partition("=")
             remedy = f"\"{key}='{value}'\"" if equals else f"{key}=<value>"
@@ -81,6 +86,8 @@ def check_overrides(overrides: Sequence[str], is_sweep: bool) -> DictConfig:
             )
         if override.key_or_group == "run_folder" and is_sweep:
             raise ConfigError("run_folder is one folder, but each job of a sweep needs its own: use hydra.sweep.dir=.")
+        if isinstance(override.value(), Glob) and override.key_or_group not in groups():
+            raise ConfigError(f"{override.input_line}: glob(...) is for groups of options: list the values, as in a,b.")
     chosen = [override for override in parsed if override.key_or_group in groups() and override.package is None]
     for override in chosen:
         _check_option(override)
@@ -119,6 +126,8 @@ def _selection(override: Override) -> Iterator[str]:
 def _check_option(override: Override) -> None:
     group = override.key_or_group
     given = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
+    if not given:
+        raise ConfigError(f"{override.input_line}: matches no option of {', '.join(options(group))}.")
     if not takes_list(group) and any(isinstance(one, list) or str(one).startswith("[") for one in given):
         raise ConfigError(f"{override.input_line}: choose one of {', '.join(options(group))}, not a list.")
     for name in (name for one in given for name in ([one] if one is None else in_list(one))):
@@ -210,7 +219,7 @@ def _at(key: str, content: Any) -> Any:
 
 def _value(override: Override) -> Any:
     """Returns the value of an override, or the first one of a sweep."""
-    return next(override.sweep_iterator()) if override.is_sweep_override() else override.value()
+    return next(override.sweep_iterator(), None) if override.is_sweep_override() else override.value()
 
 
 def _fills_empty(value: Any, node: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from dapo_lightning.slurm.jobs import SubmittedJob, active_jobs, read_jobs
 from dapo_lightning.utils.checkpoints import latest, steps_done
+from dapo_lightning.utils.json_objects import read_object
 from dapo_lightning.utils.table import table
 
 
@@ -40,9 +40,8 @@ def state_of(sweep: Path, job: SubmittedJob, active: Mapping[str, str]) -> str:
     """Returns SLURM's state of an active job, or else whether its run is finished."""
     if job.job in active:
         return active[job.job].lower()
-    summary = sweep / job.run / "summary.json"
-    is_finished = summary.is_file() and "interrupted" not in json.loads(summary.read_text())
-    return "finished" if is_finished else "ended without a result"
+    summary = read_object(sweep / job.run / "summary.json")
+    return "finished" if summary and "interrupted" not in summary else "ended without a result"
 
 
 def steps_of(sweep: Path, job: SubmittedJob) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from dapo_lightning.slurm.job import ask
+from dapo_lightning.utils.json_objects import json_object
 
 FOLDER = "slurm"
 """The folder, inside that of a sweep, that contains the output of its jobs and their record."""
@@ -40,11 +41,13 @@ def add_jobs(sweep: Path, jobs: Iterable[SubmittedJob]) -> None:
 
 
 def read_jobs(sweep: Path) -> dict[str, SubmittedJob]:
-    """Returns the last job that was submitted for each run of a sweep, by the folder of the run."""
+    """Returns the last job that was submitted for each run of a sweep, by the folder of the run. Damaged lines of the
+    record are left out: if their jobs are submitted again, the locks of the runs keep them from running twice."""
     if not _record(sweep).is_file():
         return {}
-    rows = [json.loads(line) for line in _record(sweep).read_text(encoding="utf-8").splitlines()]
-    return {row["run"]: SubmittedJob(**row) for row in rows}
+    rows = map(json_object, _record(sweep).read_text(encoding="utf-8", errors="replace").splitlines())
+    names = {field.name for field in fields(SubmittedJob)}
+    return {row["run"]: SubmittedJob(**row) for row in rows if row.keys() == names}
 
 
 def active_jobs() -> dict[str, str]:

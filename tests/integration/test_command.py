@@ -89,3 +89,8 @@ def test_help_has_every_group_and_option(capsys, monkeypatch):
 @pytest.mark.parametrize("group", list(groups()))
 def test_every_option_says_what_it_is(group):
     assert all(options(group).values()), options(group)
+
+
+def test_a_sweep_over_all_options_that_match_a_pattern(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "loss=glob(token*)" in cli._checked_command(["-m", "loss=glob(token*)"])

@@ -48,6 +48,8 @@ AT_ONCE = [
     ("~evaluation", "~evaluation: every run needs evaluation. Leave it out."),
     ("~num_steps", "~num_steps: every run needs num_steps. Leave it out."),
     # options that do not exist
+    ("-m loss=glob(zz*)", "loss=glob(zz*): matches no option of blend, constant"),
+    ("-m seed=glob(*)", "seed=glob(*): glob(...) is for groups of options"),
     ("clip=hgher", "symmetric. Did you mean higher?"),
     ("clip=null", "clip=null: choose one of "),
     ("experiment=grp", "Did you mean grpo?"),

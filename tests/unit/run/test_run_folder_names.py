@@ -12,7 +12,10 @@ from dapo_lightning.run import build, cli, command
 from dapo_lightning.run.command import quoted_paths
 from dapo_lightning.run.compose import compose_run, create, initialized
 from dapo_lightning.run.explain import explanation
+from dapo_lightning.run.folder import finished_result
 from dapo_lightning.run.refuse import parse
+from dapo_lightning.slurm.__main__ import state_of
+from dapo_lightning.slurm.jobs import FOLDER, SubmittedJob, add_jobs, read_jobs
 
 
 class Noon(datetime.datetime):
@@ -95,3 +98,26 @@ def test_errors_of_the_machine_are_one_sentence(tmp_path):
     assert f"'{tmp_path}/x'" in explanation(PermissionError(13, "Permission denied", f"{tmp_path}/x"), tmp_path)
     assert explanation(PermissionError(13, "Permission denied", "/elsewhere"), tmp_path) is None
     assert explanation(RuntimeError("a bug"), tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", "{}", "\0" * 99, "[" * 100_000, '{"dapo_steps": 4, "after": {"avg@8": null}}']
+)
+def test_a_run_with_a_damaged_summary_is_not_finished(tmp_path, text):
+    config = {"run_folder": str(tmp_path), "mode": "train", "num_steps": 4, "evaluation": {"num_completions": 8}}
+    summary, job = tmp_path / "summary.json", SubmittedJob(".", "7", 4, "")
+    summary.write_text('{"dapo_steps": 4, "after": {"avg@8": 0.5}}')
+    assert finished_result(config) == 0.5 and state_of(tmp_path, job, {}) == "finished"
+    summary.write_text(text)
+    assert finished_result(config) is None
+    assert "null" in text or state_of(tmp_path, job, {}) == "ended without a result"
+
+
+def test_damaged_lines_of_the_record_of_submitted_jobs_are_left_out(tmp_path):
+    jobs = [SubmittedJob("a", "7_0", 4, "x"), SubmittedJob("b", "7_1", 4, "y")]
+    (tmp_path / FOLDER).mkdir()
+    add_jobs(tmp_path, jobs[:1])
+    with (tmp_path / FOLDER / "jobs.jsonl").open("a") as file:
+        file.write('[1]\n{"run": "c"}\n{"run": \n\0\0\n')
+    add_jobs(tmp_path, jobs[1:])
+    assert read_jobs(tmp_path) == {"a": jobs[0], "b": jobs[1]}
