@@ -218,8 +218,10 @@ def _at(key: str, content: Any) -> Any:
 
 
 def _value(override: Override) -> Any:
-    """Returns the value of an override, or the first one of a sweep."""
-    return next(override.sweep_iterator(), None) if override.is_sweep_override() else override.value()
+    """Returns the value of an override, or the first one of a sweep; None for a range of numbers to search."""
+    if not override.is_sweep_override():
+        return override.value()
+    return next(override.sweep_iterator(), None) if override.is_discrete_sweep() else None
 
 
 def _fills_empty(value: Any, node: Any) -> bool:

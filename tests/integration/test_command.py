@@ -91,6 +91,8 @@ def test_every_option_says_what_it_is(group):
     assert all(options(group).values()), options(group)
 
 
-def test_a_sweep_over_all_options_that_match_a_pattern(tmp_path, monkeypatch):
+def test_sweeps_over_a_pattern_and_over_a_range_to_search(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "loss=glob(token*)" in cli._checked_command(["-m", "loss=glob(token*)"])
+    searched = "clip.upper=interval(1.05,2.0)"
+    assert searched in cli._checked_command(["-m", searched])
