@@ -69,7 +69,7 @@ test: $(SETUP) $(SMOLLM2)  ## run all tests
 test-chaos: $(SETUP)  ## kill runs at random moments, damage their files, fill their disk, and more (about ten minutes)
 	$(BIN)/python -m pytest -m chaos tests/slow/chaos
 
-test-zoo: $(SETUP)  ## try a tiny model of every architecture that transformers has (half an hour on one busy core)
+test-zoo: $(SETUP)  ## try a tiny model of every architecture that transformers has (about three minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m zoo tests/slow/zoo
 
 test-slurm: $(SETUP)  ## run sweeps and jobs on a SLURM of this machine (about nine minutes; needs root)

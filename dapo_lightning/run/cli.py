@@ -28,7 +28,7 @@ from dapo_lightning.run.command import (
     quoted_paths,
     resume_command,
 )
-from dapo_lightning.run.compose import check_log, compose_run, create, initialized
+from dapo_lightning.run.compose import check_log, check_sweep_folder, compose_run, create, initialized
 from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.explain import explanation
 from dapo_lightning.run.folder import continuation, finished_result, lock_folder, remove_if_unused
@@ -115,8 +115,12 @@ def _checked_command(arguments: Sequence[str]) -> list[str]:
             arguments = _with(opened(given.overrides), given.overrides, arguments)
             if is_sweep and EXCLUDED not in values:
                 arguments = [*arguments, fixed_keys(parsed)]
-            if given.cfg or "hydra.sweep.dir" in values:
+            if given.cfg:
                 return list(arguments)
+            for override in parsed:
+                if override.key_or_group == "hydra.sweep.dir":
+                    check_sweep_folder(Path(str(override.value())))
+                    return list(arguments)
             return [*arguments, quoted("hydra.sweep.dir", str(create(Path(base.hydra.sweep.dir), is_new=True)))]
         folder = compose_run(given.overrides).run_folder
         arguments = _with(opened(given.overrides), given.overrides, arguments)

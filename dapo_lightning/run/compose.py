@@ -138,6 +138,12 @@ def create(folder: Path, is_new: bool) -> Path:
         raise ConfigError(f"{folder} cannot be created ({reason}): choose another run_folder=<folder>.") from None
 
 
+def check_sweep_folder(folder: Path) -> None:
+    """Raises a ConfigError if a file is in the way of a folder that a command names."""
+    if not (existing := next(path for path in (folder, *folder.absolute().parents) if path.exists())).is_dir():
+        raise ConfigError(f"hydra.sweep.dir={folder}: {existing} is a file. Choose a folder.")
+
+
 def check_log(path: Path) -> None:
     """Raises a ConfigError if a log cannot be written, which Hydra would report with a traceback."""
     try:

@@ -5,6 +5,7 @@ from runs import config
 
 from dapo_lightning.run import cli
 from dapo_lightning.run.command import as_dict, record_origin, run_id
+from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.refuse import launcher_as_written, parse
 from dapo_lightning.run.sweep_folders import fixed_keys, folder_name
 
@@ -72,3 +73,10 @@ def test_the_id_of_a_run_is_that_of_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_id("a") == run_id(str(tmp_path / "a")) != run_id("b")
     assert run_id("a").isalnum() and len(run_id("a")) == 16
+
+
+@pytest.mark.parametrize("folder", ["file", "file/sweep"])
+def test_a_file_in_the_way_of_a_sweep_is_refused(tmp_path, folder):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=f"hydra.sweep.dir={tmp_path / folder}: {tmp_path}/file is a file"):
+        cli._checked_command(["-m", "seed=0,1", f"hydra.sweep.dir={tmp_path / folder}"])
