@@ -1,8 +1,9 @@
-"""Keys and values of prompts, each of which is stored and read once for all its completions.
+"""Keys and values of prompts. Each prompt is stored once, and read once per decoding step, for all its completions.
 
-The prompts of a block are padded to the longest, and to as many rows as the one with the most has. A batch with prompts
-of very different lengths, or with very different numbers of rows, is therefore divided into several blocks. The rest of
-a completion that goes on, for example, follows on a "prompt" that is long and has one row.
+Within a block, each prompt is padded to the length of the longest, and to the largest number of rows of any prompt. A
+batch with prompts of very different lengths, or with very different numbers of rows, is therefore divided into several
+blocks. For example, a continued completion forms a long "prompt" (its prompt and the tokens written so far) with one
+row.
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-WASTE = 1.25  # how many times the tokens of its prompts a block may read, padding included ...
-CALL = 2**12  # ... beyond as many as are read in the time that the calls of a further block take
-FREE_ROWS = 16  # as many rows compute with a key in the time in which it is read from memory
+WASTE = 1.25  # a block may cost this many times as much as its prompts without padding, plus CALL
+CALL = 2**12  # tokens that could be read in the time that the calls of one more block take
+ROWS_PER_READ = 16  # rows that can compute with a key in the time it takes to read the key from memory
 
 
 class PromptBlock:
-    """P prompts of a batch, and the rows of the batch that follow on them.
+    """P prompts of a batch, and the rows of the batch that continue them. Prompts that no row needs are dropped.
 
     Args:
-        prompts: their numbers among all prompts of the batch.
-        lengths: tokens of all prompts of the batch.
+        prompts: their indices among all prompts of the batch.
+        lengths: number of tokens of each prompt of the batch.
 
     Attributes:
-        layers: keys and values of each layer, [P, K, S, D].
-        rows: numbers of the rows in the batch, or None if these are all rows.
+        layers: keys and values of each layer, [P, K, S, D], where S is the length of the longest prompt.
+        rows: indices of the block's rows in the batch, or None if the block has all rows.
     """
 
     def __init__(self, prompts: Sequence[int], lengths: Sequence[int], device: torch.device):
@@ -39,7 +40,8 @@ class PromptBlock:
         self.rows: Tensor | None = None
 
     def seat(self, prompt_B: Tensor) -> bool:
-        """Assigns rows to the seats of their prompts, [P, seats]; False if no row needs the block any more.
+        """Gives each row of the block a seat beside its prompt, [P, seats]. Returns False if no row needs the block any
+        more.
 
         Args:
             prompt_B: for each row of the batch, the number of its prompt.
@@ -65,14 +67,16 @@ class PromptBlock:
         return True
 
     def attend(self, layer: int, query: Tensor, to_own: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-        """One softmax covers the scores of the prompt's tokens and of the row's own, n.
+        """Attends to prompts and own tokens with one softmax. There are n own tokens of a row, and r query heads per
+        key head.
 
         Args:
             query: of all rows of the batch, [B, K, r, D].
-            to_own: their scores, [B, K, r, n].
+            to_own: unscaled scores of each row's own tokens, [B, K, r, n].
 
         Returns:
-            What this block's b rows read from their prompts, [b, K, r, D], and the weights of their own tokens.
+            The prompt's part of the output for the block's b rows, [b, K, r, D], and the attention weights of their own
+            tokens, [b, K, r, n].
         """
         if self.rows is not None:
             query, to_own = query[self.rows], to_own[self.rows]
@@ -86,7 +90,8 @@ class PromptBlock:
         return self._to_rows(self._to_prompts(of_prompt) @ values), of_own
 
     def _forget_prompts(self, prompt_b: Tensor) -> Tensor:
-        """Drops prompts that no row needs any more, once they are half of all; the new prompt number of each row."""
+        """Drops prompts that no row needs any more, once they are at least half of the block's prompts. Returns the new
+        prompt index of each row."""
         needed = prompt_b.unique()
         if 2 * len(needed) > len(self._prompts):
             return prompt_b
@@ -113,14 +118,16 @@ def alike(lengths: Sequence[int], num_rows: Sequence[int]) -> list[list[int]]:
 
     Args:
         lengths: tokens of each prompt.
-        num_rows: rows that follow on it.
+        num_rows: number of rows that continue it.
 
     Returns:
-        The numbers of the prompts of each block, in ascending order.
+        The indices of the prompts of each block, in ascending order.
     """
     blocks: list[list[int]] = []
     num_seats, needed = 0, 0.0
-    for prompt in sorted(range(len(lengths)), key=lambda prompt: lengths[prompt]):  # the newest is the longest so far
+    for prompt in sorted(
+        range(len(lengths)), key=lambda prompt: lengths[prompt]
+    ):  # sorted, so this prompt is the longest so far
         num_seats = max(num_seats, num_rows[prompt])
         needed += _cost(lengths[prompt], num_rows[prompt])
         if not blocks or (len(blocks[-1]) + 1) * _cost(lengths[prompt], num_seats) > WASTE * needed + CALL:
@@ -131,5 +138,5 @@ def alike(lengths: Sequence[int], num_rows: Sequence[int]) -> list[list[int]]:
 
 
 def _cost(length: int, num_rows: int) -> float:
-    """Of a prompt at each step, in tokens that are read."""
-    return length * (1 + num_rows / FREE_ROWS)
+    """The cost of a prompt per decoding step, in tokens that could be read in the same time."""
+    return length * (1 + num_rows / ROWS_PER_READ)

@@ -15,21 +15,23 @@ from dapo_lightning.forward.packed_layout import PackedLayout
 from dapo_lightning.rollout.prompt_block import PromptBlock, alike
 
 FIRST_CAPACITY = 64  # tokens
-READ_AT_ONCE = 2**15  # tokens of prompts in a pass; completions that go on are part of their prompts
+READ_AT_ONCE = 2**15  # prompt tokens in one pass; a continued completion counts as part of its prompt
 
 
 class SharedPromptCache:
-    """Holds keys and values once per prompt, and those of completions in place, in memory that grows by doubling.
+    """Stores keys and values once per prompt, and appends those of completions in place, in memory that doubles when it
+    is full.
 
-    A step thus reads every key and value once per prompt or once per row, and writes only the new ones. The cache is a
-    `Layout`: the model's layers store into it and attend through it.
+    A step thus reads the keys and values of a prompt once for all its rows, and those of a completion once. It writes
+    only the new ones, except when memory grows. The cache is a `Layout`: the model's layers store into it and attend
+    through it.
     """
 
     def __init__(self, model: PreTrainedModel):
         self._model = model
         self._blocks: list[PromptBlock] = []
         self._own: defaultdict[int, tuple[_Tokens, _Tokens]] = defaultdict(lambda: (_Tokens(), _Tokens()))
-        self._layout: PackedLayout | None = None  # while prompts are read
+        self._layout: PackedLayout | None = None  # set only while prompts are read
         self._read_layers: dict[int, tuple[Tensor, Tensor]] = {}  # of the prompts that were read last
         self.longest = 0
 
@@ -56,7 +58,7 @@ class SharedPromptCache:
         return torch.cat(logits)[in_blocks.argsort()[prompt_B]]
 
     def _read(self, prompts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-        """Feeds distinct prompts in one pass; the logits for the tokens that follow on them, [P, V]."""
+        """Feeds distinct prompts in one pass; returns the logits for the token after each, [P, V]."""
         self._read_layers = {}
         layout = self._layout = PackedLayout(prompts, [0] * len(prompts), device)
         tokens_N = torch.tensor([token for prompt in layout.prompts for token in prompt], device=device)
@@ -103,12 +105,12 @@ class SharedPromptCache:
         return out.reshape(num_rows, 1, num_keys * repeats, value.shape[3]).contiguous()
 
     def _of_all_rows(self, parts: Sequence[Tensor]) -> Tensor:
-        """The rows of the blocks in the order of the batch."""
+        """Joins the blocks' rows in the order of the batch."""
         return parts[0] if self._in_order is None else torch.cat(list(parts))[self._in_order]
 
 
 def _parts(prompts: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
-    """Consecutive prompts of at most `READ_AT_ONCE` tokens, or single ones."""
+    """Divides prompts into consecutive parts of at most `READ_AT_ONCE` tokens; a longer prompt is a part of its own."""
     parts: list[list[Sequence[int]]] = []
     room = 0
     for prompt in prompts:
@@ -121,7 +123,7 @@ def _parts(prompts: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:
 
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Keys and values of each part, [p, K, s, D] -> [P, K, S, D], padded to the longest."""
+    """Joins the keys and values of the parts, [p, K, s, D] -> [P, K, S, D], padded to the longest."""
     if len(parts) == 1:
         return parts[0]
     longest = max(keys.shape[2] for keys, _ in parts)
@@ -133,7 +135,8 @@ def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 class _Tokens:
-    """Keys or values of one layer, [first number of rows, K, capacity, D]; the leading rows and tokens are in use."""
+    """Keys or values of one layer, [rows at the last allocation, K, capacity, D]; the leading rows and tokens are in
+    use."""
 
     def __init__(self) -> None:
         self._memory: Tensor | None = None
@@ -153,6 +156,6 @@ class _Tokens:
         return self._memory[:num_rows, :, : self._length]
 
     def move(self, source: Tensor, to: Tensor) -> None:
-        """Copies rows to the places of others."""
+        """Copies the rows `source` to the rows `to`."""
         if self._memory is not None:
             self._memory[to, :, : self._length] = self._memory[source, :, : self._length]
