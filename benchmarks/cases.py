@@ -64,7 +64,7 @@ CASES = {
     "full-length small": Case("tiny", 4, 8, 64),
     "natural-length large": Case("tiny", 16, 16, 128, natural=True, micro_batch_tokens=2048),
     "long prompt, large group": Case("tiny", 2, 32, 64, prompt_repeats=8),
-    "many small groups": Case("tiny", 64, 4, 32),
+    "many small groups": Case("tiny", 64, 4, 32, micro_batch_tokens=2048),
     "long prompt, one group": Case("tiny", 1, 64, 64, prompt_repeats=11),
     "natural length, up to 256": Case("tiny", 8, 16, 256, natural=True, micro_batch_tokens=2048),
     "qwen3": Case("qwen3", 4, 8, 64),
