@@ -24,19 +24,25 @@ class PromptBlock:
     Args:
         prompts: their indices among all prompts of the batch.
         lengths: number of tokens of each prompt of the batch.
+        layers: keys and values of each layer, [P, K, S, D], where S is the length of the longest prompt.
 
     Attributes:
-        layers: keys and values of each layer, [P, K, S, D], where S is the length of the longest prompt.
         rows: indices of the block's rows in the batch, or None if the block has all rows.
     """
 
-    def __init__(self, prompts: Sequence[int], lengths: Sequence[int], device: torch.device):
+    def __init__(
+        self,
+        prompts: Sequence[int],
+        lengths: Sequence[int],
+        layers: dict[int, tuple[Tensor, Tensor]],
+        device: torch.device,
+    ):
         own = torch.tensor([lengths[prompt] for prompt in prompts], device=device)
         padding_PS = torch.arange(int(own.max()), device=device) >= own[:, None]
         self._padding_PS = padding_PS if bool(padding_PS.any()) else None
         self._prompts = torch.tensor(prompts, device=device)
         self._num_all = len(lengths)
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.layers = layers
         self.rows: Tensor | None = None
 
     def seat(self, prompt_B: Tensor) -> bool:
@@ -125,9 +131,7 @@ def alike(lengths: Sequence[int], num_rows: Sequence[int]) -> list[list[int]]:
     """
     blocks: list[list[int]] = []
     num_seats, needed = 0, 0.0
-    for prompt in sorted(
-        range(len(lengths)), key=lambda prompt: lengths[prompt]
-    ):  # sorted, so this prompt is the longest so far
+    for prompt in sorted(range(len(lengths)), key=lengths.__getitem__):  # each is the longest so far
         num_seats = max(num_seats, num_rows[prompt])
         needed += _cost(lengths[prompt], num_rows[prompt])
         if not blocks or (len(blocks[-1]) + 1) * _cost(lengths[prompt], num_seats) > WASTE * needed + CALL:

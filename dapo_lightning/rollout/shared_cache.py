@@ -46,9 +46,8 @@ class SharedPromptCache:
             for part in _parts([tokens[number] for number in numbers]):
                 logits.append(self._read(part, device))
                 read.append(self._read_layers)
-            block = PromptBlock(numbers, lengths, device)
-            block.layers = {layer: _joined([layers[layer] for layers in read]) for layer in self._read_layers}
-            self._blocks.append(block)
+            joined = {layer: _joined([layers[layer] for layers in read]) for layer in self._read_layers}
+            self._blocks.append(PromptBlock(numbers, lengths, joined, device))
         self._read_layers = {}
 
         prompt_B = prompt_of.repeat_interleave(num_completions)

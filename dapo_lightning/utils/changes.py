@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dapo_lightning.utils.json_objects import json_object
 from dapo_lightning.utils.overrides import ORIGIN, leaves
 
 FILE = "changes.jsonl"
@@ -28,12 +29,12 @@ def read_changes(folder: Path) -> list[dict[str, Any]]:
     path = folder / FILE
     found = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        change = json_object(line)
         try:
-            change = json.loads(line)
             found.append(
                 {"step": int(change["step"]), "key": str(change["key"]), "old": change["old"], "new": change["new"]}
             )
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             continue
     return found
 
