@@ -15,9 +15,10 @@ from transformers.utils import chat_template_utils
 
 from dapo_lightning.data import DataError
 from dapo_lightning.types import Prompt
-from dapo_lightning.utils.cpu_limit import cpu_limit
+from dapo_lightning.utils.limits import limits
 
 RENDER_SECONDS = 10  # a template is a program by the author of the model; it usually takes less than a millisecond
+RENDER_MEGABYTES = 500
 MAX_CHARACTERS = 10_000_000  # of a short chat; tokenizing so many takes seconds
 FOR_TEMPLATES = ("tools", "documents", "chat_template")
 """The arguments of `apply_chat_template` that may be among `template_kwargs`; the codec sets the others itself."""
@@ -61,11 +62,11 @@ class Chat:
         """
         messages = self.messages(prompt)
         try:
-            return self._apply(tokenizer, messages, add_generation_prompt=True)["input_ids"]
+            text = self._rendered(tokenizer, messages, add_generation_prompt=True)
+            return tokenizer(text, add_special_tokens=False)["input_ids"]
         except Exception as error:  # a template is a program: None + "text" is a TypeError, for example
-            reason = (
-                f"{error}" if isinstance(error, TemplateError | TimeoutError) else f"{type(error).__name__}: {error}"
-            )
+            says_enough = isinstance(error, TemplateError | TimeoutError | MemoryError)
+            reason = f"{error}" if says_enough else f"{type(error).__name__}: {error}"
             roles = ", ".join(message["role"] for message in messages)
             raise DataError(
                 f"{prompt.source}: the policy's chat template refuses the messages of this row (roles: {roles}): "
@@ -89,7 +90,7 @@ class Chat:
             {"role": "user", "content": message},
         ]
         try:
-            text = self._apply(tokenizer, example, add_generation_prompt=True, tokenize=False)
+            text = self._rendered(tokenizer, example, add_generation_prompt=True)
         except Exception as error:  # as above
             raise DataError(
                 "environment: the policy's chat template refuses a second message of the user "
@@ -102,9 +103,11 @@ class Chat:
         reports them with the row."""
         try:
             one, other = (
-                self._apply(tokenizer, self.messages(Prompt(text, "", "")), add_generation_prompt=True, tokenize=False)
+                self._rendered(tokenizer, self.messages(Prompt(text, "", "")), add_generation_prompt=True)
                 for text in ("What is it?", "Who was that?")
             )
+        except (TimeoutError, MemoryError) as error:
+            return f"cannot be used: {error}. Use another one."
         except Exception:
             return None
         if len(one) > MAX_CHARACTERS:
@@ -122,7 +125,7 @@ class Chat:
         said = "It is 42."
         chat = [*self.messages(Prompt("What is it?", "", "")), {"role": "assistant", "content": said}]
         try:
-            text = self._apply(tokenizer, chat, tokenize=False)
+            text = self._rendered(tokenizer, chat)
         except Exception:  # as above; if the template also refuses rows, `encode` reports them
             return None
         added = {
@@ -136,14 +139,21 @@ class Chat:
         chat = self.messages(Prompt("What is it?", "", ""))
         days = (datetime.date(2001, 2, 3), datetime.date(2032, 11, 30))
         try:
-            one, other = (replace(self, date=day)._apply(tokenizer, chat, tokenize=False) for day in days)
+            one, other = (replace(self, date=day)._rendered(tokenizer, chat) for day in days)
         except Exception:
             return False
         return self.date is None and one != other
 
-    def _apply(self, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], **options: Any) -> Any:
-        with cpu_limit(RENDER_SECONDS), _on(self.date) if self.date else nullcontext():
-            return tokenizer.apply_chat_template(list(messages), **options, **self.template_kwargs)
+    def _rendered(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        messages: Sequence[Mapping[str, str]],
+        add_generation_prompt: bool = False,
+    ) -> str:
+        with limits(RENDER_SECONDS, RENDER_MEGABYTES), _on(self.date) if self.date else nullcontext():
+            return tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=add_generation_prompt, tokenize=False, **self.template_kwargs
+            )
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """From prompts to tokens and back, with tokenizers and chat templates as they are found in the wild."""
 
 import datetime
+import resource
 
 import pytest
 from conftest import tiny
@@ -10,6 +11,7 @@ from dapo_lightning.data import DataError
 from dapo_lightning.policy import PolicyError, chat
 from dapo_lightning.policy.hub import HubPolicy
 from dapo_lightning.types import Prompt
+from dapo_lightning.utils.memory import peak_memory_mb
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -163,8 +165,34 @@ def test_whatever_a_template_raises_names_the_row(saved, statement, says):
 @pytest.mark.parametrize("loop", ["{% for j in range(99999) %}{% endfor %}", "{% set x = (i + 7) ** 99999 %}"])
 def test_a_template_that_does_not_end_is_stopped(saved, monkeypatch, loop):
     monkeypatch.setattr(chat, "RENDER_SECONDS", 0.3)
-    codec = saved("{% for i in range(99999) %}" + loop + "{% endfor %}")()
-    assert "it has not ended after 0.3 s" in refused(codec, "1+1=")
+    endless = "{% for i in range(99999) %}" + loop + "{% endfor %}"
+    with pytest.raises(PolicyError, match=r"its chat template cannot be used: it has not ended after 0\.3 s\."):
+        saved(endless)()
+    codec = saved("{% if 'x' in messages[0]['content'] %}" + endless + "{% endif %}" + CHATML)()
+    assert "it has not ended after 0.3 s" in refused(codec, "x")
+    assert codec.encode(SUM)
+
+
+GROWTH = [
+    "{% for i in range(40) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+    "{% for i in range(40) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+    "{% for i in range(40) %}{% set ns.s = ns.s.replace('x', 'xx') %}{% endfor %}",
+    "{% set ns.s = 'x' * 10**10 %}",
+    "{% set ns.s = 'x'.ljust(10**10) %}",
+    "{% set ns.s = '%010000000000d' % 1 %}",
+    "{% set ns.s = (range(99999) | list) * 10**6 %}",
+    "{% for i in range(40) %}{% set ns.s = ns.s + [ns.s] * 10**7 %}{% endfor %}",
+]
+
+
+@pytest.mark.parametrize("growth", GROWTH)
+def test_a_template_that_takes_all_memory_is_stopped(saved, monkeypatch, growth):
+    monkeypatch.setattr(chat, "RENDER_MEGABYTES", 50)
+    template = "{% set ns = namespace(s=" + ("[]" if "[ns.s]" in growth else "'x'") + ") %}" + growth + CHATML
+    limit, peak = resource.getrlimit(resource.RLIMIT_AS), peak_memory_mb()
+    with pytest.raises(PolicyError, match="its chat template cannot be used: it needs more than 50 MB of memory"):
+        saved(template)()
+    assert resource.getrlimit(resource.RLIMIT_AS) == limit and peak_memory_mb() < peak + 100
 
 
 @pytest.mark.parametrize(
