@@ -36,6 +36,7 @@ from dapo_lightning.run.help import help_text
 from dapo_lightning.run.options import CONF, RENAMED
 from dapo_lightning.run.refuse import check_overrides, launcher_as_written, opened, parse
 from dapo_lightning.run.sweep_folders import EXCLUDED, fixed_keys
+from dapo_lightning.run.swept import check_swept
 from dapo_lightning.run.threads import bound_kernel_caches, log_threads, wait_passively
 from dapo_lightning.utils.checkpoints import latest
 from dapo_lightning.utils.console import show_all_characters
@@ -113,6 +114,8 @@ def _checked_command(arguments: Sequence[str]) -> list[str]:
         if is_sweep or given.cfg:
             base = check_overrides(given.overrides, is_sweep=True)
             arguments = _with(opened(given.overrides), given.overrides, arguments)
+            if is_sweep:
+                check_swept(parsed, base)
             if is_sweep and EXCLUDED not in values:
                 arguments = [*arguments, fixed_keys(parsed)]
             if given.cfg:
@@ -174,12 +177,7 @@ def execute(config: DictConfig) -> float:
     with as_config_error():
         if config.resume or config.checkpoint:
             config = load_run_config(config)
-        if can_resume() and not config.resume:
-            with open_dict(config):
-                config.update(continuation(as_dict(config)))
-    result = finished_result(as_dict(config)) if can_resume() else None
-    if result is not None:
-        log.info("%s is finished already", config.run_folder)
+    if (result := _earlier_result(config)) is not None:
         return result
 
     wait_passively()
@@ -198,6 +196,8 @@ def execute(config: DictConfig) -> float:
             return visit(config)
     with lock_folder(Path(config.run_folder)), quiet_lightning(), messages_above_bars():
         log_threads()
+        if (result := _earlier_result(config)) is not None:  # of another sweep, for which this one has waited
+            return result
         with as_config_error():
             module, data, trainer = set_up(config)
         try:
@@ -212,6 +212,20 @@ def execute(config: DictConfig) -> float:
             raise
         finally:
             module.close_rewards()
+
+
+def _earlier_result(config: DictConfig) -> float | None:
+    """Returns the result if a job that may continue an earlier one is finished; if it has been begun, changes its
+    configuration so that it goes on."""
+    if not can_resume():
+        return None
+    if not config.resume:
+        with as_config_error(), open_dict(config):
+            config.update(continuation(as_dict(config)))
+    result = finished_result(as_dict(config))
+    if result is not None:
+        log.info("%s is finished already", config.run_folder)
+    return result
 
 
 def _log_to_file(error: Exception) -> None:

@@ -114,10 +114,21 @@ def check_plain(given: Mapping[str, Any], schema: type = Settings, path: str = "
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{name}={value}: set its keys one by one, {name}.<key>=<value>.")
             check_plain(value, hint, f"{name}.")  # type: ignore[arg-type]
-        elif get_origin(hint) is Annotated:
-            check_value(name, value, *get_args(hint))
         else:
-            check_value(name, value, hint)
+            check_value(name, value, *_expected(hint))
+
+
+def check_key(key: str, value: Any) -> None:
+    """Checks the value of one plain key, such as `evaluation.every`, in the same way; ignores other keys."""
+    hint: Any = Settings
+    for part in key.split("."):
+        hint = get_type_hints(hint, include_extras=True).get(part) if is_dataclass(hint) else None
+    if hint is not None and not is_dataclass(hint):
+        check_value(key, value, *_expected(hint))
+
+
+def _expected(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) is Annotated else (hint,)
 
 
 INFINITE = (

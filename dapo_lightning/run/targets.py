@@ -116,7 +116,7 @@ def _check_arguments(path: str, node: Mapping[str, Any], target: Callable[..., A
     except (TypeError, ValueError):  # a class written in C
         return
     rest = next((name for name, one in parameters.items() if one.kind is inspect.Parameter.VAR_KEYWORD), None)
-    hints = _hints(target)
+    expected = hints(target)
     for key, value in node.items():
         if key in _OF_HYDRA or (path == "trainer" and key in OF_THE_RUN):
             continue
@@ -125,16 +125,16 @@ def _check_arguments(path: str, node: Mapping[str, Any], target: Callable[..., A
                 name, near = node["_target_"].rpartition(".")[2], nearest(key, list(parameters))
                 others = f", only {', '.join(parameters)}" if len(parameters) < 12 else ""
                 raise ConfigError(f"{path}.{key}={value}: {name} has no such argument{others}.{near}")
-            check_value(f"{path}.{key}", value, hints.get(rest, object))
-        elif key in hints:
-            check_value(f"{path}.{key}", value, hints[key])
+            check_value(f"{path}.{key}", value, expected.get(rest, object))
+        elif key in expected:
+            check_value(f"{path}.{key}", value, expected[key])
     required = [name for name, one in parameters.items() if one.default is one.empty and one.kind not in _REST]
     missing = [name for name in required if name not in node]
     if missing and not node.get("_partial_"):
         raise ConfigError(f"{path}.{missing[0]} has no value: add {path}.{missing[0]}=<value>.")
 
 
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+def hints(target: Callable[..., Any]) -> dict[str, Any]:
     """Returns the annotations of the arguments; none if they refer to names that only type checkers import."""
     try:
         is_plain_class = inspect.isclass(target) and not is_dataclass(target)

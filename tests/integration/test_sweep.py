@@ -3,13 +3,15 @@
 import json
 import shutil
 import signal
+from contextlib import contextmanager
 
 import pytest
 from omegaconf import OmegaConf
 from runs import SMALL, assert_same_weights, command, config, ends_with, wait_for
 
+from dapo_lightning.run import cli
 from dapo_lightning.run.errors import ConfigError
-from dapo_lightning.run.folder import continuation, save_config
+from dapo_lightning.run.folder import continuation, lock_folder, save_config
 
 
 def sweep(folder, *overrides):
@@ -50,7 +52,7 @@ def test_a_failed_job_does_not_sink_the_rest_and_an_interrupted_sweep_goes_on(tm
     assert_same_weights(second[1.2], tmp_path / "straight" / first[1.2].name)
 
 
-def test_a_job_that_was_killed_before_its_first_checkpoint_starts_again(tmp_path):
+def test_a_job_that_was_killed_before_its_first_checkpoint_starts_again(tmp_path, monkeypatch):
     folder = tmp_path / "sweep"
     assert sweep(folder, "clip.upper=1.2")[0] == 0
     (run,) = folder.glob("*/")
@@ -63,6 +65,17 @@ def test_a_job_that_was_killed_before_its_first_checkpoint_starts_again(tmp_path
     assert [path.name for path in sorted((run / "rollouts").iterdir())] == [
         f"step_{step:06d}.parquet" for step in (1, 2, 3, 4)
     ]
+    run.rename(tmp_path / "finished")
+
+    @contextmanager
+    def lock_after_another_sweep(folder):
+        shutil.copytree(tmp_path / "finished", run, dirs_exist_ok=True)
+        with lock_folder(folder):
+            yield
+
+    monkeypatch.setattr(cli, "lock_folder", lock_after_another_sweep)
+    assert ends_with(monkeypatch, "-m", *SMALL, "clip.upper=1.2", f"hydra.sweep.dir={folder}") == ""
+    assert (run / "metrics.csv").read_text().split("\n") == after
 
 
 def test_a_folder_with_other_settings_is_refused(tmp_path):
