@@ -62,8 +62,9 @@ class WarmStart:
         """
         if not isinstance(dataset, Teacher):
             raise ValueError(
-                f"{type(dataset).__name__} has no worked examples for a warm start: set policy.warm_start to the "
-                "folder of a policy, or to null for random weights."
+                f"{type(dataset).__name__} has no worked examples for the warm start of policy=tiny: choose another "
+                "policy, such as policy=smollm2, or set policy.warm_start to the folder of a policy, or to null for "
+                "random weights."
             )
         path = cache / f"{self._key(description, dataset)}.safetensors"
         cache.mkdir(parents=True, exist_ok=True)

@@ -100,9 +100,10 @@ class PooledReward(Reward):
         failed = [grade for grades in self._failed for grade in grades]
         if not self._works and len(self._failed) > 1 and len(failed) >= _PATIENCE:
             kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(grade.failure for grade in failed).items())
+            last = f"{'raised ' if failed[-1].failure == 'error' else ''}{failed[-1].detail}"
             raise RewardError(
                 f"{type(self).__name__}: none of the first {len(failed)} completions could be graded ({kinds}). The "
-                f"last one {failed[-1].detail}. {self.advice}"
+                f"last one {last}. {self.advice}"
             )
 
 

@@ -78,7 +78,7 @@ def _check_critic(config: Mapping[str, Any]) -> None:
     if config["kl"].get("place") == "reward" and not chosen:
         raise ConfigError(
             "kl.place=reward subtracts the penalty from the rewards of single tokens, which only advantage=gae reads: "
-            "use kl.place=loss, or experiment=ppo."
+            "use experiment=ppo, or kl=k2 or kl=k3 with kl.place=loss."
         )
     if (steps := config["critic"].get("pretraining_steps", 0)) >= config["num_steps"]:
         raise ConfigError(

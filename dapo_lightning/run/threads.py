@@ -31,4 +31,5 @@ def log_threads() -> None:
     """Logs the number of threads, which OMP_NUM_THREADS sets."""
     import torch
 
-    log.info("computing with %d threads (OMP_NUM_THREADS=<n> changes it)", torch.get_num_threads())
+    count = torch.get_num_threads()
+    log.info("computing with %d %s (OMP_NUM_THREADS=<n> changes it)", count, "thread" if count == 1 else "threads")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize
-from omegaconf import OmegaConf
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
 from runs import ROOT
 
 from dapo_lightning.algorithm import Algorithm
@@ -23,9 +26,10 @@ from dapo_lightning.run.refuse import check_overrides
 from docs.figures import draw_figures
 from docs.pages import DOCS, expanded, source_of, technique_pages
 from docs.quotes import QUOTE
-from docs.reference import GENERATED, api_pages, configuration_page
+from docs.reference import GENERATED, api_pages, configuration_page, metrics
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)  # a block of code, in a list or not
 NOTEBOOK = DOCS / "lab"  # dated records: their commands are those of their commits
 
 
@@ -63,8 +67,16 @@ def test_code_quoted_in_readme_is_the_source():
 def test_relative_links_outside_the_site_lead_somewhere():
     """The generator checks links between pages; README and CONTRIBUTING are not pages."""
     for page in PAGES[:2]:
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
+            path = page.parent / target if target else page
+            assert path.exists(), f"{page.name} links to {target}"
+            assert not anchor or anchor in _anchors(path), f"{page.name} links to {target}#{anchor}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of its headings."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_files_and_extras_that_pages_name_exist():
@@ -75,6 +87,37 @@ def test_files_and_extras_that_pages_name_exist():
             assert (ROOT / path).exists(), f"{_name(page)} names {path}"
         for named in re.findall(r'"(?:\.|dapo-lightning)\[([\w,-]+)\]"', text):
             assert set(named.split(",")) <= set(extras), f"{_name(page)} names the extra {named}"
+
+
+def test_the_page_on_installation_lists_every_extra():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    listed = re.findall(
+        r'^\| `pip install "\.\[([\w-]+)\]"` \|', (DOCS / "use/installation.md").read_text(), re.MULTILINE
+    )
+    assert sorted(listed) == sorted(set(extras) - {"dev"})
+
+
+def test_metrics_that_pages_name_exist():
+    known = {re.sub(r"<\w+>", "*", name) for name in metrics()}
+    kinds = {name.partition("/")[0] for name in known}
+    for page in (*(DOCS / "use").glob("*.md"), *(DOCS / "learn").rglob("*.md")):
+        for name in re.findall(r"`([a-z_]+/[\w@<>/]+)`", page.read_text()):
+            pattern = re.sub(r"<\w+>|(?<=@)\w+", "*", name)
+            is_known = any(fnmatch(pattern, metric) or fnmatch(name, metric) for metric in known)
+            assert is_known or name.partition("/")[0] not in kinds, f"{_name(page)} names the metric {name}"
+
+
+def test_the_page_on_configuration_lists_every_group_option_and_recipe():
+    """The options of techniques, of the optimizer and of loggers have pages of their own."""
+    text = (DOCS / "use/configuration.md").read_text()
+    rows = {group: line for line in text.splitlines() if line.startswith("| ")
+            for group in re.findall(r"`(\w+)`", line.split("|")[1])}  # fmt: skip
+    assert set(groups()) - {"experiment", "recipe"} <= set(rows)
+    for group in ("policy", "data", "reward", "environment", "rollout", "trainer", "schedule"):
+        options = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+        assert set(re.findall(r"`(\w+)`", rows[group].split("|")[2])) == options, group
+    for path in (ROOT / "conf/recipe").glob("*.yaml"):
+        assert f"`recipe={path.stem}`" in text
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "use/configuration.md"], ids=_name)
@@ -122,10 +165,10 @@ def test_the_reference_covers_every_option_and_every_room():
 def _code(page: Path) -> Iterator[str]:
     """Lines of shell blocks, continued lines joined, and inline code."""
     text = page.read_text()
-    for block in re.findall(r"^```(?:bash|sh|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        yield from block.replace("\\\n", " ").splitlines()
-    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    yield from (re.sub(r"\s+", " ", code) for code in re.findall(r"`([^`]+)`", prose))
+    for language, block in FENCE.findall(text):
+        if language in ("", "bash", "sh", "console"):
+            yield from block.replace("\\\n", " ").splitlines()
+    yield from (re.sub(r"\s+", " ", code) for code in re.findall(r"`([^`]+)`", FENCE.sub("", text)))
 
 
 def _words(code: str) -> list[str]:
@@ -135,30 +178,42 @@ def _words(code: str) -> list[str]:
         return []
 
 
-def _examples(page: Path) -> list[tuple[str, ...]]:
-    """The overrides of each command, and those that the text mentions, as many at once as differ in their group."""
-    found: dict[tuple[str, ...], None] = {}
-    mentioned: list[dict[str, str]] = []
-    for code in _code(page):
-        words = _words(code)
+ALONE = re.compile(r"\+|hydra|(data|policy|experiment|recipe|mode|resume|checkpoint)[.=@]")
+
+
+def _examples(page: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """The overrides of each command, and those that the text mentions: as many at once as differ in their groups, also
+    those of commands that only choose options of techniques.
+    """
+    alone: dict[tuple[str, ...], None] = {}
+    batches: list[dict[str, tuple[str, ...]]] = []
+    for words in map(_words, _code(page)):
         command = next((i for i, word in enumerate(words) if word in ("train.py", "dapo-lightning")), None)
+        if any("..." in word for word in words):
+            continue
         if command is not None:
-            found[tuple(word for word in words[command + 1 :] if "=" in word)] = None
+            overrides = tuple(word for word in words[command + 1 :] if "=" in word)
+            if any(map(ALONE.match, overrides)):
+                alone[overrides] = None
+            else:
+                _add(batches, overrides)
         elif words and all(re.fullmatch(r"\+?[a-z][\w./]*=[^.=\s]\S*", word) for word in words):
             for word in words:
-                _add(mentioned, word)
-    found.update(dict.fromkeys(tuple(batch.values()) for batch in mentioned))
-    return [example for example in found if not any("..." in override for override in example)]
+                _add(batches, [word])
+    return list(alone), [tuple(chain.from_iterable(batch.values())) for batch in batches]
 
 
-def _add(batches: list[dict[str, str]], override: str) -> None:
-    """Puts an override into the first batch that has none of its group."""
-    group = re.split(r"[.=]", override.lstrip("+"))[0]
-    for batch in batches:
-        if batch.get(group, override) == override:
-            batch[group] = override
-            return
-    batches.append({group: override})
+def _add(batches: list[dict[str, tuple[str, ...]]], overrides: Sequence[str]) -> None:
+    """Puts overrides into the first batch that has no others of their groups."""
+    own: dict[str, tuple[str, ...]] = {}
+    for override in overrides:
+        group = re.split(r"[.=]", override.lstrip("+"))[0]
+        own[group] = (*own.get(group, ()), override)
+    batch = next((batch for batch in batches if own.items() <= (batch | own).items() >= batch.items()), None)
+    if batch is None:
+        batches.append(own)
+    else:
+        batch.update(own)
 
 
 @cache
@@ -185,12 +240,13 @@ def _has(option: str, path: list[str]) -> bool:
 
 
 @cache
-def _compose(overrides: tuple[str, ...]) -> None:
+def _compose(overrides: tuple[str, ...]) -> DictConfig:
     named = {override.partition("=")[0] for override in overrides}
     owners = [owner for override in overrides for owner in _owner(override) if owner.partition("=")[0] not in named]
-    compose("config", overrides=[*owners, *overrides], return_hydra_config=True)
+    config = compose("config", overrides=[*owners, *overrides], return_hydra_config=True)
     if any(override.startswith("+") for override in overrides):
         check_overrides([*owners, *overrides], is_sweep=False)
+    return config
 
 
 def _jobs(overrides: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -205,17 +261,35 @@ def _jobs(overrides: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield tuple(f"{key}={values[i % len(values)]}" for key, values in split)
 
 
+def _can_start(config: DictConfig) -> bool:
+    """Whether a run has worked examples, if its policy has a warm start."""
+    is_new_run = config.mode == "train" and not config.resume
+    has_warm_start = is_new_run and config.policy.get("warm_start")
+    return not has_warm_start or hasattr(get_class(config.data._target_), "worked_examples")
+
+
+def test_commands_are_found_behind_other_blocks_and_in_lists(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```text\nx\n```\n```bash\ntrain.py a=2 \\\n  b=3\n```\n- x\n\n  ```bash\n  make x\n  ```\n`c=4`\n")
+    assert [code.split() for code in _code(page)] == [["train.py", "a=2", "b=3"], ["make", "x"], ["c=4"]]
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if not page.is_relative_to(NOTEBOOK)], ids=_name)
 def test_commands_and_keys_of_a_page_compose(page, monkeypatch):
     for name in ("SLURM_NTASKS_PER_NODE", "SLURM_NNODES"):
         monkeypatch.setenv(name, "1")
     with initialize(version_base="1.3", config_path="../../conf"):
-        for overrides in _examples(page):
+        commands, mentioned = _examples(page)
+        for overrides in commands + mentioned:
             for job in _jobs(overrides):
                 try:
-                    _compose(job)
+                    config = _compose(job)
                 except Exception as error:
                     pytest.fail(f"{_name(page)} shows {' '.join(job)}: {error}")
+                if overrides in commands:
+                    assert _can_start(config), (
+                        f"{_name(page)} shows {' '.join(job)}: policy=tiny has no worked examples"
+                    )
 
 
 def test_make_targets_of_all_pages_exist():

@@ -141,7 +141,8 @@ def test_conversations_of_several_turns(tmp_path):
         (["experiment=ppo", "critic=none"], "module=ppo needs critic=value_model"),
         (["experiment=ppo", "advantage=mean_centered"], "module=ppo needs advantage=gae"),
         (["experiment=ppo", "module=dapo"], "critic=value_model needs module=ppo"),
-        (["kl=k3", "kl.place=reward"], "use kl.place=loss, or experiment=ppo"),
+        (["kl=k3", "kl.place=reward"], "use experiment=ppo, or kl=k2 or kl=k3 with kl.place=loss"),
+        (["kl=k1"], "use experiment=ppo, or kl=k2 or kl=k3 with kl.place=loss"),
         (["experiment=ppo", "sampling=dynamic", "num_completions_per_prompt=1"], "Use sampling=static"),
         (["advantage=leave_one_out_normalized", "num_completions_per_prompt=2"], "a group needs at least 3"),
         (

@@ -107,7 +107,7 @@ def test_warm_start_from_a_folder(tmp_path):
 
 
 def test_a_dataset_without_worked_examples_is_told(tmp_path):
-    with pytest.raises(ValueError, match=r"no worked examples.*policy\.warm_start"):
+    with pytest.raises(ValueError, match=r"no worked examples.*policy=smollm2.*policy\.warm_start"):
         source = policy_with(WarmStart(1, 1, 1e-3, 10, 0))
         source.load(source.codec(), object(), tmp_path)
 

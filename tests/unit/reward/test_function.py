@@ -162,7 +162,7 @@ def fill(reward: Function) -> list[Grade]:
         (Function(2, 0.005, 99, path="rewards.waits"), r"32 timeout.* longer than reward\.seconds=0\.005"),
         (Function(2, 9.0, 50, path="rewards.loads_a_model"), r"32 memory.* than reward\.megabytes=50 allow"),
         (Function(2, 9.0, 50, path="rewards.maps_a_model"), r"32 memory.* than reward\.megabytes=50 allow"),
-        (Function(2, 9.0, 50, path="rewards.raises"), r"32 error.*KeyError: 'no such thing'.*outside of a run"),
+        (Function(2, 9.0, 50, path="rewards.raises"), r"32 error.*raised KeyError: 'no such thing'.*outside of a run"),
     ],
 )  # fmt: skip
 def test_a_reward_that_never_works_ends_the_run_soon(reward, says):
