@@ -21,7 +21,7 @@ from runs import ROOT
 from dapo_lightning.algorithm import Algorithm
 from dapo_lightning.algorithm.advantage import GroupNormalized
 from dapo_lightning.algorithm.overlong import Punish
-from dapo_lightning.run.options import groups
+from dapo_lightning.run.options import RENAMED, groups
 from dapo_lightning.run.refuse import check_overrides
 from docs.figures import draw_figures
 from docs.pages import DOCS, expanded, source_of, technique_pages
@@ -118,6 +118,13 @@ def test_the_page_on_configuration_lists_every_group_option_and_recipe():
         assert set(re.findall(r"`(\w+)`", rows[group].split("|")[2])) == options, group
     for path in (ROOT / "conf/recipe").glob("*.yaml"):
         assert f"`recipe={path.stem}`" in text
+
+
+def test_readme_names_every_experiment():
+    text = (ROOT / "README.md").read_text()
+    for name in (path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")):
+        if f"experiment={name}" not in RENAMED and not re.match("ladder_|dapo_minus_", name):
+            assert f"`{name}`" in text
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "use/configuration.md"], ids=_name)
