@@ -154,6 +154,7 @@ AT_ONCE = [
     ("-m run_folder=x clip.upper=1.2,1.3", "use hydra.sweep.dir="),
     ("-m clip.uper=1.2,1.3", "Did you mean clip.upper?"),
     ("-m hydra.sweeper.params={clip.upper:1}", "write the values to search as overrides"),
+    ("-m hydra/sweeper=search hydra.sweeper.n_trials=2", "add values to search"),
     ("-m +hydra.sweeper.params.seed=0", "write the values to search as overrides"),
     ("-m clip=higher,nne", "clip=nne: there is no such option"),
     # what Hydra cannot read
