@@ -70,8 +70,8 @@ CASES = {
     "qwen3": Case("qwen3", 4, 8, 64),
     "gpt2": Case("gpt2", 4, 8, 64),
     "vocabulary of 32,000": Case("wide", 4, 8, 64),
-    "smollm2": Case("smollm2", 4, 8, 64, micro_batch_rows=8, micro_batch_tokens=1024),
-    "smollm2, lean": Case("smollm2", 4, 8, 64, recompute=True, micro_batch_rows=8, micro_batch_tokens=1024),
+    "smollm2": Case("smollm2", 4, 8, 64, micro_batch_rows=8, micro_batch_tokens=640),
+    "smollm2, lean": Case("smollm2", 4, 8, 64, recompute=True, micro_batch_rows=8, micro_batch_tokens=640),
 }
 
 

@@ -26,6 +26,7 @@ from dapo_lightning.draws.worker import RolloutWorker
 from dapo_lightning.policy.hub import HubPolicy
 from dapo_lightning.reward import PendingGrades, Reward
 from dapo_lightning.rollout.decode import Decode
+from dapo_lightning.run.threads import keep_freed_memory
 from dapo_lightning.step.module import DAPOModule
 from dapo_lightning.step.schedule import scheduled
 from dapo_lightning.types import Generation, Grade, Prompt
@@ -86,6 +87,7 @@ def main() -> None:
     parser.add_argument("--precision", default="32-true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as train.py does
     case = CASES[arguments.case]
 
     source = HubPolicy(str(case.policy_folder()), chat=case.model == "smollm2")

@@ -17,9 +17,10 @@ def sample_tokens(
         tokens_B, logps_B and entropies_B in fp32; log-prob and entropy are those of the unrestricted policy. Where
         logits are not finite (-inf is allowed), some token is returned, and its log-prob is NaN.
     """
-    logps_BV = (logits_BV.float() / (temperature or 1.0)).log_softmax(dim=1)
+    logits_BV = logits_BV.float() if temperature in (0, 1) else logits_BV.float() / temperature
+    logps_BV = logits_BV.log_softmax(dim=1)
     probabilities_BV = logps_BV.exp()
-    entropies_B = -(probabilities_BV * logps_BV).nan_to_num(0.0).sum(dim=1)
+    entropies_B = -(probabilities_BV * logps_BV).nan_to_num_(0.0).sum(dim=1)
     if temperature == 0:
         greedy_logps_B, greedy_B = logps_BV.max(dim=1)
         return greedy_B, greedy_logps_B, entropies_B

@@ -37,7 +37,7 @@ from dapo_lightning.run.options import CONF, RENAMED
 from dapo_lightning.run.refuse import check_overrides, launcher_as_written, opened, parse
 from dapo_lightning.run.sweep_folders import EXCLUDED, fixed_keys
 from dapo_lightning.run.swept import check_swept
-from dapo_lightning.run.threads import bound_kernel_caches, log_threads, wait_passively
+from dapo_lightning.run.threads import bound_kernel_caches, keep_freed_memory, log_threads, wait_passively
 from dapo_lightning.utils.checkpoints import latest
 from dapo_lightning.utils.console import show_all_characters
 from dapo_lightning.utils.orphans import end_with_launcher
@@ -182,6 +182,7 @@ def execute(config: DictConfig) -> float:
 
     wait_passively()
     bound_kernel_caches()
+    keep_freed_memory()
     from dapo_lightning.run.build import set_up
     from dapo_lightning.run.quiet import messages_above_bars, quiet_lightning
     from dapo_lightning.run.session import evaluate, plan_run, train, write_interrupted, write_report
