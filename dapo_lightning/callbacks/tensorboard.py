@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from dapo_lightning.callbacks import dashboard
+from dapo_lightning.utils.table import number
 
 WIDTHS = {"prompt": 36, "completion": 64, "answer": 16}  # characters; TensorBoard does not wrap lines
 MAX_CHARACTERS = 4000  # per text; the files in rollouts/ are complete
@@ -79,7 +80,7 @@ def as_html(columns: Sequence[str], data: Sequence[Sequence[Any]]) -> str:
 def _cell(name: str, value: Any) -> str:
     if isinstance(value, str):
         return f"<pre>{html.escape(_wrapped(_shortened(value), WIDTHS.get(name, 64)))}</pre>"
-    return f"{value:+.2f}" if isinstance(value, float) else str(value)
+    return number(value, "{:+.2f}") if isinstance(value, float) else str(value)
 
 
 def _shortened(text: str) -> str:

@@ -56,6 +56,9 @@ def _load_function(path: str) -> Callable[..., Any]:
         raise ValueError(f"reward.path={path}: {error}{hint}") from error
     if inspect.isclass(function):
         function = _instance(function, path)
+    if inspect.isfunction(function) and next(iter(inspect.signature(function).parameters), "") == "self":
+        raise ValueError(f"reward.path={path}: is a method of a class. Create an instance in the module, and give the "
+                         "path of its method.")  # fmt: skip
     if not callable(function):
         raise ValueError(f"reward.path={path}: is a {type(function).__name__}, not a function.")
     return function

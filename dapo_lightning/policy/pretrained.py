@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dapo_lightning.policy import PolicyError
 from dapo_lightning.policy.merge import add_to_shards, addable_from, merged_from
+from dapo_lightning.policy.soundness import fault_of_config, fault_of_weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,14 +88,17 @@ class Pretrained:
             if (self.folder / "policy").is_dir():
                 hint = f" The policy of that run is {self.name.rstrip('/')}/policy."
             raise PolicyError(f"{self._key}: is no folder with a config.json.{hint}")
-        problem, remedy = "its config.json cannot be loaded", ""
+        problem, remedy = "its config.json cannot be loaded", "Correct that file."
         if not self.folder:
             problem = "there is no such folder, and the hub does not provide it"
             remedy = (
                 f"Check the name, or download it (`hf download {self.name} --local-dir DIR`) and set policy.name=DIR."
             )
         with self._explaining(problem, remedy):
-            return AutoConfig.from_pretrained(self._source, **self._options).get_text_config()
+            config = AutoConfig.from_pretrained(self._source, **self._options)
+        if fault := fault_of_config(config):
+            raise PolicyError(f"{self._key}: {fault}")
+        return config.get_text_config()
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Returns the tokenizer. If a folder with adapters has none, this is the tokenizer of their model."""
@@ -172,11 +179,12 @@ class Pretrained:
             model, found = AutoModelForCausalLM.from_pretrained(
                 self._source, output_loading_info=True, **settings, **self._options
             )
-        if missing := sorted(found["missing_keys"]):
-            raise PolicyError(
-                f"{self._key}: its weights are incomplete: {len(missing)} tensors are missing (for example, "
-                f"{missing[0]}) and would be random. Use a complete causal language model."
-            )
+        unexpected = found["unexpected_keys"]
+        if fault := fault_of_weights(model, found["missing_keys"], unexpected, self.folder):
+            raise PolicyError(f"{self._key}: {fault}")
+        if unexpected:
+            log.warning("%s: its weights contain %d tensors that %s does not have (for example, %s): they are not used",
+                        self._key, len(unexpected), type(model).__name__, min(unexpected))  # fmt: skip
         return model
 
     @property
@@ -202,7 +210,7 @@ class Pretrained:
         except PolicyError:
             raise
         except Exception as error:  # transformers, pickle, safetensors and JSON raise errors without a common type
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()) + (" is unknown or missing" if isinstance(error, KeyError) else "")
             if "trust_remote_code" in reason:
                 problem = "contains its own Python code, which would have to be run"
                 remedy = "If you trust its source, set policy.trust_remote_code=true."

@@ -10,7 +10,7 @@ from typing import Any
 from dapo_lightning.step.result import History
 from dapo_lightning.utils.atomic import replacing
 from dapo_lightning.utils.memory import peak_memory_mb
-from dapo_lightning.utils.table import table
+from dapo_lightning.utils.table import number, table
 
 
 def summarize(
@@ -126,7 +126,7 @@ def cell(metrics: Mapping[str, float], name: str) -> str:
     if name not in metrics:
         return "-"
     interval = metrics.get(f"{name}_ci95")
-    return f"{metrics[name]:.3f}" + ("" if interval is None else f" ± {interval:.3f}")
+    return number(metrics[name]) + ("" if interval is None else f" ± {number(interval)}")
 
 
 def held_out_table(title: str, evaluations: Mapping[str, Mapping[str, float]]) -> str:

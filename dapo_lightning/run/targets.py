@@ -55,26 +55,31 @@ def check_targets(config: Mapping[str, Any]) -> None:
     """Raises a ConfigError if an argument of a `_target_` is unknown, missing or of the wrong type. Imports the
     classes."""
     for path, node in targets(config):
-        _check_packages(node["_target_"])
+        _check_module(path, node["_target_"])
         try:
             target = resolve_name(node["_target_"])
-        except ImportError:  # Hydra says which part of the name is wrong
-            continue
-        except (AttributeError, ValueError):
-            reason = _why_not_imported(node["_target_"].rpartition(".")[0]) or "there is no such class or function"
+        except (ImportError, AttributeError, ValueError) as error:
+            reason = _why_not_imported(node["_target_"].rpartition(".")[0])
+            if reason is None and isinstance(error, ImportError):  # Hydra says which part of the name is wrong
+                continue
+            reason = reason or "there is no such class or function"
             raise ConfigError(f"{path}._target_={node['_target_']}: {reason}.") from None
         _check_arguments(path, node, target)
 
 
-def _check_packages(target: str) -> None:
-    """Raises a ConfigError if the module of a class needs a package that an extra installs."""
+def _check_module(path: str, target: str) -> None:
+    """Raises a ConfigError if the module of a class needs a package that an extra installs, or raises an exception."""
+    module = target.rpartition(".")[0]
     try:
-        import_module(target.rpartition(".")[0])
+        import_module(module)
     except ModuleNotFoundError as error:
         if extra := extra_with(error.name or ""):
             raise ConfigError(f'the package {error.name} is missing: pip install "dapo-lightning[{extra}]".') from None
     except (ImportError, ValueError):  # the target is inside a class, or no name
         pass
+    except Exception as error:  # a SyntaxError, for example
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{path}._target_={target}: {module} cannot be imported ({reason}).") from error
 
 
 def _why_not_imported(module: str) -> str | None:

@@ -11,7 +11,7 @@ from dapo_lightning.study.intervals import intervals
 from dapo_lightning.study.ladder import full_dapo, ladder_step, previous_step, roles
 from dapo_lightning.study.measures import END_SHARE, END_STEPS, NAMES
 from dapo_lightning.study.variants import Variant, at_k, completions_per_prompt
-from dapo_lightning.utils.table import table
+from dapo_lightning.utils.table import number, table
 
 NONE = "–"
 MEDIANS = ["gradient_steps", "minutes"]
@@ -145,6 +145,6 @@ def _cell(row: pd.Series, name: str, form: str) -> str:
     if pd.isna(row.get(name)):
         return NONE
     half_width, count = row.get(f"{name}_ci95"), row.get(f"{name}_seeds")
-    interval = NONE if pd.isna(half_width) else form.replace("+", "").format(half_width)
+    interval = NONE if pd.isna(half_width) else number(half_width, form.replace("+", ""))
     fewer = f" ({count})" if count != row["seeds"] else ""
-    return form.format(row[name]) + ("" if name in MEDIANS else f" ± {interval}{fewer}")
+    return number(row[name], form) + ("" if name in MEDIANS else f" ± {interval}{fewer}")

@@ -1,10 +1,15 @@
-"""Formats tables as text."""
+"""Formats numbers and tables as text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate  # type: ignore[import-untyped]
+
+
+def number(value: float, form: str = "{:.3f}") -> str:
+    """Formats a number, with an exponent if it has more than nine digits before the decimal point."""
+    return f"{value:{'+' if '+' in form else ''}.3e}" if abs(value) >= 1e9 else form.format(value)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], style: str = "pipe") -> str:

@@ -192,6 +192,11 @@ class Judge:
     def __call__(self, completions, **kwargs):
         return [self.scale * len(completion) for completion in completions]
 
+    class Exact:
+        @staticmethod
+        def by_length(completions, **kwargs):
+            return [float(len(completion)) for completion in completions]
+
 
 class AsyncJudge(Judge):
     async def __call__(self, completions, **kwargs):

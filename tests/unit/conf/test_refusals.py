@@ -11,6 +11,7 @@ from runs import ROOT
 from dapo_lightning.policy.warm_start import WarmStart
 from dapo_lightning.run import cli
 from dapo_lightning.run.errors import ConfigError
+from dapo_lightning.run.targets import check_targets
 
 # Refused before torch is imported.
 AT_ONCE = [
@@ -212,6 +213,24 @@ def test_it_is_refused_by_the_classes(command, says, monkeypatch):
     sentence = str(exit_.value)
     assert sentence.startswith("error: ") and says in sentence and "Traceback" not in sentence
     assert not [path for path in files() if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        ("import nothing_here", "No module named 'nothing_here'"),
+        ("class X(:", "SyntaxError: invalid syntax"),
+        ("raise RuntimeError('no GPU')", "RuntimeError: no GPU"),
+    ],
+)
+def test_a_module_of_the_user_that_cannot_be_imported(module, reason, tmp_path, monkeypatch):
+    (tmp_path / "my_callbacks.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError) as error:
+        check_targets({"callbacks": {"x": {"_target_": "my_callbacks.X"}}})
+    assert str(error.value).startswith(
+        f"callbacks.x._target_=my_callbacks.X: my_callbacks cannot be imported ({reason}"
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from contextlib import closing
 
 import pytest
 from omegaconf import OmegaConf
 from runs import ROOT
 
+from dapo_lightning.grading import load
 from dapo_lightning.reward import RewardError
 from dapo_lightning.reward.function import Function
 from dapo_lightning.reward.reasoning_gym import ReasoningGym
@@ -45,10 +47,28 @@ def test_completions_of_chats_are_messages_unless_the_function_reads_text():
 
 @pytest.mark.parametrize(
     ("path", "expected"), [("takes_two", 0.0), ("says_it_reads_text", 1.0), ("Judge", 4.0), ("triple", 6.0),
-                           ("AsyncJudge", 4.0)],
+                           ("AsyncJudge", 4.0), ("triple.__call__", 6.0), ("Judge.Exact.by_length", 2.0)],
 )  # fmt: skip
 def test_functions_without_kwargs_classes_and_instances(path, expected):
     assert scores(f"rewards.{path}", TEXT, "34") == [expected]
+
+
+@pytest.mark.parametrize(
+    ("module", "path", "says"),
+    [
+        ("class Judge: pass", "Judge.grade", "AttributeError: type object 'Judge' has no attribute 'grade'"),
+        ("", "judges.Judge", "AttributeError: module 'my_module' has no attribute 'judges'"),
+        ("def f(:", "f", "SyntaxError: invalid syntax"),
+        ("import nothing_here", "Judge.f", "ModuleNotFoundError: No module named 'nothing_here'"),
+        ("raise RuntimeError('no GPU')", "f", "RuntimeError: no GPU"),
+    ],
+)
+def test_paths_that_lead_nowhere_and_modules_that_cannot_be_imported(tmp_path, monkeypatch, module, path, says):
+    (tmp_path / "my_module.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_module", raising=False)
+    with pytest.raises(ValueError, match=rf"^cannot be imported \({re.escape(says)}.*my_module\.my_reward"):
+        load(f"my_module.{path}")
 
 
 def test_a_parameter_that_no_column_provides_is_named_with_the_remedy():
@@ -61,6 +81,8 @@ def test_a_parameter_that_no_column_provides_is_named_with_the_remedy():
         Function(1, 5.0, 1000, path="rewards.NeedsScale").start()
     with pytest.raises(ValueError, match=r"^reward\.path=rewards\.NeedsDevice: the class raised RuntimeError: no GPU"):
         Function(1, 5.0, 1000, path="rewards.NeedsDevice").start()
+    with pytest.raises(ValueError, match=r"^reward\.path=rewards\.Judge\.__call__: is a method of a class"):
+        Function(1, 5.0, 1000, path="rewards.Judge.__call__").start()
 
 
 def test_what_an_exception_says_can_be_written_to_files():

@@ -8,6 +8,7 @@ import pytest
 
 from dapo_lightning.run.curves import draw_curves
 from dapo_lightning.run.summary import as_text, held_out_table
+from dapo_lightning.utils.table import number
 
 
 @pytest.mark.parametrize("swap", [False, True])
@@ -24,6 +25,15 @@ def test_what_one_evaluation_lacks_is_a_dash_in_the_table(swap):
     assert header.split() == ["held-out", "prompts", *names]
     assert [line.replace(" ± ", "±").split()[1:] for line in lines] == expected
     assert [line.split()[0] for line in lines] == ["avg@2", "maj@2", "length"]
+
+
+def test_large_numbers_have_an_exponent():
+    rewards = {"reward/mean": -1e300, "reward/mean_ci95": 2.5e9, "tokens": 123456789.0}
+    (mean, _, half_width), (tokens,) = (
+        line.split()[1:] for line in held_out_table("held-out", {"before": rewards}).splitlines()[1:]
+    )
+    assert (mean, half_width, tokens) == ("-1.000e+300", "2.500e+09", "123456789.000")
+    assert number(1e300, "{:+.2f}") == "+1.000e+300" and number(0.5, "{:+.2f}") == "+0.50"
 
 
 def test_text_names_the_files_that_exist(tmp_path):
