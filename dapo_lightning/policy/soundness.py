@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer
 
-_POSITIVE = ("num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads", "max_position_embeddings")
+_POSITIVE = ("num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
