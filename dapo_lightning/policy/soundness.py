@@ -53,8 +53,7 @@ def fault_of_weights(
             f"its weights are incomplete: {len(lacking)} tensors are missing (for example, {lacking[0]}) and would be "
             "random. Use a complete causal language model."
         )
-    known = {_any_number(name) for name in model.state_dict()}
-    if surplus := sorted(name for name in unexpected if _any_number(name) in known):
+    if surplus := _surplus_layers(unexpected, model.state_dict()):
         return (
             f"its weights have more layers than its config.json: {len(surplus)} tensors (for example, {surplus[0]}) "
             "would be ignored. Correct config.json, such as num_hidden_layers, or remove these tensors."
@@ -71,6 +70,20 @@ def fault_of_weights(
                         "and its config.json has no quantization_config. Use the model without quantization."
                     )
     return None
+
+
+def _surplus_layers(unexpected: Iterable[str], expected: Iterable[str]) -> list[str]:
+    """Returns the tensors of layers that are like those of the model. Layers that also have other tensors, such as
+    those that predict a second token, are of another kind."""
+    known = {_any_number(name) for name in expected}
+    others = {_layer(name) for name in unexpected if _any_number(name) not in known}
+    return sorted(name for name in unexpected if _any_number(name) in known and _layer(name) not in others)
+
+
+def _layer(name: str) -> str:
+    """Returns the beginning of a name up to its first number."""
+    found = re.match(r".*?\.\d+(?=\.|$)", name)
+    return found[0] if found else name
 
 
 def _any_number(name: str) -> str:

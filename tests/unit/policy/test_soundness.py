@@ -76,3 +76,10 @@ def test_weights_of_another_model(load, weights, says):
 def test_weights_that_are_not_used_are_told(load, caplog):
     load(lambda tensors: tensors.update({"vision.x.weight": torch.ones(3)}))
     assert "contain 1 tensors that LlamaForCausalLM does not have (for example, vision.x.weight)" in caplog.text
+
+
+def test_layers_of_another_kind_are_not_too_many_layers(load, caplog):
+    """Models that predict a second token have its layer behind the others."""
+    second = UP.replace("0", "2")
+    load(lambda tensors: tensors.update({second: tensors[UP].clone(), "model.layers.2.eh_proj.weight": torch.ones(3)}))
+    assert "contain 2 tensors that LlamaForCausalLM does not have" in caplog.text
