@@ -75,7 +75,8 @@ def _in_a_process(engine: str, arguments: argparse.Namespace) -> dict[str, float
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    printed = [line for line in done.stdout.splitlines() if line.startswith("{")]  # vLLM prints more, also at the end
+    return dict(json.loads(printed[-1]))
 
 
 def _timed(case: Case, engine: str, dtype: str) -> dict[str, float]:

@@ -22,10 +22,10 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from dapo_lightning.grading import load
+from dapo_lightning.utils.limits import limit_growth
 
 READY = -1
 OUT_OF_MEMORY = 77  # exit code
@@ -121,7 +121,7 @@ def _answer(index: int, grader: Grader, item: bytes) -> str:
         answer = json.dumps([index, grader(pickle.loads(item)), None, ""])
         if len(answer) <= _MAX_ANSWER_BYTES:
             return answer
-        detail = f"the value has {len(answer)} bytes as JSON, more than {_MAX_ANSWER_BYTES}"
+        detail = f"ValueError: the value has {len(answer)} bytes as JSON, more than {_MAX_ANSWER_BYTES}"
     except BaseException as error:
         if is_out_of_memory(error):
             raise MemoryError from None
@@ -181,15 +181,10 @@ def _ignore_signals_of_the_run() -> None:
 def _limit_memory(megabytes: int) -> None:
     """Limits the growth of the address space to `megabytes`, on systems that report its size."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would take time and disk space at each crash
-    if sys.platform != "linux":
-        return
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit_growth(megabytes)
     except OSError as error:
         raise ValueError(f"reward.megabytes needs /proc, which cannot be read here ({error}): mount it.") from None
-    limit = pages * resource.getpagesize() + megabytes * 2**20
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _die_with(parent: int) -> None:

@@ -58,7 +58,8 @@ class Chat:
         """Returns the token ids of the chat up to the beginning of the assistant's reply.
 
         Raises:
-            DataError: naming the row, if the chat template raises an exception or does not terminate.
+            DataError: naming the row, if the chat template raises an exception, does not terminate, or needs too much
+                memory.
         """
         messages = self.messages(prompt)
         try:

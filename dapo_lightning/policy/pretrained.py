@@ -88,7 +88,8 @@ class Pretrained:
             if (self.folder / "policy").is_dir():
                 hint = f" The policy of that run is {self.name.rstrip('/')}/policy."
             raise PolicyError(f"{self._key}: is no folder with a config.json.{hint}")
-        problem, remedy = "its config.json cannot be loaded", "Correct that file."
+        problem = "its config.json cannot be loaded"
+        remedy = "Correct that file, or update transformers if the model is newer."
         if not self.folder:
             problem = "there is no such folder, and the hub does not provide it"
             remedy = (
@@ -96,9 +97,9 @@ class Pretrained:
             )
         with self._explaining(problem, remedy):
             config = AutoConfig.from_pretrained(self._source, **self._options)
-        if fault := fault_of_config(config):
-            raise PolicyError(f"{self._key}: {fault}")
-        return config.get_text_config()
+            if fault := fault_of_config(config):
+                raise PolicyError(f"{self._key}: {fault}")
+            return config.get_text_config()
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Returns the tokenizer. If a folder with adapters has none, this is the tokenizer of their model."""
@@ -179,8 +180,12 @@ class Pretrained:
             model, found = AutoModelForCausalLM.from_pretrained(
                 self._source, output_loading_info=True, **settings, **self._options
             )
-        unexpected = found["unexpected_keys"]
-        if fault := fault_of_weights(model, found["missing_keys"], unexpected, self.folder):
+            # Not the configuration of the model, from which transformers removes a quantization that it has undone.
+            config = AutoConfig.from_pretrained(self._source, **self._options)
+            is_quantized = getattr(config, "quantization_config", None) is not None
+            unexpected = found["unexpected_keys"]
+            fault = fault_of_weights(model, found["missing_keys"], unexpected, None if is_quantized else self.folder)
+        if fault:
             raise PolicyError(f"{self._key}: {fault}")
         if unexpected:
             log.warning("%s: its weights contain %d tensors that %s does not have (for example, %s): they are not used",

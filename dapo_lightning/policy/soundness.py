@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def fault_of_config(config: PreTrainedConfig) -> str | None:
     if isinstance(quantization, dict) and not _is_known(quantization):
         return (
             f"its config.json has quantization_config.quant_method={quantization.get('quant_method')}, which "
-            "transformers does not know. Correct it there, or use the model without quantization."
+            "transformers does not know. Correct it there, or use the unquantized model."
         )
     return None
 
@@ -39,14 +39,15 @@ def _is_known(quantization: Mapping[str, Any]) -> bool:
 
 
 def fault_of_weights(
-    model: PreTrainedModel, missing: Iterable[str], unexpected: Iterable[str], folder: Path | None
+    model: PreTrainedModel, missing: Collection[str], unexpected: Collection[str], unquantized: Path | None
 ) -> str | None:
     """Returns what is wrong with the weights from which a model was loaded, and how to correct it; None if nothing is.
 
     Args:
         missing: tensors of the model that the files do not contain.
         unexpected: tensors in the files that the model does not have.
-        folder: the folder of the files; None for an id on the hub, whose files are not examined.
+        unquantized: the folder of the files, if config.json has no quantization_config; None for models that have one,
+            and for an id on the hub, whose files are not examined.
     """
     if lacking := sorted(missing):
         return (
@@ -56,27 +57,27 @@ def fault_of_weights(
     if surplus := _surplus_layers(unexpected, model.state_dict()):
         return (
             f"its weights have more layers than its config.json: {len(surplus)} tensors (for example, {surplus[0]}) "
-            "would be ignored. Correct config.json, such as num_hidden_layers, or remove these tensors."
+            "would be ignored. Correct config.json (num_hidden_layers, for example), or remove these tensors."
         )
-    if folder is None or getattr(model.config, "quantization_config", None) is not None:
+    if unquantized is None:
         return None
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in [*unquantized.glob("model.safetensors"), *sorted(unquantized.glob("model-*.safetensors"))]:
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a mapping)
                 kind = tensors.get_slice(name).get_dtype()
                 if name.endswith(".weight") and kind not in _FLOATS:
                     return (
                         f"{file.name} stores weights as {kind} (for example, {name}), which only quantized models do, "
-                        "and its config.json has no quantization_config. Use the model without quantization."
+                        "and config.json has no quantization_config. Use the unquantized model."
                     )
     return None
 
 
-def _surplus_layers(unexpected: Iterable[str], expected: Iterable[str]) -> list[str]:
-    """Returns the tensors of layers that are like those of the model. Layers that also have other tensors, such as
-    those that predict a second token, are of another kind."""
+def _surplus_layers(unexpected: Collection[str], expected: Collection[str]) -> list[str]:
+    """Returns the tensors of layers that the model lacks and that are like its own. Layers that also have other
+    tensors, such as those that predict a second token, are of another kind."""
     known = {_any_number(name) for name in expected}
-    others = {_layer(name) for name in unexpected if _any_number(name) not in known}
+    others = {_layer(name) for name in unexpected if _any_number(name) not in known} | {*map(_layer, expected)}
     return sorted(name for name in unexpected if _any_number(name) in known and _layer(name) not in others)
 
 

@@ -36,8 +36,9 @@ from dapo_lightning.run.help import help_text
 from dapo_lightning.run.options import CONF, RENAMED
 from dapo_lightning.run.refuse import check_overrides, launcher_as_written, opened, parse
 from dapo_lightning.run.sweep_folders import EXCLUDED, fixed_keys
-from dapo_lightning.run.swept import check_swept
+from dapo_lightning.run.swept import check_search, check_swept
 from dapo_lightning.run.threads import bound_kernel_caches, keep_freed_memory, log_threads, wait_passively
+from dapo_lightning.slurm import job as slurm
 from dapo_lightning.utils.checkpoints import latest
 from dapo_lightning.utils.console import show_all_characters
 from dapo_lightning.utils.orphans import end_with_launcher
@@ -73,6 +74,7 @@ def main() -> None:
         sys.argv[1:] = [*sys.argv[2:], "mode=doctor"]
     end_with_launcher()
     show_all_characters()
+    _prepare_libraries()  # already here, because checking a command may import classes, and with them torch
     arguments = [with_home(argument) for argument in sys.argv[1:]]
     if {"-h", "--help"} & {*arguments}:
         print(help_text([argument for argument in arguments if not argument.startswith("-")]))
@@ -110,6 +112,8 @@ def _checked_command(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     if given.info or given.hydra_help or given.shell_completion or given.experimental_rerun:
         return list(arguments)
+    if is_sweep:
+        check_search(parsed)
     with initialized():
         if is_sweep or given.cfg:
             base = check_overrides(given.overrides, is_sweep=True)
@@ -177,11 +181,11 @@ def execute(config: DictConfig) -> float:
     with as_config_error():
         if config.resume or config.checkpoint:
             config = load_run_config(config)
+    config = _continued(config)
     if (result := _earlier_result(config)) is not None:
         return result
 
-    wait_passively()
-    bound_kernel_caches()
+    _prepare_libraries()
     keep_freed_memory()
     from dapo_lightning.run.build import set_up
     from dapo_lightning.run.quiet import messages_above_bars, quiet_lightning
@@ -197,8 +201,10 @@ def execute(config: DictConfig) -> float:
             return visit(config)
     with lock_folder(Path(config.run_folder)), quiet_lightning(), messages_above_bars():
         log_threads()
-        if (result := _earlier_result(config)) is not None:  # of another sweep, for which this one has waited
-            return result
+        if not (slurm.in_job() and slurm.num_tasks() > 1):  # whose other tasks do not wait for the lock
+            config = _continued(config)  # another sweep may have finished this job meanwhile
+            if (result := _earlier_result(config)) is not None:
+                return result
         with as_config_error():
             module, data, trainer = set_up(config)
         try:
@@ -215,15 +221,23 @@ def execute(config: DictConfig) -> float:
             module.close_rewards()
 
 
-def _earlier_result(config: DictConfig) -> float | None:
-    """Returns the result if a job that may continue an earlier one is finished; if it has been begun, changes its
-    configuration so that it goes on."""
-    if not can_resume():
-        return None
-    if not config.resume:
+def _prepare_libraries() -> None:
+    wait_passively()
+    bound_kernel_caches()
+
+
+def _continued(config: DictConfig) -> DictConfig:
+    """Returns the configuration with which a job of a repeated sweep goes on, if an earlier one has begun its run."""
+    if can_resume() and not config.resume:
+        config = config.copy()
         with as_config_error(), open_dict(config):
             config.update(continuation(as_dict(config)))
-    result = finished_result(as_dict(config))
+    return config
+
+
+def _earlier_result(config: DictConfig) -> float | None:
+    """Returns the result of a job of a repeated sweep whose run is finished already."""
+    result = finished_result(as_dict(config)) if can_resume() else None
     if result is not None:
         log.info("%s is finished already", config.run_folder)
     return result

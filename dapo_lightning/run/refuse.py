@@ -79,8 +79,6 @@ def check_overrides(overrides: Sequence[str], is_sweep: bool) -> DictConfig:
             )
         if override.key_or_group == "hydra/sweeper" and not is_sweep:
             raise ConfigError(f"{override.input_line} is for sweeps: add -m, or leave it out.")
-        if override.input_line == "hydra/sweeper=search" and not any(one.is_sweep_override() for one in parsed):
-            raise ConfigError(f"{override.input_line}: add values to search, as in 'clip.upper=interval(1.05,2.0)'.")
         if override.key_or_group.startswith("hydra.sweeper.params"):
             raise ConfigError(
                 f"{override.input_line}: write the values to search as overrides, so that their keys are checked and "

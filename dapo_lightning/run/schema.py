@@ -119,7 +119,7 @@ def check_plain(given: Mapping[str, Any], schema: type = Settings, path: str = "
 
 
 def check_key(key: str, value: Any) -> None:
-    """Checks the value of one plain key, such as `evaluation.every`, in the same way; ignores other keys."""
+    """Checks the value of one plain key, such as `evaluation.every`, as `check_plain` does; ignores other keys."""
     hint: Any = Settings
     for part in key.split("."):
         hint = get_type_hints(hint, include_extras=True).get(part) if is_dataclass(hint) else None

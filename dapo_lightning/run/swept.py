@@ -10,9 +10,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from dapo_lightning.run.errors import ConfigError
 from dapo_lightning.run.options import groups
 from dapo_lightning.run.schema import check_finite, check_key, check_value
 from dapo_lightning.run.targets import check_numbers, hints
+
+
+def check_search(overrides: Sequence[Override]) -> None:
+    """Raises a ConfigError if a search has no values to search."""
+    is_search = any(one.key_or_group == "hydra/sweeper" and one.value() == "search" for one in overrides)
+    if is_search and not any(one.is_sweep_override() for one in overrides):
+        raise ConfigError("hydra/sweeper=search: add values to search, as in 'clip.upper=interval(1.05,2.0)'.")
 
 
 def check_swept(overrides: Sequence[Override], base: DictConfig) -> None:
@@ -22,12 +30,14 @@ def check_swept(overrides: Sequence[Override], base: DictConfig) -> None:
     Args:
         base: the configuration of the chosen options (the first ones, if options are swept).
     """
+    targets = {one.key_or_group.rpartition(".")[0] for one in overrides if one.key_or_group.endswith("._target_")}
     swept = {one.key_or_group for one in overrides if one.key_or_group in groups() and one.is_sweep_override()}
     for override in overrides:
         key = override.key_or_group
-        if key not in groups() and key.partition(".")[0] not in (*swept, "hydra"):
-            for value in _values(override):
-                _check(key, value, base)
+        if key in groups() or key.partition(".")[0] in (*swept, "hydra") or key.rpartition(".")[0] in targets:
+            continue
+        for value in _values(override):
+            _check(key, value, base)
 
 
 def _values(override: Override) -> Iterator[Any]:

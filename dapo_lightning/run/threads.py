@@ -8,6 +8,7 @@ import os
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 KEPT = 2**27  # bytes
+KEPT_AT_MOST_BEFORE = 2**25  # the most that older releases of glibc allow
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +39,11 @@ def keep_freed_memory() -> None:
     took a tenth of the CPU time of an update. Other allocators are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None or {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & os.environ.keys():
+    is_set = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & os.environ.keys()
+    if mallopt is None or is_set or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
-    mallopt(M_MMAP_THRESHOLD, KEPT)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    if mallopt(M_MMAP_THRESHOLD, KEPT) or mallopt(M_MMAP_THRESHOLD, KEPT_AT_MOST_BEFORE):
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def log_threads() -> None:

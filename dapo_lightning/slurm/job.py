@@ -30,6 +30,11 @@ def tasks() -> tuple[int, int]:
     return int(os.environ.get("SLURM_NTASKS_PER_NODE", int(os.environ["SLURM_NTASKS"]) // nodes)), nodes
 
 
+def num_tasks() -> int:
+    """Returns the number of tasks of this job."""
+    return int(os.environ["SLURM_NTASKS"])
+
+
 def job_id() -> str:
     """Returns an id of this job alone. (The plain id of the last job of an array is also the id of the whole array.)"""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")

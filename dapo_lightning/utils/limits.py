@@ -17,7 +17,8 @@ def limits(seconds: float, megabytes: int) -> Iterator[None]:
     """Interrupts Python code in the context after this processor time, which does not count time spent waiting, and
     when the process has grown by this many MB (on Linux, if /proc can be read).
 
-    Only the main thread can be interrupted; in other threads there are no limits.
+    Called in another thread than the main one, it does nothing, because only the main thread can be interrupted. The
+    memory limit binds all threads of the process while the context lasts.
 
     Raises:
         TimeoutError: when the time limit is reached.
@@ -32,19 +33,20 @@ def limits(seconds: float, megabytes: int) -> Iterator[None]:
 
     before, memory_before = signal.signal(signal.SIGVTALRM, stop), resource.getrlimit(resource.RLIMIT_AS)
     try:
-        with suppress(OSError):
-            _limit_growth(megabytes)
-        signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-        yield
+        try:
+            with suppress(OSError):
+                limit_growth(megabytes)
+            signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, memory_before)  # first, because the other calls may need memory
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, before)
     except MemoryError:
         raise MemoryError(f"it needs more than {megabytes} MB of memory") from None
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
-        resource.setrlimit(resource.RLIMIT_AS, memory_before)
 
 
-def _limit_growth(megabytes: int) -> None:
+def limit_growth(megabytes: int) -> None:
     """Limits the growth of the address space of this process to `megabytes`; does nothing on systems other than Linux.
 
     Raises:
@@ -53,6 +55,6 @@ def _limit_growth(megabytes: int) -> None:
     if sys.platform != "linux":
         return
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + megabytes * 2**20
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [pages * resource.getpagesize() + megabytes * 2**20, soft, hard]
+    resource.setrlimit(resource.RLIMIT_AS, (min(one for one in limits if one != resource.RLIM_INFINITY), hard))

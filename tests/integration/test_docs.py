@@ -216,7 +216,7 @@ def _add(batches: list[dict[str, tuple[str, ...]]], overrides: Sequence[str]) ->
     for override in overrides:
         group = re.split(r"[.=]", override.lstrip("+"))[0]
         own[group] = (*own.get(group, ()), override)
-    batch = next((batch for batch in batches if own.items() <= (batch | own).items() >= batch.items()), None)
+    batch = next((batch for batch in batches if batch.items() <= (batch | own).items()), None)
     if batch is None:
         batches.append(own)
     else:
@@ -295,7 +295,7 @@ def test_commands_and_keys_of_a_page_compose(page, monkeypatch):
                     pytest.fail(f"{_name(page)} shows {' '.join(job)}: {error}")
                 if overrides in commands:
                     assert _can_start(config), (
-                        f"{_name(page)} shows {' '.join(job)}: policy=tiny has no worked examples"
+                        f"{_name(page)} shows {' '.join(job)}: its data has no worked examples for policy=tiny"
                     )
 
 

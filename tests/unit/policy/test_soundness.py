@@ -83,3 +83,20 @@ def test_layers_of_another_kind_are_not_too_many_layers(load, caplog):
     second = UP.replace("0", "2")
     load(lambda tensors: tensors.update({second: tensors[UP].clone(), "model.layers.2.eh_proj.weight": torch.ones(3)}))
     assert "contain 2 tensors that LlamaForCausalLM does not have" in caplog.text
+
+
+def test_weights_whose_quantization_transformers_undoes_are_read(load):
+    def quantize(tensors):
+        for name in [name for name in tensors if "proj" in name]:
+            tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+            tensors[name.replace(".weight", ".weight_scale_inv")] = torch.ones(1, 1)
+
+    method = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
+    assert load(quantize, quantization_config=method).model.model.layers[0].mlp.up_proj.weight.dtype.is_floating_point
+
+
+def test_files_that_transformers_does_not_read_are_ignored(load, sound):
+    unread = sound / "consolidated.safetensors"
+    unread.write_text("version https://git-lfs.github.com/spec/v1")
+    assert load()
+    unread.unlink()

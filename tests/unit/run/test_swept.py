@@ -1,5 +1,9 @@
 """Values of a sweep that no job could use are refused before the first job starts."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from dapo_lightning.run import cli
@@ -34,3 +38,29 @@ def test_other_values_are_left_to_the_jobs():
         "policy.warm_start=null", "trainer.max_time=null", "reward.marker='\"a\"','b,c'", "num_steps=range(1,4)",
     ]  # fmt: skip
     assert cli._checked_command([*SWEEP, *given])[: len(given) + 2] == [*SWEEP, *given]
+
+
+def test_a_key_of_another_class_is_left_to_the_jobs():
+    given = ["optimizer._target_=transformers.Adafactor", "optimizer.lr=null,1e-3"]
+    assert cli._checked_command([*SWEEP, *given])[: len(given) + 2] == [*SWEEP, *given]
+
+
+WATCHED = """
+import os, sys
+class Watch:
+    def find_spec(self, name, *others):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"), os.environ.get("LRU_CACHE_CAPACITY"))
+sys.meta_path.insert(0, Watch())
+sys.argv = ["train.py", "-m", "clip.upper=1.2,null"]
+from dapo_lightning.run.cli import main
+main()
+"""
+
+
+def test_libraries_are_prepared_before_a_check_imports_them():
+    unset = ("OMP_WAIT_POLICY", "LRU_CACHE_CAPACITY")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    done = subprocess.run([sys.executable, "-c", WATCHED], capture_output=True, text=True, env=environment)
+    assert "clip.upper=null: must be a number" in done.stderr
+    assert done.stdout.split() == ["PASSIVE", "64"]
