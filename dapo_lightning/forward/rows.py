@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 Heads = tuple[Tensor, Tensor, Tensor]  # query, key, value
 
 LONG = 1024  # tokens from which a completion attends in a row that begins with its prompt
+SHORT = 128  # tokens below which CPUs compute the gradients of bf16 attention slower than those of float32
 LONGER_PROMPT = 4  # unless the prompt is this many times as long; then a mask costs less than repeating the prompt
 
 
@@ -117,5 +119,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scali
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=2), value.repeat_interleave(repeats, dim=2)
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling)
+    attention = partial(F.scaled_dot_product_attention, attn_mask=mask, is_causal=mask is None, scale=scaling)
+    if q.is_cpu and q.requires_grad and q.shape[2] < SHORT:
+        with torch.autocast("cpu", enabled=False):
+            out = attention(q.float(), k.float(), v.float()).to(v.dtype)
+    else:
+        out = attention(q, k, v)
     return out.transpose(1, 2)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import algorithm, make_group, mini_batch, tiny
 from small_models import COMPLETIONS, PROMPTS, SIZES
+from torch.nn import functional as F
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -33,7 +34,7 @@ from dapo_lightning.forward.logprobs import completion_logps
 from dapo_lightning.forward.micro_batches import packed_micro_batches
 from dapo_lightning.forward.packed_layout import PackedLayout
 from dapo_lightning.forward.probe import try_shared_prompts
-from dapo_lightning.forward.rows import LONG
+from dapo_lightning.forward.rows import LONG, attend
 from dapo_lightning.rollout.decode import Decode
 from dapo_lightning.rollout.noise import uniform_noise
 from dapo_lightning.step.objective import surrogate_loss
@@ -212,3 +213,14 @@ def test_no_mask_grows_with_the_square_of_a_long_completion():
     assert short.mask.shape == (1, 1, LONG - 1, 10 + LONG - 1)
     (unusual,) = PackedLayout([(1,) * (5 * LONG)], [LONG], torch.device("cpu"))._completions
     assert unusual.mask.shape[-2:] == (LONG, 6 * LONG)  # rather than 5 * LONG tokens of a prompt in each row
+
+
+def test_short_rows_in_bf16_have_the_gradients_of_float32():
+    """On CPUs, torch's backward pass of short bf16 attention takes longer than that of float32."""
+    torch.manual_seed(0)
+    heads = [torch.randn(2, 20, 4, 16).bfloat16().requires_grad_() for _ in range(3)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(attend(*heads, None, 0.25).float().square().sum(), heads)
+    out = F.scaled_dot_product_attention(*(head.float().transpose(1, 2) for head in heads), is_causal=True, scale=0.25)
+    exact = torch.autograd.grad(out.bfloat16().float().square().sum(), heads)
+    assert all(map(torch.equal, found, exact))
