@@ -218,9 +218,9 @@ def test_no_mask_grows_with_the_square_of_a_long_completion():
 def test_short_rows_in_bf16_have_the_gradients_of_float32():
     """On CPUs, torch's backward pass of short bf16 attention takes longer than that of float32."""
     torch.manual_seed(0)
-    heads = [torch.randn(2, 20, 4, 16).bfloat16().requires_grad_() for _ in range(3)]
+    q, k, v = heads = [torch.randn(2, 20, 4, 16).bfloat16().requires_grad_() for _ in range(3)]
     with torch.autocast("cpu", torch.bfloat16):
-        found = torch.autograd.grad(attend(*heads, None, 0.25).float().square().sum(), heads)
+        found = torch.autograd.grad(attend(q, k, v, None, 0.25).float().square().sum(), heads)
     out = F.scaled_dot_product_attention(*(head.float().transpose(1, 2) for head in heads), is_causal=True, scale=0.25)
     exact = torch.autograd.grad(out.bfloat16().float().square().sum(), heads)
     assert all(map(torch.equal, found, exact))
