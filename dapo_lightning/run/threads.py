@@ -8,7 +8,7 @@ import os
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 KEPT = 2**27  # bytes
-KEPT_AT_MOST_BEFORE = 2**25  # the most that older releases of glibc allow
+KEPT_BY_OLD_GLIBC = 2**25  # the most that it allows
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def keep_freed_memory() -> None:
     is_set = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & os.environ.keys()
     if mallopt is None or is_set or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
-    if mallopt(M_MMAP_THRESHOLD, KEPT) or mallopt(M_MMAP_THRESHOLD, KEPT_AT_MOST_BEFORE):
+    if mallopt(M_MMAP_THRESHOLD, KEPT) or mallopt(M_MMAP_THRESHOLD, KEPT_BY_OLD_GLIBC):
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
