@@ -19,8 +19,8 @@ from torch.nn import functional as F
 Heads = tuple[Tensor, Tensor, Tensor]  # query, key, value
 
 LONG = 1024  # tokens from which a completion attends in a row that begins with its prompt
-SHORT = 128  # tokens below which CPUs compute the gradients of bf16 attention slower than those of float32
 LONGER_PROMPT = 4  # unless the prompt is this many times as long; then a mask costs less than repeating the prompt
+SHORT = 128  # tokens below which CPUs compute the gradients of bf16 attention slower than those of float32
 
 
 class PaddedBlock:

@@ -96,7 +96,7 @@ class Pretrained:
                 f"Check the name, or download it (`hf download {self.name} --local-dir DIR`) and set policy.name=DIR."
             )
         with self._explaining(problem, remedy):
-            config = AutoConfig.from_pretrained(self._source, **self._options)
+            config = self._whole_config()
             if fault := fault_of_config(config):
                 raise PolicyError(f"{self._key}: {fault}")
             return config.get_text_config()
@@ -142,9 +142,8 @@ class Pretrained:
         if self.base:
             return self.base.empty(dtype, attention)
         with self._explaining("cannot be loaded"), torch.device("meta"):
-            config = AutoConfig.from_pretrained(self._source, **self._options)
             model = AutoModelForCausalLM.from_config(
-                config,
+                self._whole_config(),
                 dtype=dtype,
                 attn_implementation=attention,
                 trust_remote_code=self.trust_remote_code,
@@ -181,8 +180,7 @@ class Pretrained:
                 self._source, output_loading_info=True, **settings, **self._options
             )
             # Not the configuration of the model, from which transformers removes a quantization that it has undone.
-            config = AutoConfig.from_pretrained(self._source, **self._options)
-            is_quantized = getattr(config, "quantization_config", None) is not None
+            is_quantized = getattr(self._whole_config(), "quantization_config", None) is not None
             unexpected = found["unexpected_keys"]
             fault = fault_of_weights(model, found["missing_keys"], unexpected, None if is_quantized else self.folder)
         if fault:
@@ -191,6 +189,9 @@ class Pretrained:
             log.warning("%s: its weights contain %d tensors that %s does not have (for example, %s): they are not used",
                         self._key, len(unexpected), type(model).__name__, min(unexpected))  # fmt: skip
         return model
+
+    def _whole_config(self) -> PreTrainedConfig:
+        return AutoConfig.from_pretrained(self._source, **self._options)
 
     @property
     def _is_path(self) -> bool:

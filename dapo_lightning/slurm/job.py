@@ -27,7 +27,7 @@ def is_first_task() -> bool:
 def tasks() -> tuple[int, int]:
     """Returns the number of tasks per node and the number of nodes of this job."""
     nodes = int(os.environ.get("SLURM_NNODES", 1))
-    return int(os.environ.get("SLURM_NTASKS_PER_NODE", int(os.environ["SLURM_NTASKS"]) // nodes)), nodes
+    return int(os.environ.get("SLURM_NTASKS_PER_NODE", num_tasks() // nodes)), nodes
 
 
 def num_tasks() -> int:

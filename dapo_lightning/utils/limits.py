@@ -56,5 +56,5 @@ def limit_growth(megabytes: int) -> None:
         return
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limits = [pages * resource.getpagesize() + megabytes * 2**20, soft, hard]
-    resource.setrlimit(resource.RLIMIT_AS, (min(one for one in limits if one != resource.RLIM_INFINITY), hard))
+    bounds = [pages * resource.getpagesize() + megabytes * 2**20, soft, hard]
+    resource.setrlimit(resource.RLIMIT_AS, (min(one for one in bounds if one != resource.RLIM_INFINITY), hard))
